@@ -1,0 +1,197 @@
+-- The API: what PostGraphile shows beside the tables. Each function runs as the caller, so that row-level security
+-- decides what exists for them (RQ404); everything after that is transition()'s (lifecycle.sql).
+
+create or replace function app_hidden.visible_request(request_id uuid)
+  returns uuid
+  language plpgsql
+  stable
+as $$
+begin
+  if not exists (select from app_public.requests r where r.id = request_id) then
+    raise exception using errcode = 'RQ404', message = 'There is no such request.';
+  end if;
+  return request_id;
+end
+$$;
+comment on function app_hidden.visible_request(uuid) is 'The id again, if the caller may see the request. Raises RQ404.';
+grant execute on function app_hidden.visible_request(uuid) to assent_user, assent_manager, assent_admin;
+
+-- "Left out" must differ from null in an edit. These two values are nobody's: the UUID is RFC 9562's Max UUID, and the
+-- character is one that Unicode promises never to assign.
+create or replace function app_hidden.given(field text, value text)
+  returns jsonb
+  language sql
+  immutable
+as $$
+  select case when value is not distinct from U&'\FFFF' then '{}' else jsonb_build_object(field, value) end
+$$;
+comment on function app_hidden.given(text, text) is 'The field as a change, or no change when the caller left it out.';
+create or replace function app_hidden.given(field text, value uuid)
+  returns jsonb
+  language sql
+  immutable
+as $$
+  select case when value is not distinct from 'ffffffff-ffff-ffff-ffff-ffffffffffff' then '{}' else jsonb_build_object(field, value) end
+$$;
+comment on function app_hidden.given(text, uuid) is 'The field as a change, or no change when the caller left it out.';
+grant execute on function app_hidden.given(text, text), app_hidden.given(text, uuid) to assent_user, assent_manager, assent_admin;
+
+-- Mutations --------------------------------------------------------------------------------------------------------
+
+create or replace function app_public.create_request(title text, description text default null, assigned_to_id uuid default null)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(null, 'CREATE', null,
+    jsonb_build_object('title', title, 'description', description, 'assigned_to_id', assigned_to_id))
+$$;
+comment on function app_public.create_request(text, text, uuid) is
+  'Creates a request, as a draft. VALIDATION_FAILED: the title is blank or too long, the description too long, or the assignee no active manager or admin other than oneself.';
+
+create or replace function app_public.update_request(
+  request_id uuid,
+  title text default U&'\FFFF',
+  description text default U&'\FFFF',
+  assigned_to_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+  version integer default null
+)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'UPDATE', version,
+    app_hidden.given('title', title) || app_hidden.given('description', description) || app_hidden.given('assigned_to_id', assigned_to_id))
+$$;
+comment on function app_public.update_request(uuid, text, text, uuid, integer) is
+  'Edits a draft of one''s own. What is left out stays as it is; null clears description and assignedToId.';
+
+create or replace function app_public.delete_request(request_id uuid, version integer default null)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'DELETE', version)
+$$;
+comment on function app_public.delete_request(uuid, integer) is
+  'Deletes a draft of one''s own. Admins still see it, and so does the audit trail.';
+
+create or replace function app_public.submit_request(request_id uuid, version integer default null)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'SUBMIT', version)
+$$;
+comment on function app_public.submit_request(uuid, integer) is 'Submits a draft of one''s own for decision. It can no longer be edited.';
+
+create or replace function app_public.approve_request(request_id uuid, comment text default null, version integer default null)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'APPROVE', version, jsonb_build_object('review_comment', comment))
+$$;
+comment on function app_public.approve_request(uuid, text, integer) is
+  'Approves a submitted request, for good. Of two decisions at once the second gets INVALID_TRANSITION.';
+
+create or replace function app_public.reject_request(request_id uuid, comment text default null, version integer default null)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'REJECT', version, jsonb_build_object('review_comment', comment))
+$$;
+comment on function app_public.reject_request(uuid, text, integer) is
+  'Rejects a submitted request, for good. VALIDATION_FAILED without a comment.';
+
+create or replace function app_public.assign_request(
+  request_id uuid,
+  assigned_to_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+  version integer default null
+)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'ASSIGN', version, app_hidden.given('assigned_to_id', assigned_to_id))
+$$;
+comment on function app_public.assign_request(uuid, uuid, integer) is
+  'Assigns a submitted request to one manager or admin, or by null to none in particular.';
+
+grant execute on function
+  app_public.create_request(text, text, uuid),
+  app_public.update_request(uuid, text, text, uuid, integer),
+  app_public.delete_request(uuid, integer),
+  app_public.submit_request(uuid, integer),
+  app_public.approve_request(uuid, text, integer),
+  app_public.reject_request(uuid, text, integer),
+  app_public.assign_request(uuid, uuid, integer)
+  to assent_user, assent_manager, assent_admin;
+
+-- Queries ----------------------------------------------------------------------------------------------------------
+
+create or replace function app_public.get_current_user()
+  returns app_public.users
+  language sql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+  select u.* from app_public.users u where u.id = app_hidden.current_user_id()
+$$;
+comment on function app_public.get_current_user() is E'@name currentUser\nWho is asking; null without credentials.';
+grant execute on function app_public.get_current_user() to assent_anonymous, assent_user, assent_manager, assent_admin;
+
+create or replace function app_public.requests_awaiting_my_decision()
+  returns setof app_public.requests
+  language sql
+  stable
+as $$
+  select (d.request).*
+  from app_hidden.request_deciders d
+  where d.user_id = (select app_hidden.current_user_id())
+$$;
+comment on function app_public.requests_awaiting_my_decision() is
+  E'@behavior +filter +order +condition\n@defaultOrderBy SUBMITTED_AT_ASC PRIMARY_KEY_ASC\nAll that the caller can decide now, oldest first.';
+grant execute on function app_public.requests_awaiting_my_decision() to assent_user, assent_manager, assent_admin;
+
+-- Computed fields --------------------------------------------------------------------------------------------------
+
+create or replace function app_public.requests_available_actions(r app_public.requests)
+  returns text[]
+  language sql
+  stable
+as $$
+  select coalesce(array_agg(t.action order by t.action), '{}')
+  from app_public.request_transitions t
+  where t.from_status = r.status and not r.is_deleted and app_hidden.is_party(r, t.who)
+$$;
+comment on function app_public.requests_available_actions(app_public.requests) is
+  'What the caller may do with the request now: of UPDATE DELETE SUBMIT APPROVE REJECT ASSIGN.';
+grant execute on function app_public.requests_available_actions(app_public.requests) to assent_user, assent_manager, assent_admin;
+
+create or replace function app_public.users_email(u app_public.users)
+  returns text
+  language sql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+  select c.email
+  from app_private.credentials c
+  where c.user_id = u.id
+    and (u.id = (select app_hidden.current_user_id()) or (select app_hidden.has_permission('user.read_email')))
+$$;
+comment on function app_public.users_email(app_public.users) is 'The address the person logs in with; null where the caller may not see it.';
+
+create or replace function app_public.users_permissions(u app_public.users)
+  returns text[]
+  language sql
+  stable
+as $$
+  select array(select p.permission from app_hidden.effective_permissions p where p.role = u.role order by p.permission)
+$$;
+comment on function app_public.users_permissions(app_public.users) is 'What the person''s role allows, the inherited permissions included.';
+grant execute on function app_public.users_email(app_public.users), app_public.users_permissions(app_public.users)
+  to assent_anonymous, assent_user, assent_manager, assent_admin;

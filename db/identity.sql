@@ -1,0 +1,98 @@
+-- Who is asking. A transaction says it by three settings, sent in one statement before anything else:
+--
+--   select set_config('assent.session', $1, true),                    -- the session's secret, '' when there is none
+--          set_config('assent.ip', $2, true),                         -- the address, '' when unknown
+--          set_config('role', app_hidden.authenticate($1), true)      -- the database role of that person
+--
+-- Setting them by hand makes nobody somebody: the secret is unguessable and looked up by its hash, and
+-- current_user_id() answers only while the role in force is the one that the person behind the secret has now.
+
+create or replace function app_private.live_session(secret text)
+  returns table (session_id uuid, user_id uuid, database_role name)
+  language sql
+  stable
+  rows 1
+  set search_path to pg_catalog, pg_temp
+as $$
+  select s.id, u.id, r.database_role
+  from app_private.sessions s
+  join app_public.users u on u.id = s.user_id
+  join app_public.roles r on r.role = u.role
+  where s.secret_hash = app_private.hash_secret(secret)
+    and s.revoked_at is null
+    and s.expires_at > now()
+    and not u.is_deleted
+$$;
+comment on function app_private.live_session(text) is
+  'The session that a secret opens, if it still lives: not revoked, not expired, of an active person. The one definition of it.';
+
+create or replace function app_hidden.authenticate(secret text)
+  returns name
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_role name;
+begin
+  if coalesce(secret, '') = '' then
+    return 'assent_anonymous';
+  end if;
+  select l.database_role into v_role from app_private.live_session(secret) l;
+  if v_role is null then
+    raise exception using errcode = 'RQ401', message = 'These credentials are not, or no longer, valid.';
+  end if;
+  return v_role;
+end
+$$;
+comment on function app_hidden.authenticate(text) is
+  'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown.';
+grant execute on function app_hidden.authenticate(text) to :DATABASE_AUTHENTICATOR;
+
+create or replace function app_hidden.current_user_id()
+  returns uuid
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_user_id uuid;
+begin
+  select l.user_id into v_user_id
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where l.database_role = current_setting('role');
+  return v_user_id;
+end
+$$;
+comment on function app_hidden.current_user_id() is
+  'Who is asking: null without a live session, and null while the database role in force is not that person''s own. Policies call it as (select app_hidden.current_user_id()), once a statement and not once a row.';
+grant execute on function app_hidden.current_user_id() to assent_anonymous, assent_user, assent_manager, assent_admin;
+
+create or replace function app_private.current_ip()
+  returns inet
+  language sql
+  stable
+as $$
+  select nullif(current_setting('assent.ip', true), '')::inet
+$$;
+comment on function app_private.current_ip() is 'The address that the request came from, for the audit trail.';
+
+create or replace function app_hidden.has_permission(permission text)
+  returns boolean
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return exists (
+    select from app_public.users u
+    join app_hidden.effective_permissions p on p.role = u.role
+    where u.id = app_hidden.current_user_id() and p.permission = has_permission.permission
+  );
+end
+$$;
+comment on function app_hidden.has_permission(text) is 'May the person who is asking do this? False for nobody.';
+grant execute on function app_hidden.has_permission(text) to assent_anonymous, assent_user, assent_manager, assent_admin;

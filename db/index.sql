@@ -1,0 +1,13 @@
+-- Table of contents. Each file holds one concern and is safe to run again.
+--!include schemas.sql
+--!include permissions.sql
+--!include users.sql
+--!include sessions.sql
+--!include identity.sql
+--!include requests.sql
+--!include audit.sql
+--!include lifecycle.sql
+--!include login.sql
+--!include api.sql
+--!include policies.sql
+--!include audit_views.sql

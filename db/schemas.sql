@@ -1,0 +1,47 @@
+-- Where things live, and the default that nobody may execute anything.
+
+create schema if not exists app_public;
+comment on schema app_public is 'The API: every table, column and function in it that a role is granted is in the GraphQL schema.';
+create schema if not exists app_hidden;
+comment on schema app_hidden is 'What policies and API functions call as the caller; granted to roles, not part of the API.';
+create schema if not exists app_private;
+comment on schema app_private is 'Secrets and the owner''s own functions; no caller may enter it.';
+create schema if not exists audit;
+comment on schema audit is 'Views for DBAs and auditors: who did what, and does it all agree.';
+
+revoke all on schema public from public;
+grant usage on schema app_public, app_hidden
+  to assent_anonymous, assent_user, assent_manager, assent_admin, assent_auditor, :DATABASE_AUTHENTICATOR;
+grant usage on schema audit to assent_auditor;
+
+-- PostgreSQL lets everybody execute a new function; here each grant is spelt out beside its function.
+alter default privileges revoke execute on functions from public;
+
+-- crypt() and gen_random_bytes(). A trusted extension: the owner of the database may install it.
+create extension if not exists pgcrypto with schema app_private;
+
+-- One wrapper for all keys, so that column defaults read the same on every version of PostgreSQL.
+create or replace function app_private.uuid_v7()
+  returns uuid
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  -- PL/pgSQL parses an expression when it is first reached, so that 15 to 17 never look for uuidv7().
+  if current_setting('server_version_num')::integer >= 180000 then
+    return pg_catalog.uuidv7();
+  end if;
+  -- 48 bits of Unix milliseconds over a random UUID, then version 7 in bits 48 to 51; version 4 left 0100 there.
+  return encode(
+    set_bit(set_bit(
+      overlay(
+        uuid_send(gen_random_uuid())
+        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+        from 1 for 6),
+      52, 1), 53, 1),
+    'hex')::uuid;
+end
+$$;
+comment on function app_private.uuid_v7() is
+  'A time-ordered UUID, version 7 (RFC 9562, 5.7): inserts into a big table stay in its newest index pages.';

@@ -1,0 +1,26 @@
+// Each version of PostgreSQL is a project, with a throw-away server of its own. TypeScript is only stripped of its
+// types, as by Node itself; modules stay modules (graphile-worker is one).
+const project = {
+  testEnvironment: 'node',
+  testMatch: ['<rootDir>/tests/**/*.test.ts'],
+  extensionsToTreatAsEsm: ['.ts'],
+  transform: {
+    '\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2024' }, module: { type: 'es6' } }],
+  },
+}
+const database = {
+  ...project,
+  testPathIgnorePatterns: ['/tests/host/'],
+}
+
+export default {
+  testTimeout: 30_000,
+  globalSetup: './tests/postgres.ts',
+  globalTeardown: './tests/postgres.teardown.ts',
+  projects: [
+    { ...database, displayName: 'PostgreSQL 18', globals: { POSTGRES: 18 } },
+    { ...database, displayName: 'PostgreSQL 15', globals: { POSTGRES: 15 } },
+    // What starts its own processes, or needs no database.
+    { ...project, displayName: 'host', testMatch: ['<rootDir>/tests/host/**/*.test.ts'] },
+  ],
+}

@@ -1,0 +1,108 @@
+import { randomUUID } from 'node:crypto'
+import { DatabaseError } from 'pg'
+import { GraphQLError } from 'graphql'
+import type { Logger } from 'pino'
+import { isSafeError } from 'postgraphile/grafast'
+
+/** Every error code that a caller can meet, with its HTTP status. */
+export const STATUS = {
+  BAD_REQUEST: 400,
+  UNAUTHENTICATED: 401,
+  FORBIDDEN: 403,
+  NOT_FOUND: 404,
+  METHOD_NOT_ALLOWED: 405,
+  INVALID_TRANSITION: 409,
+  STALE_VERSION: 412,
+  PAYLOAD_TOO_LARGE: 413,
+  UNSUPPORTED_MEDIA_TYPE: 415,
+  VALIDATION_FAILED: 422,
+  TOO_MANY_ATTEMPTS: 429,
+  INTERNAL: 500,
+  UNAVAILABLE: 503,
+} as const
+
+export type Code = keyof typeof STATUS
+
+/** What the database says with SQLSTATE class RQ; the last three digits are the HTTP status. */
+const RAISED: Record<string, Code> = {
+  RQ401: 'UNAUTHENTICATED',
+  RQ403: 'FORBIDDEN',
+  RQ404: 'NOT_FOUND',
+  RQ409: 'INVALID_TRANSITION',
+  RQ412: 'STALE_VERSION',
+  RQ422: 'VALIDATION_FAILED',
+}
+
+/** What PostgreSQL itself says and a caller may hear, in words of ours: its own could name a table. */
+const REFUSED: Record<string, [Code, string]> = {
+  '22021': ['VALIDATION_FAILED', 'Text must not contain the character NUL.'],
+  '22P05': ['VALIDATION_FAILED', 'Text must not contain the character NUL.'],
+  '22P02': ['VALIDATION_FAILED', 'A value is not of the form its type has.'],
+  '22003': ['VALIDATION_FAILED', 'A number is out of range.'],
+  '22007': ['VALIDATION_FAILED', 'A value is no date and time.'],
+  '22008': ['VALIDATION_FAILED', 'A date or time is out of range.'],
+  '22009': ['VALIDATION_FAILED', 'A time zone is out of range.'],
+  '42501': ['FORBIDDEN', 'You may not do this.'],
+  '57014': ['UNAVAILABLE', 'The request took too long and was stopped.'],
+  '55P03': ['UNAVAILABLE', 'The request waited too long for another and was stopped.'],
+}
+
+/** An error that may be shown to the caller as it is. */
+export class ClientError extends Error {
+  readonly code: Code
+  /** The input field at fault, as the database names it. */
+  readonly field: string | undefined
+  /** Seconds after which it is worth another try. */
+  readonly retryAfter: number | undefined
+
+  constructor(code: Code, message: string, details: { field?: string | undefined; retryAfter?: number } = {}) {
+    super(message)
+    this.code = code
+    this.field = details.field
+    this.retryAfter = details.retryAfter
+  }
+
+  get extensions(): Record<string, unknown> {
+    return {
+      code: this.code,
+      ...(this.field && { field: this.field }),
+      ...(this.retryAfter && { retryAfter: this.retryAfter }),
+    }
+  }
+}
+
+export const unauthenticated = (): ClientError =>
+  new ClientError('UNAUTHENTICATED', 'Valid credentials are needed, and these are none.')
+
+/** No connection to be had, or lost under way: SQLSTATE classes 08, 53 and 57P, the socket's errors, and pg's own. */
+function isUnavailable(error: Error & { code?: unknown }): boolean {
+  return (
+    /^(08|53|57P|ECONN|EPIPE|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|EHOSTUNREACH)/.test(String(error.code)) ||
+    /^(timeout exceeded when trying to connect|Connection terminated|Client has encountered a connection error)/.test(error.message)
+  )
+}
+
+/** Turns whatever was thrown into what the caller may hear. Anything unforeseen becomes an id that only the log explains. */
+export function toClientError(error: unknown, log: Logger): ClientError {
+  if (error instanceof ClientError) return error
+  if (error instanceof GraphQLError && error.originalError) return toClientError(error.originalError, log)
+  // graphql-js's own: the document or its variables are at fault. Its guesses at names would tell what exists.
+  if (error instanceof GraphQLError) {
+    return new ClientError('BAD_REQUEST', error.message.replace(/ Did you mean [^]*\?$/, ''))
+  }
+  // Grafast's own, of what a caller sent: a cursor that is none, for example.
+  if (error instanceof Error && isSafeError(error)) return new ClientError('BAD_REQUEST', error.message)
+  if (error instanceof DatabaseError && error.code) {
+    const raised = RAISED[error.code]
+    if (raised) return new ClientError(raised, error.message, { field: error.column || undefined })
+    const refused = REFUSED[error.code]
+    if (refused) return new ClientError(...refused)
+  }
+  if (error instanceof Error && isUnavailable(error)) {
+    log.warn({ err: error }, 'database unavailable')
+    return new ClientError('UNAVAILABLE', 'The service is not available at the moment.', { retryAfter: 1 })
+  }
+  const id = randomUUID()
+  log.error({ err: error, id }, 'internal error')
+  return new ClientError('INTERNAL', `Something went wrong. Quote this id to your operator: ${id}`)
+}

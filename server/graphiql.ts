@@ -1,0 +1,41 @@
+import express, { type Router } from 'express'
+import { ruruHTML, type RuruClientConfig } from 'ruru/server'
+import { serveStatic } from 'ruru/static'
+
+// GraphiQL has inline scripts and an editor that runs in workers made of blobs.
+const CONTENT_SECURITY_POLICY = [
+  "default-src 'self'",
+  "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+  "style-src 'self' 'unsafe-inline'",
+  "img-src 'self' data:",
+  "font-src 'self' data:",
+  "worker-src 'self' blob:",
+  "frame-ancestors 'none'",
+].join('; ')
+
+const STATIC_PATH = '/graphiql/static/'
+
+const DEFAULT_QUERY = `# Log in, then put the token into "Headers" below:
+#   { "authorization": "Bearer …" }
+mutation {
+  login(input: { email: "manager@assent.test", password: "assent-demo-password" }) {
+    accessToken
+    expiresAt
+  }
+}
+`
+
+/** GraphiQL (as ruru has it), served from the package's own files: for development only. */
+export function graphiql(): Router {
+  const html = ruruHTML({ staticPath: STATIC_PATH, endpoint: '/graphql', clientConfig: { defaultQuery: DEFAULT_QUERY } as RuruClientConfig })
+  const router = express.Router()
+  router.get('/', (_req, res) => {
+    res.set('content-security-policy', CONTENT_SECURITY_POLICY).type('html').send(html)
+  })
+  const files = serveStatic(STATIC_PATH)
+  router.use('/static', (req, res, next) => {
+    req.url = req.originalUrl
+    files(req, res, next)
+  })
+  return router
+}
