@@ -1,12 +1,10 @@
-// Each version of PostgreSQL is a project, with a throw-away server of its own. TypeScript is only stripped of its
-// types, as by Node itself; modules stay modules (graphile-worker is one).
+// Each version of PostgreSQL is a project, with a throw-away server of its own. Modules stay
+// modules: graphile-worker is one.
 const project = {
   testEnvironment: 'node',
   testMatch: ['<rootDir>/tests/**/*.test.ts'],
   extensionsToTreatAsEsm: ['.ts'],
-  transform: {
-    '\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2024' }, module: { type: 'es6' } }],
-  },
+  transform: { '\\.ts$': '<rootDir>/tests/strip-types.js' },
 }
 const database = {
   ...project,

@@ -8,13 +8,12 @@
 -- current_user_id() answers only while the role in force is the one that the person behind the secret has now.
 
 create or replace function app_private.live_session(secret text)
-  returns table (session_id uuid, user_id uuid, database_role name)
+  returns table (session_id uuid, user_id uuid, level smallint, database_role name)
   language sql
   stable
   rows 1
-  set search_path to pg_catalog, pg_temp
 as $$
-  select s.id, u.id, r.database_role
+  select s.id, u.id, r.level, r.database_role
   from app_private.sessions s
   join app_public.users u on u.id = s.user_id
   join app_public.roles r on r.role = u.role
@@ -88,9 +87,10 @@ create or replace function app_hidden.has_permission(permission text)
 as $$
 begin
   return exists (
-    select from app_public.users u
-    join app_hidden.effective_permissions p on p.role = u.role
-    where u.id = app_hidden.current_user_id() and p.permission = has_permission.permission
+    select from app_private.live_session(current_setting('assent.session', true)) l
+    join app_public.role_permissions p on p.permission = has_permission.permission
+    join app_public.roles lowest on lowest.role = p.role and lowest.level <= l.level
+    where l.database_role = current_setting('role')
   );
 end
 $$;

@@ -4,7 +4,7 @@ create table if not exists app_public.request_parties (
   party text primary key,
   description text not null
 );
-comment on table app_public.request_parties is E'@behavior -*\nWhat a person can be to a request. Who is one: app_hidden.is_party.';
+comment on table app_public.request_parties is E'@behavior -*\nWhat a person can be to a request. Who is one: app_hidden.my_parties.';
 comment on column app_public.request_parties.party is 'The name of the party.';
 comment on column app_public.request_parties.description is 'Who that is.';
 
@@ -51,11 +51,14 @@ on conflict on constraint request_transitions_key do update
 -- Runs as its owner: who is a manager or an admin is known to everybody, and row-level security on people, applied
 -- twice in the view below, would cost more to plan than the query to run.
 create or replace view app_hidden.deciders as
-  select u.id as user_id,
-    u.role in (select p.role from app_hidden.effective_permissions p where p.permission = 'request.decide_any') as decides_any
+  select u.id as user_id, mine.level >= any_lowest.level as decides_any
   from app_public.users u
-  where not u.is_deleted
-    and u.role in (select p.role from app_hidden.effective_permissions p where p.permission = 'request.decide');
+  join app_public.roles mine on mine.role = u.role
+  join app_public.role_permissions decide on decide.permission = 'request.decide'
+  join app_public.roles lowest on lowest.role = decide.role and lowest.level <= mine.level
+  join app_public.role_permissions decide_any on decide_any.permission = 'request.decide_any'
+  join app_public.roles any_lowest on any_lowest.role = decide_any.role
+  where not u.is_deleted;
 comment on view app_hidden.deciders is 'The active people who may decide at all: those who can be assigned a request.';
 
 create or replace function app_hidden.can_decide(creator_id uuid, live_assignee_id uuid, person_id uuid, decides_any boolean)
@@ -79,33 +82,41 @@ create or replace view app_hidden.request_deciders with (security_invoker = true
 comment on view app_hidden.request_deciders is
   'Each waiting request with everybody who can decide it now: read by person it is their inbox, by request it is whom to tell.';
 
-create or replace function app_hidden.is_party(r app_public.requests, party text)
-  returns boolean
+create or replace function app_hidden.my_parties(r app_public.requests)
+  returns text[]
   language plpgsql
   stable
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid;
+  v_may text[];
+  v_live_assignee_id uuid;
+  v_decider boolean;
 begin
-  case party
-    when 'CREATOR' then
-      return v_me = r.creator_id and app_hidden.has_permission('request.create');
-    when 'DECIDER' then
-      return exists (
-        select from app_hidden.deciders d
-        left join app_hidden.deciders assignee on assignee.user_id = r.assigned_to_id
-        where d.user_id = v_me and app_hidden.can_decide(r.creator_id, assignee.user_id, d.user_id, d.decides_any)
-      );
-    when 'ASSIGNER' then
-      return app_hidden.has_permission('request.assign_any') or app_hidden.is_party(r, 'DECIDER');
-  end case;
+  select l.user_id, array(
+    select p.permission from app_public.role_permissions p join app_public.roles lowest using (role) where lowest.level <= l.level
+  ) into v_me, v_may
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where l.database_role = current_setting('role');
+
+  if r.assigned_to_id is not null then
+    select d.user_id into v_live_assignee_id from app_hidden.deciders d where d.user_id = r.assigned_to_id;
+  end if;
+  v_decider := 'request.decide' = any (v_may)
+    and app_hidden.can_decide(r.creator_id, v_live_assignee_id, v_me, 'request.decide_any' = any (v_may));
+
+  return array_remove(array[
+    case when v_me = r.creator_id and 'request.create' = any (v_may) then 'CREATOR' end,
+    case when v_decider then 'DECIDER' end,
+    case when v_decider or 'request.assign_any' = any (v_may) then 'ASSIGNER' end
+  ], null);
 end
 $$;
-comment on function app_hidden.is_party(app_public.requests, text) is
-  'Is the person who is asking this party to the request, whatever its status? The parties are rows of request_parties.';
-grant execute on function app_hidden.is_party(app_public.requests, text) to assent_user, assent_manager, assent_admin;
+comment on function app_hidden.my_parties(app_public.requests) is
+  'What the person who is asking is to the request, whatever its status: of the rows of request_parties.';
+grant execute on function app_hidden.my_parties(app_public.requests) to assent_user, assent_manager, assent_admin;
 
 -- Taking an action -------------------------------------------------------------------------------------------------
 
@@ -116,11 +127,12 @@ create or replace function app_private.permitted_transition(r app_public.request
   set search_path to pg_catalog, pg_temp
 as $$
 declare
+  v_parties text[] := app_hidden.my_parties(r);
   v_edge app_public.request_transitions;
 begin
   if not exists (
     select from app_public.request_transitions t
-    where t.action = permitted_transition.action and app_hidden.is_party(r, t.who)
+    where t.action = permitted_transition.action and t.who = any (v_parties)
   ) then
     raise exception using errcode = 'RQ403', message = format('%s is not yours to do on this request.', action);
   end if;
@@ -129,8 +141,8 @@ begin
   from app_public.request_transitions t
   where t.action = permitted_transition.action
     and t.from_status is not distinct from r.status
-    and r.is_deleted is not true
-    and app_hidden.is_party(r, t.who);
+    and t.who = any (v_parties)
+    and r.is_deleted is not true;
   if not found then
     raise exception using errcode = 'RQ409',
       message = format('%s is not possible: the request is %s.', action, case when r.is_deleted then 'deleted' else r.status end);

@@ -15,11 +15,11 @@ comment on column app_public.roles.database_role is 'The PostgreSQL role that a 
 comment on column app_public.roles.description is 'What the role is for.';
 
 create table if not exists app_public.role_permissions (
+  permission text primary key,
   role text not null references app_public.roles on delete cascade,
-  permission text not null,
-  description text not null,
-  primary key (role, permission)
+  description text not null
 );
+create index if not exists role_permissions_role_idx on app_public.role_permissions (role);
 comment on table app_public.role_permissions is E'@behavior -*\nThe permissions that a role adds to those it inherits.';
 comment on column app_public.role_permissions.role is 'The lowest role that has the permission.';
 comment on column app_public.role_permissions.permission is 'The permission, as noun and verb.';
@@ -43,8 +43,8 @@ insert into app_public.role_permissions (role, permission, description) values
   ('ADMIN',   'request.assign_any',  'Assign any submitted request.'),
   ('ADMIN',   'audit.read_all',      'See every audit entry.'),
   ('ADMIN',   'user.manage',         'Create, change and deactivate people.')
-on conflict (role, permission) do update
-  set description = excluded.description
+on conflict (permission) do update
+  set role = excluded.role, description = excluded.description
   where (role_permissions.*) is distinct from (excluded.*);
 
 create or replace view app_hidden.effective_permissions with (security_invoker = true) as

@@ -1,76 +1,76 @@
-import { loadConfig, startedByNpm, StartError, type Command } from './config.ts';
-import { makeLogger } from './logger.ts';
-import { runUntil } from './lifecycle.ts';
+import { loadConfig, startedByNpm, StartError, type Command } from './config.ts'
+import { makeLogger } from './logger.ts'
+import { runUntil } from './lifecycle.ts'
 
 /** The commands of package.json. Each imports only what it runs: a process keeps what it has once loaded. */
 const commands = {
   async start(signal: AbortSignal) {
-    const { config, log } = prepare('start');
-    const { start } = await import('./start.ts');
-    await start(config, log, signal);
+    const { config, log } = prepare('start')
+    const { start } = await import('./start.ts')
+    await start(config, log, signal)
   },
 
   async dev(signal: AbortSignal) {
-    const { config, log } = prepare('start');
-    const { dev } = await import('./dev.ts');
-    await dev(config, log, signal);
+    const { config, log } = prepare('start')
+    const { dev } = await import('./dev.ts')
+    await dev(config, log, signal)
   },
 
   async setup() {
-    const { config, log } = prepare('setup');
-    const { setup } = await import('./setup.ts');
-    await setup(config);
-    log.info('The roles and the database are set up.');
+    const { config, log } = prepare('setup')
+    const { setup } = await import('./setup.ts')
+    await setup(config)
+    log.info('The roles and the database are set up.')
   },
 
   async migrate() {
-    const { config, log } = prepare('migrate');
-    const { migrate } = await import('./migrate.ts');
-    await migrate(config, log);
+    const { config, log } = prepare('migrate')
+    const { migrate } = await import('./migrate.ts')
+    await migrate(config, log)
   },
 
   async server(signal: AbortSignal) {
-    const { config, log } = prepare('server');
-    const { startServer } = await import('./app.ts');
-    await runUntil(signal, log, [() => startServer(config, log)]);
+    const { config, log } = prepare('server')
+    const { startServer } = await import('./app.ts')
+    await runUntil(signal, log, [() => startServer(config, log)])
   },
 
   async worker(signal: AbortSignal) {
-    const { config, log } = prepare('worker');
-    const { startWorker } = await import('./worker.ts');
-    await runUntil(signal, log, [() => startWorker(config, log)]);
+    const { config, log } = prepare('worker')
+    const { startWorker } = await import('./worker.ts')
+    await runUntil(signal, log, [() => startWorker(config, log)])
   },
-};
+}
 
 function prepare<C extends Command>(command: C) {
-  const config = loadConfig(command);
-  return { config, log: makeLogger(config) };
+  const config = loadConfig(command)
+  return { config, log: makeLogger(config) }
 }
 
-const name = process.argv[2] ?? '';
+const name = process.argv[2] ?? ''
 if (!Object.hasOwn(commands, name)) {
-  console.error(`Usage: node server/main.js ${Object.keys(commands).join(' | ')}`);
-  process.exit(2);
+  console.error(`Usage: node server/main.js ${Object.keys(commands).join(' | ')}`)
+  process.exit(2)
 }
 
-const stop = new AbortController();
+const stop = new AbortController()
 // Never removed: npm passes a signal on that the terminal has sent already, and a second one must not cut the end short.
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stop.abort());
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stop.abort())
 
 // Of a signal sent to npm alone, only the shell between us hears; its end is all that we notice.
-const parent = process.ppid;
-if (startedByNpm()) setInterval(() => process.ppid === parent || stop.abort(), 500).unref();
+const parent = process.ppid
+if (startedByNpm()) setInterval(() => process.ppid === parent || stop.abort(), 500).unref()
 
 try {
-  await commands[name as keyof typeof commands](stop.signal);
-  process.exit();
+  await commands[name as keyof typeof commands](stop.signal)
+  process.exit()
 } catch (error) {
-  console.error(explain(error));
-  process.exit(1);
+  console.error(explain(error))
+  process.exit(1)
 }
 
 /** A refusal of ours, of the system or of PostgreSQL says what is wrong; anything else is a defect, and where it is counts. */
 function explain(error: unknown): unknown {
-  const { message, code } = error as { message?: string; code?: string };
-  return error instanceof StartError || code ? message || code : error;
+  const { message, code } = error as { message?: string; code?: string }
+  return error instanceof StartError || code ? message || code : error
 }

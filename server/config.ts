@@ -1,6 +1,6 @@
-import { isIP } from 'node:net';
-import { parse as parseConnectionString } from 'pg-connection-string';
-import { levels } from 'pino';
+import { isIP } from 'node:net'
+import { parse as parseConnectionString } from 'pg-connection-string'
+import { levels } from 'pino'
 
 /** What each command cannot do without. With none of the first three set, `start` brings its own of all four. */
 const needs = {
@@ -9,37 +9,42 @@ const needs = {
   server: ['AUTH_DATABASE_URL', 'JWT_SECRET'],
   worker: ['DATABASE_URL'],
   start: [],
-} as const;
+} as const
 
-type Members = { ROOT_DATABASE_URL: 'rootDatabaseUrl'; DATABASE_URL: 'databaseUrl'; AUTH_DATABASE_URL: 'authDatabaseUrl'; JWT_SECRET: 'jwtSecrets' };
+type Members = {
+  ROOT_DATABASE_URL: 'rootDatabaseUrl'
+  DATABASE_URL: 'databaseUrl'
+  AUTH_DATABASE_URL: 'authDatabaseUrl'
+  JWT_SECRET: 'jwtSecrets'
+}
 
 /** What a process is started as. */
-export type Command = keyof typeof needs;
+export type Command = keyof typeof needs
 
 /** The environment, read once. Optional members are those that some command can do without. */
 export type Config = {
-  production: boolean;
-  port: number;
-  host: string;
-  dataDir: string;
-  rootDatabaseUrl?: string;
-  databaseUrl?: string;
-  authDatabaseUrl?: string;
-  replicaDatabaseUrls: string[];
-  jwtSecrets: string[];
-  smtpUrl?: string;
-  mailFrom?: string;
-  allowedOrigins: string[];
-  trustProxy: number;
+  production: boolean
+  port: number
+  host: string
+  dataDir: string
+  rootDatabaseUrl?: string
+  databaseUrl?: string
+  authDatabaseUrl?: string
+  replicaDatabaseUrls: string[]
+  jwtSecrets: string[]
+  smtpUrl?: string
+  mailFrom?: string
+  allowedOrigins: string[]
+  trustProxy: number
   /** Where links in mails lead, without a slash at its end. */
-  publicUrl: string;
-  logLevel: string;
-};
+  publicUrl: string
+  logLevel: string
+}
 
 /** The environment of a command, which has all that the command needs. */
-export type ConfigFor<C extends Command> = Config & Required<Pick<Config, Members[(typeof needs)[C][number]]>>;
+export type ConfigFor<C extends Command> = Config & Required<Pick<Config, Members[(typeof needs)[C][number]]>>
 
-type Environment = Record<string, string | undefined>;
+type Environment = Record<string, string | undefined>
 
 /** Why a command cannot do its work here, in words meant for whoever started it. */
 export class StartError extends Error {}
@@ -47,41 +52,41 @@ export class StartError extends Error {}
 /** The configuration of this process. */
 export function loadConfig<C extends Command>(command: C): ConfigFor<C> {
   // Grafast reads this when it is first imported, and warns at length when it is unset; "development" slows every call.
-  process.env.GRAPHILE_ENV ??= 'production';
-  return parseConfig(process.env, command);
+  process.env.GRAPHILE_ENV ??= 'production'
+  return parseConfig(process.env, command)
 }
 
 /** Whether a script of package.json started this process. */
 export function startedByNpm(): boolean {
-  return process.env.npm_lifecycle_event !== undefined;
+  return process.env.npm_lifecycle_event !== undefined
 }
 
 /** The environment for a process of ours, which is to find these values in it. */
 export function environmentWith(values: Environment): Environment {
-  return { ...process.env, ...values };
+  return { ...process.env, ...values }
 }
 
 /** Checks every variable, then throws one StartError for all that is wrong or missing. */
 export function parseConfig<C extends Command>(env: Environment, command: C): ConfigFor<C> {
-  const faults: string[] = [];
+  const faults: string[] = []
 
   function read<T>(name: string, parse: (value: string) => T): T | undefined {
-    const value = env[name]?.trim();
-    if (!value) return undefined;
+    const value = env[name]?.trim()
+    if (!value) return undefined
     try {
-      return parse(value);
+      return parse(value)
     } catch (error) {
-      faults.push(`${name} ${(error as Error).message}`);
-      return undefined;
+      faults.push(`${name} ${(error as Error).message}`)
+      return undefined
     }
   }
 
   for (const name of required(env, command)) {
-    if (!env[name]?.trim()) faults.push(`${name} is missing`);
+    if (!env[name]?.trim()) faults.push(`${name} is missing`)
   }
 
-  const port = read('PORT', integer(0, 65_535)) ?? 5678;
-  const address = read('HOST', host) ?? '127.0.0.1';
+  const port = read('PORT', integer(0, 65_535)) ?? 5678
+  const address = read('HOST', host) ?? '127.0.0.1'
   const config: Config = {
     production: env.NODE_ENV === 'production',
     port,
@@ -98,33 +103,34 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
     trustProxy: read('TRUST_PROXY', integer(0, 100)) ?? 0,
     publicUrl: read('PUBLIC_URL', url('http', 'https'))?.replace(/\/+$/, '') ?? listeningUrl(address, port),
     logLevel: read('LOG_LEVEL', oneOf([...Object.values(levels.labels), 'silent'])) ?? 'info',
-  };
-
-  const { databaseUrl: owner, authDatabaseUrl: api } = config;
-  if (owner && api && loginOf(owner).user === loginOf(api).user) {
-    faults.push('AUTH_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL');
   }
 
-  if (faults.length) throw new StartError(`The environment is not usable:\n${faults.map((fault) => `- ${fault}`).join('\n')}`);
-  return config as ConfigFor<C>;
+  const { databaseUrl: owner, authDatabaseUrl: api } = config
+  if (owner && api && loginOf(owner).user === loginOf(api).user) {
+    faults.push('AUTH_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
+  }
+
+  if (faults.length)
+    throw new StartError(`The environment is not usable:\n${faults.map((fault) => `- ${fault}`).join('\n')}`)
+  return config as ConfigFor<C>
 }
 
 /** The address of a listening API, as a browser on this machine would type it. */
 export function listeningUrl(host: string, port: number): string {
-  const name = ['0.0.0.0', '::'].includes(host) ? 'localhost' : isIP(host) === 6 ? `[${host}]` : host;
-  return `http://${name}:${port}`;
+  const name = ['0.0.0.0', '::'].includes(host) ? 'localhost' : isIP(host) === 6 ? `[${host}]` : host
+  return `http://${name}:${port}`
 }
 
 /** Who logs in to what, by a connection string; read by the same parser as the driver's own. */
 export function loginOf(connectionString: string): { user: string; password: string; database: string } {
-  const { user, password, database } = parseConnectionString(connectionString);
-  return { user: user ?? '', password: password ?? '', database: database ?? '' };
+  const { user, password, database } = parseConnectionString(connectionString)
+  return { user: user ?? '', password: password ?? '', database: database ?? '' }
 }
 
 function required(env: Environment, command: Command): readonly string[] {
-  const external = needs.setup.some((name) => env[name]);
-  const needed = command === 'start' && external ? [...needs.worker, ...needs.server] : needs[command];
-  return env.SMTP_URL ? [...needed, 'MAIL_FROM'] : needed;
+  const external = needs.setup.some((name) => env[name])
+  const needed = command === 'start' && external ? [...needs.worker, ...needs.server] : needs[command]
+  return env.SMTP_URL ? [...needed, 'MAIL_FROM'] : needed
 }
 
 // Each of the following returns what a variable means, or throws what is wrong with it. Messages never repeat the
@@ -132,63 +138,65 @@ function required(env: Environment, command: Command): readonly string[] {
 
 function integer(min: number, max: number) {
   return (value: string): number => {
-    const number = Number(value);
-    if (!/^\d+$/.test(value) || number < min || number > max) throw new Error(`must be a whole number from ${min} to ${max}`);
-    return number;
-  };
+    const number = Number(value)
+    if (!/^\d+$/.test(value) || number < min || number > max)
+      throw new Error(`must be a whole number from ${min} to ${max}`)
+    return number
+  }
 }
 
 function oneOf(choices: string[]) {
   return (value: string): string => {
-    if (!choices.includes(value)) throw new Error(`must be one of ${choices.join(', ')}`);
-    return value;
-  };
+    if (!choices.includes(value)) throw new Error(`must be one of ${choices.join(', ')}`)
+    return value
+  }
 }
 
 function listOf<T>(parse: (value: string) => T) {
-  return (value: string): T[] => value.split(',').map((item) => parse(item.trim()));
+  return (value: string): T[] => value.split(',').map((item) => parse(item.trim()))
 }
 
 function url(...schemes: string[]) {
   return (value: string): string => {
     if (!URL.canParse(value) || !schemes.includes(new URL(value).protocol.slice(0, -1))) {
-      throw new Error(`must be a URL that starts with ${schemes.map((scheme) => `${scheme}://`).join(' or ')}`);
+      throw new Error(`must be a URL that starts with ${schemes.map((scheme) => `${scheme}://`).join(' or ')}`)
     }
-    return value;
-  };
+    return value
+  }
 }
 
 function origin(value: string): string {
   if (!URL.canParse(value) || new URL(value).origin !== value) {
-    throw new Error('must list origins, such as https://app.example.com');
+    throw new Error('must list origins, such as https://app.example.com')
   }
-  return value;
+  return value
 }
 
 function host(value: string): string {
-  if (!isIP(value) && !/^[a-z\d]([a-z\d.-]*[a-z\d])?$/i.test(value)) throw new Error('must be an IP address or a host name');
-  return value;
+  if (!isIP(value) && !/^[a-z\d]([a-z\d.-]*[a-z\d])?$/i.test(value))
+    throw new Error('must be an IP address or a host name')
+  return value
 }
 
 function mailbox(value: string): string {
-  if (!/^[^@]*[^@\s]@[^@\s]+$/.test(value)) throw new Error('must be a mail address');
-  return value;
+  if (!/^[^@]*[^@\s]@[^@\s]+$/.test(value)) throw new Error('must be a mail address')
+  return value
 }
 
 function secret(value: string): string {
-  if (value.length < 32) throw new Error('must have at least 32 characters in each of its keys');
-  return value;
+  if (value.length < 32) throw new Error('must have at least 32 characters in each of its keys')
+  return value
 }
 
 function databaseUrl(value: string): string {
-  const wrong = 'must be like postgres://user:password@host:port/database';
-  if (!/^postgres(ql)?:\/\//.test(value)) throw new Error(wrong);
-  let login;
+  const wrong = 'must be like postgres://user:password@host:port/database'
+  if (!/^postgres(ql)?:\/\//.test(value)) throw new Error(wrong)
+  let login
   try {
-    login = loginOf(value);
+    login = loginOf(value)
   } catch {
-    throw new Error(wrong);
+    throw new Error(wrong)
   }
-  if (!login.user || !login.database) throw new Error(wrong);
-  return value;
+  if (!login.user || !login.database) throw new Error(wrong)
+  return value
 }

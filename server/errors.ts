@@ -42,6 +42,7 @@ const REFUSED: Record<string, [Code, string]> = {
   '22007': ['VALIDATION_FAILED', 'A value is no date and time.'],
   '22008': ['VALIDATION_FAILED', 'A date or time is out of range.'],
   '22009': ['VALIDATION_FAILED', 'A time zone is out of range.'],
+  '22023': ['VALIDATION_FAILED', 'A time zone is unknown.'],
   '42501': ['FORBIDDEN', 'You may not do this.'],
   '57014': ['UNAVAILABLE', 'The request took too long and was stopped.'],
   '55P03': ['UNAVAILABLE', 'The request waited too long for another and was stopped.'],

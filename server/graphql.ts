@@ -4,8 +4,9 @@ import express from 'express'
 import { getOperationAST, GraphQLError, OperationTypeNode, parse, validate, type DocumentNode, type GraphQLSchema, type ValidationRule } from 'graphql'
 import type { Pool } from 'pg'
 import type { Logger } from 'pino'
+import type { WithPgClient } from 'postgraphile/@dataplan/pg'
 import { execute } from 'postgraphile/grafast'
-import { makeWithPgClient } from './transaction.ts'
+import { asCaller, makeWithPgClient } from './transaction.ts'
 import { ClientError, STATUS, toClientError, type Code } from './errors.ts'
 import type { Identity, Tokens } from './identity.ts'
 import { documentRules, documentRulesWithoutIntrospection, MAX_TOKENS } from './limits.ts'
@@ -112,7 +113,13 @@ export function makeGraphQLHandler(services: GraphQLServices) {
     const document = (caller.session ? documents : documentsForStrangers)(query)
     const mode = getOperationAST(document, operationName)?.operation === OperationTypeNode.MUTATION ? 'write' : 'read'
     const identity = { ...caller } // login() changes it, for the fields that follow.
-    return (await execute({
+    const withPgClient = makeWithPgClient(pool, identity, mode)
+    // Any statement proves the session; what needs none, as introspection, must not outlive it.
+    let proven = caller.session === ''
+    const prove = async () => {
+      if (!proven) await asCaller(pool, caller, 'read', (query) => query({ text: 'select' }))
+    }
+    const result = (await execute({
       schema,
       document,
       resolvedPreset,
@@ -121,13 +128,21 @@ export function makeGraphQLHandler(services: GraphQLServices) {
       contextValue: {
         identity,
         pgSettings: null,
-        withPgClient: makeWithPgClient(pool, identity, mode),
-        login: (email: string, password: string) => login(loginPool, tokens, identity.ip, email, password),
+        withPgClient: ((settings, callback) => {
+          proven = true
+          return withPgClient(settings, callback)
+        }) as WithPgClient,
+        login: async (email: string, password: string) => {
+          await prove()
+          return login(loginPool, tokens, identity.ip, email, password)
+        },
       },
       middleware: null,
       // The answer's text, made by Grafast as it collects the data.
       outputDataAsString: true,
     } as Parameters<typeof execute>[0])) as Result
+    await prove()
+    return result
   }
 
   function format(error: unknown): { code: Code; json: Record<string, unknown>; retryAfter: number | undefined } {

@@ -17,6 +17,8 @@ export interface Identity {
 const LIFETIME = 3600
 const CLAIMS = { algorithm: 'HS256', issuer: 'assent', audience: 'assent' } as const
 
+const isSecret = (value: unknown): value is string => typeof value === 'string' && /^[\w-]+$/.test(value)
+
 /** Signs and reads access tokens: JSON Web Tokens (RFC 7519) that carry nothing but a session's secret. */
 export interface Tokens {
   sign(session: string): { token: string; expiresAt: Date }
@@ -37,7 +39,7 @@ export function makeTokens(secrets: readonly string[]): Tokens {
         try {
           const { algorithm, ...claims } = CLAIMS
           const payload = jwt.verify(token, key, { ...claims, algorithms: [algorithm] })
-          if (typeof payload === 'object' && typeof payload['sid'] === 'string') return payload['sid']
+          if (typeof payload === 'object' && isSecret(payload['sid'])) return payload['sid']
         } catch {
           // Not by this key.
         }

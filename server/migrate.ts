@@ -1,48 +1,52 @@
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import * as graphileMigrate from 'graphile-migrate';
-import { clearAllPools } from 'graphile-migrate/dist/pg.js';
-import { Logger as WorkerLogger, runMigrations } from 'graphile-worker';
-import JSON5 from 'json5';
-import pg from 'pg';
-import { loginOf, StartError } from './config.ts';
-import { graphileLogFactory, type Logger } from './logger.ts';
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import * as graphileMigrate from 'graphile-migrate'
+import { clearAllPools } from 'graphile-migrate/dist/pg.js'
+import { Logger as WorkerLogger, runMigrations } from 'graphile-worker'
+import JSON5 from 'json5'
+import pg from 'pg'
+import { loginOf, StartError } from './config.ts'
+import { graphileLogFactory, type Logger } from './logger.ts'
 
 /** The database to migrate, as its owner, and the API's connection, whose role migrations grant to. */
-export type Target = { databaseUrl: string; authDatabaseUrl?: string };
+export type Target = { databaseUrl: string; authDatabaseUrl?: string }
 
-const project = join(import.meta.dirname, '..');
+const project = join(import.meta.dirname, '..')
 
 /** Brings the schema up to the last committed migration. */
 export async function migrate(target: Target, log: Logger): Promise<void> {
-  await exclusively(target, log, (settings) => graphileMigrate.migrate(settings));
+  await exclusively(target, log, (settings) => graphileMigrate.migrate(settings))
 }
 
 /** As `migrate`, and then migrations/current.sql: the schema as it is being developed. */
 export async function applyCurrent(target: Target, log: Logger): Promise<void> {
-  await exclusively(target, log, (settings) => graphileMigrate.current(settings));
+  await exclusively(target, log, (settings) => graphileMigrate.current(settings))
 }
 
-type Settings = Parameters<typeof graphileMigrate.migrate>[0];
+type Settings = Parameters<typeof graphileMigrate.migrate>[0]
 
 /** One migration at a time: graphile-migrate itself would fail where it can wait. */
 async function exclusively(target: Target, log: Logger, work: (settings: Settings) => Promise<void>): Promise<void> {
-  const client = new pg.Client({ connectionString: target.databaseUrl });
-  await client.connect();
+  const client = new pg.Client({ connectionString: target.databaseUrl })
+  await client.connect()
   try {
-    await client.query('select pg_advisory_lock(7277538)');
-    await runMigrations({ connectionString: target.databaseUrl, logger: new WorkerLogger(graphileLogFactory(log)) });
-    await work(await settingsFor(target, client, log));
+    await client.query('select pg_advisory_lock(7277538)')
+    await runMigrations({ connectionString: target.databaseUrl, logger: new WorkerLogger(graphileLogFactory(log)) })
+    await work(await settingsFor(target, client, log))
   } finally {
     // It keeps its connections for a while, and ends the whole process should one be lost: do not let it.
-    clearAllPools();
-    await client.end();
+    clearAllPools()
+    await client.end()
   }
 }
 
-async function settingsFor({ databaseUrl, authDatabaseUrl }: Target, client: pg.Client, log: Logger): Promise<Settings> {
-  const shared = JSON5.parse(await readFile(join(project, '.gmrc'), 'utf8'));
-  const authenticator = authDatabaseUrl ? loginOf(authDatabaseUrl).user : await authenticatorOf(client);
+async function settingsFor(
+  { databaseUrl, authDatabaseUrl }: Target,
+  client: pg.Client,
+  log: Logger,
+): Promise<Settings> {
+  const shared = JSON5.parse(await readFile(join(project, '.gmrc'), 'utf8'))
+  const authenticator = authDatabaseUrl ? loginOf(authDatabaseUrl).user : await authenticatorOf(client)
   return {
     ...shared,
     connectionString: databaseUrl,
@@ -50,7 +54,7 @@ async function settingsFor({ databaseUrl, authDatabaseUrl }: Target, client: pg.
     migrationsFolder: join(project, 'migrations'),
     placeholders: { ...shared.placeholders, ':DATABASE_AUTHENTICATOR': pg.escapeIdentifier(authenticator) },
     logger: new graphileMigrate.Logger(graphileLogFactory(log)),
-  };
+  }
 }
 
 /** The API's login, where the environment does not name it: the one that may become a request without credentials. */
@@ -59,7 +63,8 @@ async function authenticatorOf(client: pg.Client): Promise<string> {
     select login.rolname
     from pg_auth_members
     join pg_roles login on login.oid = member and login.rolcanlogin and not login.rolinherit
-    where roleid = 'assent_anonymous'::regrole`);
-  if (rows.length !== 1) throw new StartError('Which role the API logs in as is not clear from the database: set AUTH_DATABASE_URL.');
-  return rows[0].rolname;
+    where roleid = 'assent_anonymous'::regrole`)
+  if (rows.length !== 1)
+    throw new StartError('Which role the API logs in as is not clear from the database: set AUTH_DATABASE_URL.')
+  return rows[0].rolname
 }

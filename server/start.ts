@@ -1,24 +1,24 @@
-import { startServer } from './app.ts';
-import type { Config } from './config.ts';
-import { accessNotes, openDatabase, prepareDatabase, type Database } from './database.ts';
-import { runUntil } from './lifecycle.ts';
-import type { Logger } from './logger.ts';
-import { migrate } from './migrate.ts';
-import { startWorker } from './worker.ts';
+import { startServer } from './app.ts'
+import type { Config } from './config.ts'
+import { accessNotes, openDatabase, prepareDatabase, type Database } from './database.ts'
+import { runUntil } from './lifecycle.ts'
+import type { Logger } from './logger.ts'
+import { migrate } from './migrate.ts'
+import { startWorker } from './worker.ts'
 
 /** The whole product in this process, until `signal`: database, jobs and API. */
 export async function start(config: Config, log: Logger, signal: AbortSignal): Promise<void> {
-  let database: Database;
+  let database: Database
   await runUntil(signal, log, [
     async () => (database = await openDatabase(config)),
     () => prepareDatabase(database, log, migrate),
     () => startWorker({ ...config, ...database }, log),
     async () => {
-      const api = await startServer({ ...config, ...database }, log);
-      console.log(welcome(config, api.url) + (await accessNotes(config, database)));
-      return api;
+      const api = await startServer({ ...config, ...database }, log)
+      console.log(welcome(config, api.url) + (await accessNotes(config, database)))
+      return api
     },
-  ]);
+  ])
 }
 
 function welcome({ production }: Config, url: string): string {
@@ -31,5 +31,5 @@ function welcome({ production }: Config, url: string): string {
     `  REST      ${url}/api/v1 (described at ${url}/api/v1/docs/)`,
     `  Health    ${url}/healthz, ${url}/readyz`,
     '',
-  ].join('\n');
+  ].join('\n')
 }

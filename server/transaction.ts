@@ -74,7 +74,9 @@ export async function asCaller<T>(pool: Pool, caller: Identity, mode: 'read' | '
     const query: Query = async ({ text, values, name, arrayMode }) => {
       if (name) notePrepared(client, name)
       const answered = client.query({ text, values, name, rowMode: arrayMode ? 'array' : undefined } as pg.QueryArrayConfig)
-      const [, { rows, rowCount }] = (await Promise.all([identified, answered])) as [unknown, QueryResult]
+      answered.catch(() => {})
+      await identified // First: why the identity was refused counts, and not that the transaction is aborted.
+      const { rows, rowCount }: QueryResult = await answered
       return { rows, rowCount, notices: [] }
     }
     const result = await work(query)

@@ -1,4 +1,4 @@
-import type { TaskList } from 'graphile-worker';
+import type { TaskList } from 'graphile-worker'
 
 /** What the worker can do, by the names that SQL adds jobs under. */
-export const tasks: TaskList = {};
+export const tasks: TaskList = {}

