@@ -40,6 +40,14 @@ create or replace function pg_temp.comment(kind text, object text, description t
   select format('comment on %s %s is %L;', kind, object, description) where description is not null
 $$;
 
+-- What a view selects. Before version 16 it names the table of every column, even where there is only one.
+-- (Where one table meets a sub-select, give it a join instead: what each version names there differs.)
+create or replace function pg_temp.query(view oid) returns text language sql stable as $$
+  select case when current_setting('server_version_num')::integer >= 160000 or definition ~ '\mJOIN\M|SELECT.*SELECT|FROM [^\n]*,\n'
+    then definition else regexp_replace(definition, '\m' || substring(definition from '\n   FROM (?:\S+\.|\S+ )?(\w+)') || '\.', '', 'g') end
+  from pg_get_viewdef(view, true) definition
+$$;
+
 -- The rows of a table, each as a statement.
 create or replace function pg_temp.inserts(of_table regclass) returns setof text language plpgsql stable as $$
 declare
@@ -125,7 +133,7 @@ objects (kind, name, lines) as (
           from pg_constraint where conrelid = r.oid and contype in ('p', 'u', 'x', 'f', 'c')
         ) l),
         coalesce(' partition by ' || pg_get_partkeydef(r.oid), '')
-        || coalesce(format(' with (%s)', array_to_string(r.reloptions, ', ')), '')),
+        || coalesce(' with (' || array_to_string(r.reloptions, ', ') || ')', '')),
       case when r.relispartition then format('-- partition of %s %s', (select inhparent::regclass from pg_inherits where inhrelid = r.oid), pg_get_expr(r.relpartbound, r.oid)) end,
       case when r.relpersistence = 'u' then format('alter table %s set unlogged;', r.name) end,
       pg_temp.comment('table', r.name, r.description),
@@ -152,7 +160,7 @@ objects (kind, name, lines) as (
   union all
   select '7 view', r.name, array[
       format(E'create %sview %s%s as\n%s', case relkind when 'm' then 'materialized ' end, r.name,
-        ' with (' || array_to_string(reloptions, ', ') || ')', pg_get_viewdef(r.oid, true)),
+        ' with (' || array_to_string(reloptions, ', ') || ')', pg_temp.query(r.oid)),
       pg_temp.comment(case relkind when 'm' then 'materialized view' else 'view' end, r.name, description),
       (select string_agg(pg_temp.comment('column', format('%s.%I', r.name, attname), col_description(r.oid, attnum)), E'\n' order by attnum)
         from columns where attrelid = r.oid),

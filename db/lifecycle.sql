@@ -275,7 +275,8 @@ begin
       and t.to_status = new.status
   ) then
     raise exception using errcode = 'RQ403',
-      message = format('A request changes by an action alone: %s to %s is none.', coalesce(v_from, 'nothing'), new.status);
+      message = format('A request changes by the functions of the API alone: no action is taking it from %s to %s.',
+        coalesce(v_from, 'nothing'), new.status);
   end if;
 
   if tg_op = 'UPDATE' then

@@ -1,4 +1,5 @@
-import { createServer, type Server } from 'node:http'
+import { once } from 'node:events'
+import { createServer, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import express from 'express'
 import { makeSchema } from 'postgraphile'
@@ -14,6 +15,8 @@ import { preset } from './preset.ts'
 const POOL_SIZE = 10
 /** Logins hash in the database, which costs it a core each. */
 const LOGIN_POOL_SIZE = 2
+/** Milliseconds that requests under way have to finish when the server closes; no statement runs for longer. */
+const LAST_CALL = 12_000
 
 /** Builds the GraphQL schema from the database's catalog, as the login role sees it. Throws when it cannot be built. */
 export async function buildSchema(connectionString: string) {
@@ -46,7 +49,9 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
   if (!production) app.use('/graphiql', graphiql())
 
   // GraphQL is answered before express: its routing costs as much as a small query.
+  const underWay = new Set<ServerResponse>()
   const server = createServer((req, res) => {
+    underWay.add(res.once('close', () => underWay.delete(res)))
     const path = req.url?.split('?', 1)[0]
     if (path === '/graphql') void graphql(req, res)
     else app(req, res)
@@ -59,6 +64,11 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
     async close() {
       const closed = new Promise((resolve) => server.close(resolve))
       server.closeIdleConnections()
+      // Callers cannot hold us: neither by a body that never ends, nor by a connection that never asks anything.
+      const deadline = setTimeout(() => server.closeAllConnections(), LAST_CALL)
+      await Promise.all(Array.from(underWay, (res) => once(res, 'close')))
+      clearTimeout(deadline)
+      server.closeAllConnections()
       await closed
       await Promise.all([pool.end(), loginPool.end()])
     },

@@ -32,7 +32,13 @@ const commands = {
   async server(signal: AbortSignal) {
     const { config, log } = prepare('server')
     const { startServer } = await import('./app.ts')
-    await runUntil(signal, log, [() => startServer(config, log)])
+    await runUntil(signal, log, [
+      async () => {
+        const api = await startServer(config, log)
+        log.info(`The API listens at ${api.url}.`)
+        return api
+      },
+    ])
   },
 
   async worker(signal: AbortSignal) {
@@ -69,8 +75,9 @@ try {
   process.exit(1)
 }
 
-/** A refusal of ours, of the system or of PostgreSQL says what is wrong; anything else is a defect, and where it is counts. */
+/** A refusal by us, the system or PostgreSQL says what is wrong; anything else is a defect, and where it is counts. */
 function explain(error: unknown): unknown {
   const { message, code } = error as { message?: string; code?: string }
-  return error instanceof StartError || code ? message || code : error
+  const refusal = error instanceof StartError || (code && !code.startsWith('ERR_'))
+  return refusal ? message || code : error
 }

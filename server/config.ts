@@ -110,8 +110,7 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
     faults.push('AUTH_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
   }
 
-  if (faults.length)
-    throw new StartError(`The environment is not usable:\n${faults.map((fault) => `- ${fault}`).join('\n')}`)
+  if (faults.length) throw new StartError(`The environment is not usable:\n${faults.map((fault) => `- ${fault}`).join('\n')}`)
   return config as ConfigFor<C>
 }
 
@@ -139,8 +138,7 @@ function required(env: Environment, command: Command): readonly string[] {
 function integer(min: number, max: number) {
   return (value: string): number => {
     const number = Number(value)
-    if (!/^\d+$/.test(value) || number < min || number > max)
-      throw new Error(`must be a whole number from ${min} to ${max}`)
+    if (!/^\d+$/.test(value) || number < min || number > max) throw new Error(`must be a whole number from ${min} to ${max}`)
     return number
   }
 }
@@ -173,8 +171,7 @@ function origin(value: string): string {
 }
 
 function host(value: string): string {
-  if (!isIP(value) && !/^[a-z\d]([a-z\d.-]*[a-z\d])?$/i.test(value))
-    throw new Error('must be an IP address or a host name')
+  if (!isIP(value) && !/^[a-z\d]([a-z\d.-]*[a-z\d])?$/i.test(value)) throw new Error('must be an IP address or a host name')
   return value
 }
 

@@ -46,8 +46,7 @@ async function openEmbedded({ dataDir, jwtSecrets, production }: Config): Promis
     auditorDatabaseUrl: secrets.AUDITOR_DATABASE_URL,
     jwtSecrets: jwtSecrets.length ? jwtSecrets : [secrets.JWT_SECRET],
     async seed() {
-      if (isNew && !production)
-        await query(databaseUrl, await readFile(join(import.meta.dirname, '../db/demo.sql'), 'utf8'))
+      if (isNew && !production) await query(databaseUrl, await readFile(join(import.meta.dirname, '../db/demo.sql'), 'utf8'))
       await filled()
     },
     async demoLogins() {

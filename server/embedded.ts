@@ -1,27 +1,17 @@
-import { execFile } from 'node:child_process'
-import { randomBytes } from 'node:crypto'
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { chmod, chown, link, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, chown, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseEnv, promisify } from 'node:util'
+import { promisify } from 'node:util'
 import pg from 'pg'
 import { StartError } from './config.ts'
+import { newMark, passwordOf, portOf, readSecrets, withPort, writePort, type Secrets } from './secrets.ts'
 
 const run = promisify(execFile)
-
-const variables = [
-  'ROOT_DATABASE_URL',
-  'DATABASE_URL',
-  'AUTH_DATABASE_URL',
-  'AUDITOR_DATABASE_URL',
-  'JWT_SECRET',
-] as const
-
-/** What DATA_DIR/env holds: where the embedded database is, as whom to log in, and the key that signs tokens. */
-export type Secrets = Record<(typeof variables)[number], string>
 
 /** A PostgreSQL that runs for as long as this process wants it to. */
 export type Embedded = {
@@ -109,9 +99,7 @@ async function own(cluster: Cluster, secrets: Secrets): Promise<pg.Client> {
   const { rows } = await client.query('select pg_try_advisory_lock(7277536) as mine')
   if (rows[0].mine) return client
   await client.end()
-  throw new StartError(
-    `Another process already runs the database in ${cluster.folder}. Stop it first, or set another DATA_DIR.`,
-  )
+  throw new StartError(`Another process already runs the database in ${cluster.folder}. Stop it first, or set another DATA_DIR.`)
 }
 
 /** A superuser's session with the cluster's PostgreSQL; undefined if it does not run. */
@@ -138,9 +126,7 @@ async function connect(cluster: Cluster, secrets: Secrets): Promise<pg.Client | 
 async function start(cluster: Cluster, secrets: Secrets): Promise<pg.Client> {
   const log = join(cluster.folder, 'server.log')
   const options = [`-p ${await freePort(portOf(secrets))}`, ...cluster.options].join(' ')
-  const failure = await pgCtl(cluster, 'start', '-w', '-t', '300', '-l', log, '-o', options).catch(
-    (error: Error) => error,
-  )
+  const failure = await pgCtl(cluster, 'start', '-w', '-t', '300', '-l', log, '-o', options).catch((error: Error) => error)
   // Another process may have been quicker; then its PostgreSQL is the one that answers.
   const client = await connect(cluster, secrets)
   if (client) return client
@@ -189,10 +175,9 @@ async function initialise(cluster: Cluster, major: keyof typeof majors, password
 
 async function removeLeftovers(folder: string): Promise<void> {
   for (const name of await readdir(dirname(folder))) {
-    const pid = /^(?:postgres|password)\.(\d+)$/.exec(name)?.[1]
+    const pid = /^(?:postgres|password|env)\.(\d+)$/.exec(name)?.[1]
     // Retried, because an initdb whose parent was killed may still be writing.
-    if (pid && !isAlive(Number(pid)))
-      await rm(join(dirname(folder), name), { recursive: true, force: true, maxRetries: 10 })
+    if (pid && !isAlive(Number(pid))) await rm(join(dirname(folder), name), { recursive: true, force: true, maxRetries: 10 })
   }
 }
 
@@ -206,8 +191,15 @@ function isAlive(pid: number): boolean {
 }
 
 async function pgCtl({ folder, programs, user }: Cluster, ...args: string[]): Promise<void> {
-  // pg_ctl gives PostgreSQL a session of its own: a Ctrl-C in our terminal does not reach it.
-  await run(join(programs, 'pg_ctl'), ['-D', folder, '-s', ...args], { ...user, cwd: dirname(folder) })
+  const program = spawn(join(programs, 'pg_ctl'), ['-D', folder, '-s', ...args], {
+    ...user,
+    cwd: dirname(folder),
+    stdio: 'ignore',
+    // Out of reach of a Ctrl-C in our terminal, as PostgreSQL itself is: a second one would end its ending.
+    detached: true,
+  })
+  const [code] = await once(program, 'exit')
+  if (code !== 0) throw new StartError(`pg_ctl ${args[0]} failed; ${join(folder, 'server.log')} tells why.`)
 }
 
 /** The port that PostgreSQL wrote into its lock file; the file also outlives a crash, so nothing may be there. */
@@ -284,70 +276,4 @@ async function assertMajor(folder: string, major: number): Promise<void> {
       `${folder} belongs to PostgreSQL ${found}, and this is ${major}. Move its contents by pg_dump, or set another DATA_DIR.`,
     )
   }
-}
-
-/** The secrets of DATA_DIR, made up if it is new. They are written before the cluster that depends on them. */
-async function readSecrets(root: string): Promise<Secrets> {
-  const file = join(root, 'env')
-  if (!existsSync(file)) {
-    if (existsSync(join(root, 'postgres'))) {
-      throw new StartError(
-        `${file} is missing, and with it the passwords of the database beside it. Restore it, or remove ${root} to start anew.`,
-      )
-    }
-    await writeFile(newMark(root), '')
-    const draft = `${file}.${process.pid}`
-    await writeFile(draft, format(await makeSecrets()), { mode: 0o600 })
-    await link(draft, file).catch(() => {}) // there already: another process was quicker, and its secrets count
-    await rm(draft)
-  }
-  const secrets = parseEnv(await readFile(file, 'utf8'))
-  const missing = variables.filter((name) => !secrets[name])
-  if (missing.length) throw new StartError(`${file} lacks ${missing.join(', ')}.`)
-  return secrets as Secrets
-}
-
-/** A file that says that the database has not been filled for the first time, not even in part. */
-function newMark(root: string): string {
-  return join(root, 'new')
-}
-
-async function makeSecrets(): Promise<Secrets> {
-  const port = await freePort(0)
-  const secret = () => randomBytes(32).toString('hex')
-  const url = (user: string, database = 'assent') => `postgres://${user}:${secret()}@127.0.0.1:${port}/${database}`
-  return {
-    ROOT_DATABASE_URL: url('postgres', 'postgres'),
-    DATABASE_URL: url('assent_owner'),
-    AUTH_DATABASE_URL: url('assent_authenticator'),
-    AUDITOR_DATABASE_URL: url('assent_auditor'),
-    JWT_SECRET: secret(),
-  }
-}
-
-async function writePort(root: string, secrets: Secrets, port: number): Promise<Secrets> {
-  if (port === portOf(secrets)) return secrets
-  const moved = { ...secrets }
-  for (const name of variables) if (name.endsWith('_URL')) moved[name] = withPort(secrets[name], port)
-  const draft = join(root, `env.${process.pid}`)
-  await writeFile(draft, format(moved), { mode: 0o600 })
-  await rename(draft, join(root, 'env'))
-  return moved
-}
-
-/** Lines that a shell, `node --env-file` and docker all read alike: the values need no quotes. */
-function format(secrets: Secrets): string {
-  return variables.map((name) => `${name}=${secrets[name]}\n`).join('')
-}
-
-function portOf(secrets: Secrets): number {
-  return Number(new URL(secrets.ROOT_DATABASE_URL).port)
-}
-
-function passwordOf(url: string): string {
-  return new URL(url).password
-}
-
-function withPort(url: string, port: number): string {
-  return Object.assign(new URL(url), { port: String(port) }).href
 }

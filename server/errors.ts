@@ -76,10 +76,11 @@ export const unauthenticated = (): ClientError =>
   new ClientError('UNAUTHENTICATED', 'Valid credentials are needed, and these are none.')
 
 /** No connection to be had, or lost under way: SQLSTATE classes 08, 53 and 57P, the socket's errors, and pg's own. */
-function isUnavailable(error: Error & { code?: unknown }): boolean {
+function isUnavailable(error: unknown): boolean {
+  const { code, message } = Object(error) as { code?: unknown; message?: unknown }
   return (
-    /^(08|53|57P|ECONN|EPIPE|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|EHOSTUNREACH)/.test(String(error.code)) ||
-    /^(timeout exceeded when trying to connect|Connection terminated|Client has encountered a connection error)/.test(error.message)
+    /^(08|53|57P|ECONN|EPIPE|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|EHOSTUNREACH)/.test(String(code)) ||
+    /^(timeout exceeded when trying to connect|Connection terminated|Client has encountered a connection error|Client was closed)/.test(String(message))
   )
 }
 
@@ -97,9 +98,9 @@ export function toClientError(error: unknown, log: Logger): ClientError {
     const raised = RAISED[error.code]
     if (raised) return new ClientError(raised, error.message, { field: error.column || undefined })
     const refused = REFUSED[error.code]
-    if (refused) return new ClientError(...refused)
+    if (refused) return new ClientError(...refused, refused[0] === 'UNAVAILABLE' ? { retryAfter: 1 } : {})
   }
-  if (error instanceof Error && isUnavailable(error)) {
+  if (isUnavailable(error)) {
     log.warn({ err: error }, 'database unavailable')
     return new ClientError('UNAVAILABLE', 'The service is not available at the moment.', { retryAfter: 1 })
   }

@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { LRU } from '@graphile/lru'
 import express from 'express'
@@ -9,7 +10,7 @@ import { execute } from 'postgraphile/grafast'
 import { asCaller, makeWithPgClient } from './transaction.ts'
 import { ClientError, STATUS, toClientError, type Code } from './errors.ts'
 import type { Identity, Tokens } from './identity.ts'
-import { documentRules, documentRulesWithoutIntrospection, MAX_TOKENS } from './limits.ts'
+import { checkVariables, documentRules, documentRulesWithoutIntrospection, MAX_TOKENS } from './limits.ts'
 import { login } from './login.ts'
 
 export interface GraphQLServices {
@@ -38,7 +39,12 @@ interface Result {
 const MAX_BODY = '1mb'
 const CACHED_DOCUMENTS = 500
 
-const readJson = express.json({ limit: MAX_BODY, type: () => true, strict: false })
+/** Bytes that are no UTF-8 would be read as U+FFFD, and kept so. */
+function verifyUtf8(_req: IncomingMessage, _res: ServerResponse, body: Buffer): void {
+  if (!isUtf8(body)) throw new ClientError('BAD_REQUEST', 'The body is not UTF-8.')
+}
+
+const readJson = express.json({ limit: MAX_BODY, type: () => true, strict: false, verify: verifyUtf8 })
 
 /** What the body parser says, in our codes. */
 function toBodyError(error: { status?: number }): ClientError {
@@ -58,12 +64,6 @@ async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unkn
   return (req as express.Request).body
 }
 
-/** Half of a surrogate pair is no character; on its way to UTF-8 it would become another. */
-function isWellFormed(value: unknown): boolean {
-  if (typeof value === 'string') return value.isWellFormed()
-  return typeof value !== 'object' || value === null || Object.entries(value).flat().every(isWellFormed)
-}
-
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
@@ -73,7 +73,7 @@ function readCall(body: unknown): Call {
   if (typeof query !== 'string') throw new ClientError('BAD_REQUEST', 'The body must be an object with a string "query".')
   if (variables != null && !isObject(variables)) throw new ClientError('BAD_REQUEST', '"variables" must be an object.')
   if (operationName != null && typeof operationName !== 'string') throw new ClientError('BAD_REQUEST', '"operationName" must be a string.')
-  if (!isWellFormed(variables)) throw new ClientError('VALIDATION_FAILED', 'Text must be well-formed Unicode.')
+  checkVariables(variables ?? {})
   return { query, variables: variables ?? {}, operationName: operationName ?? undefined }
 }
 
@@ -111,13 +111,15 @@ export function makeGraphQLHandler(services: GraphQLServices) {
 
   async function run({ query, variables, operationName }: Call, caller: Identity): Promise<Result> {
     const document = (caller.session ? documents : documentsForStrangers)(query)
-    const mode = getOperationAST(document, operationName)?.operation === OperationTypeNode.MUTATION ? 'write' : 'read'
+    const operation = getOperationAST(document, operationName)?.operation
+    if (operation === OperationTypeNode.SUBSCRIPTION) throw new ClientError('BAD_REQUEST', 'A subscription is not answered here.')
+    const mode = operation === OperationTypeNode.MUTATION ? 'write' : 'read'
     const identity = { ...caller } // login() changes it, for the fields that follow.
     const withPgClient = makeWithPgClient(pool, identity, mode)
     // Any statement proves the session; what needs none, as introspection, must not outlive it.
     let proven = caller.session === ''
     const prove = async () => {
-      if (!proven) await asCaller(pool, caller, 'read', (query) => query({ text: 'select' }))
+      if (!proven) await asCaller(pool, caller, 'read', { text: 'select' })
     }
     const result = (await execute({
       schema,

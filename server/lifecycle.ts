@@ -5,11 +5,7 @@ import type { Logger } from './logger.ts'
 export type Service = { close(): Promise<void> }
 
 /** Starts one thing after another, waits for `signal`, and closes what was started in the reverse order. */
-export async function runUntil(
-  signal: AbortSignal,
-  log: Logger,
-  starts: (() => Promise<Service | void>)[],
-): Promise<void> {
+export async function runUntil(signal: AbortSignal, log: Logger, starts: (() => Promise<Service | void>)[]): Promise<void> {
   const running: Service[] = []
   try {
     for (const start of starts) {

@@ -33,7 +33,7 @@ async function transaction<Row>(client: PoolClient, ip: string, text: string, va
     await client.query('commit')
     return rows[0]
   } catch (error) {
-    await client.query('rollback')
+    await client.query('rollback').catch(() => {}) // What failed first is what counts.
     throw error
   }
 }

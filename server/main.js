@@ -4,7 +4,9 @@ import { join } from 'node:path'
 
 const [major, minor] = process.versions.node.split('.').map(Number)
 if (major < 22 || (major === 22 && minor < 18)) {
-  console.error(`Assent needs Node 22.18 or newer; this is ${process.versions.node}. npm's scripts (npm start ...) bring their own.`)
+  console.error(
+    `Assent needs Node 22.18 or newer; this is ${process.versions.node}. npm's scripts (npm start ...) bring their own.`,
+  )
   process.exit(1)
 }
 

@@ -40,11 +40,7 @@ async function exclusively(target: Target, log: Logger, work: (settings: Setting
   }
 }
 
-async function settingsFor(
-  { databaseUrl, authDatabaseUrl }: Target,
-  client: pg.Client,
-  log: Logger,
-): Promise<Settings> {
+async function settingsFor({ databaseUrl, authDatabaseUrl }: Target, client: pg.Client, log: Logger): Promise<Settings> {
   const shared = JSON5.parse(await readFile(join(project, '.gmrc'), 'utf8'))
   const authenticator = authDatabaseUrl ? loginOf(authDatabaseUrl).user : await authenticatorOf(client)
   return {

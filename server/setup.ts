@@ -34,10 +34,7 @@ async function assertVersion(root: pg.Client): Promise<void> {
   if (!rows[0].fit) throw new StartError(`PostgreSQL 15 or newer is needed; this one is ${rows[0].version}.`)
 }
 
-async function createRoles(
-  root: pg.Client,
-  { databaseUrl, authDatabaseUrl, auditorDatabaseUrl }: Logins,
-): Promise<void> {
+async function createRoles(root: pg.Client, { databaseUrl, authDatabaseUrl, auditorDatabaseUrl }: Logins): Promise<void> {
   const owner = loginOf(databaseUrl)
   const authenticator = loginOf(authDatabaseUrl)
   await root.query(
@@ -48,9 +45,7 @@ async function createRoles(
   await root.query(await readFile(join(import.meta.dirname, '../db/roles.sql'), 'utf8'))
   if (auditorDatabaseUrl) {
     const { user, password } = loginOf(auditorDatabaseUrl)
-    await root.query(
-      `alter role ${pg.escapeIdentifier(user)} login password ${pg.escapeLiteral(scramVerifier(password))}`,
-    )
+    await root.query(`alter role ${pg.escapeIdentifier(user)} login password ${pg.escapeLiteral(scramVerifier(password))}`)
   }
 }
 
@@ -62,9 +57,7 @@ async function createDatabase(root: pg.Client, { databaseUrl, authDatabaseUrl }:
   if (!rowCount) await root.query(`create database ${name} owner ${owner} template template0 encoding 'UTF8'`)
   await root.query(`alter database ${name} owner to ${owner}`)
   await root.query(`revoke all on database ${name} from public`)
-  await root.query(
-    `grant connect on database ${name} to ${pg.escapeIdentifier(loginOf(authDatabaseUrl).user)}, assent_auditor`,
-  )
+  await root.query(`grant connect on database ${name} to ${pg.escapeIdentifier(loginOf(authDatabaseUrl).user)}, assent_auditor`)
 }
 
 /**

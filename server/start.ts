@@ -28,7 +28,6 @@ function welcome({ production }: Config, url: string): string {
     '',
     `  GraphQL   ${url}/graphql`,
     ...(production ? [] : [`  GraphiQL  ${url}/graphiql`]),
-    `  REST      ${url}/api/v1 (described at ${url}/api/v1/docs/)`,
     `  Health    ${url}/healthz, ${url}/readyz`,
     '',
   ].join('\n')

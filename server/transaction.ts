@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import { LRU } from '@graphile/lru'
 import pg, { type Pool, type PoolClient, type QueryResult } from 'pg'
 import type { Logger } from 'pino'
@@ -31,74 +32,73 @@ export function openPool(connectionString: string, max: number, log: Logger): Po
     options: '-c jit=off',
   } as pg.PoolConfig)
   pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
+  // Of a connection in use, what is under way on it fails; but an event that nobody heard would end the process.
+  pool.on('connect', (client) => void client.on('error', () => {}))
   return pool
 }
 
-const preparedBy = new WeakMap<PoolClient, LRU<string, true>>()
+/** What pg keeps to itself: the socket, and the prepared statements of the session. */
+const connectionOf = (client: PoolClient) =>
+  (client as unknown as { connection: { stream: Socket; parsedStatements: Record<string, string> } }).connection
 
-/** Notes that the connection holds this prepared statement, and lets go of the one unused for longest. */
-function notePrepared(client: PoolClient, name: string): void {
-  let names = preparedBy.get(client)
+const preparedOn = new WeakMap<PoolClient, LRU<string, true>>()
+
+/** Notes a use of a prepared statement, and lets go of the one unused for longest; before a transaction, not in one. */
+function keepPrepared(client: PoolClient, name: string): void {
+  let names = preparedOn.get(client)
   if (!names) {
-    const { connection } = client as unknown as { connection: { parsedStatements: Record<string, string> } }
-    names = new LRU({
-      maxLength: PREPARED_PER_CONNECTION,
-      dispose(oldest) {
-        delete connection.parsedStatements[oldest]
-        client.query(`deallocate ${client.escapeIdentifier(oldest)}`).catch(() => {})
-      },
-    })
-    preparedBy.set(client, names)
+    const { parsedStatements } = connectionOf(client)
+    const dispose = (unused: string) => {
+      if (!(unused in parsedStatements)) return // It did not even parse.
+      delete parsedStatements[unused]
+      client.query(`deallocate ${client.escapeIdentifier(unused)}`).catch(() => {})
+    }
+    preparedOn.set(client, (names = new LRU({ maxLength: PREPARED_PER_CONNECTION, dispose })))
   }
   if (!names.get(name)) names.set(name, true)
 }
 
-/** Runs a statement in a transaction that has been told who is asking. */
-export type Query = <Row>(query: PgClientQuery) => Promise<PgClientResult<Row>>
-
 /**
- * Runs `work` in one transaction as the caller. A reading transaction is read-only, and its commit is not waited for:
- * there is nothing in it that could fail to last. Throws RQ401 when the session is dead.
+ * Runs one statement as the caller, in a transaction of its own and in one round trip: who is asking, the statement and
+ * the commit are sent together. Should the identity be refused, or the statement fail, what follows in the aborted
+ * transaction fails too, and its commit is a rollback: nothing ever runs as the login role. A reading transaction is
+ * read-only, and its commit is not waited for. Throws RQ401 when the session is dead.
  */
-export async function asCaller<T>(pool: Pool, caller: Identity, mode: 'read' | 'write', work: (query: Query) => Promise<T>): Promise<T> {
+export async function asCaller<Row>(pool: Pool, caller: Identity, mode: 'read' | 'write', statement: PgClientQuery): Promise<PgClientResult<Row>> {
+  const { text, values, name, arrayMode } = statement
   const client = await pool.connect()
-  let lost: Error | undefined
   try {
-    // Sent in one go with the first statement of `work`. Should the identity be refused, the transaction is aborted,
-    // and what follows in it fails: nothing ever runs as the login role.
+    const { stream } = connectionOf(client)
+    stream.cork()
+    if (name) keepPrepared(client, name)
     const identified = Promise.all([
       client.query(mode === 'read' ? 'begin read only' : 'begin'),
       client.query({ ...IDENTIFY, values: [caller.session, caller.ip] }),
     ])
-    identified.catch(() => {})
-    const query: Query = async ({ text, values, name, arrayMode }) => {
-      if (name) notePrepared(client, name)
-      const answered = client.query({ text, values, name, rowMode: arrayMode ? 'array' : undefined } as pg.QueryArrayConfig)
-      answered.catch(() => {})
-      await identified // First: why the identity was refused counts, and not that the transaction is aborted.
-      const { rows, rowCount }: QueryResult = await answered
-      return { rows, rowCount, notices: [] }
-    }
-    const result = await work(query)
+    const answered = client.query({ text, values, name, rowMode: arrayMode ? 'array' : undefined } as pg.QueryArrayConfig)
     const committed = client.query('commit')
+    stream.uncork()
+
+    for (const promise of [identified, answered, committed]) promise.catch(() => {}) // Each is awaited below, or need not be.
+    await identified // First: why the identity was refused counts, and not that the transaction is aborted.
+    const { rows, rowCount } = (await answered) as QueryResult
     if (mode === 'write') await committed
-    else committed.catch(() => {})
-    return result
+    return { rows, rowCount, notices: [] }
   } catch (error) {
-    await client.query('rollback').catch((e: Error) => (lost = e))
     // Without credentials, what is not granted asks for them.
     const denied = error instanceof pg.DatabaseError && error.code === '42501'
     throw denied && caller.session === '' ? unauthenticated() : error
   } finally {
-    client.release(lost)
+    client.release()
   }
 }
 
-/** Grafast's way to the database, in PostGraphile's place: one round trip for a read, where its own takes four. */
+/** Grafast's way to the database, in PostGraphile's place, whose own takes four round trips for a statement. */
 export function makeWithPgClient(pool: Pool, caller: Identity, mode: 'read' | 'write'): WithPgClient {
-  return (_settings, callback) =>
-    asCaller(pool, caller, mode, async (query) => {
-      const client: PgClient = { query, withTransaction: async (inner) => inner(client as never) }
-      return callback(client as never)
-    })
+  const client: PgClient = {
+    query: (statement) => asCaller(pool, caller, mode, statement),
+    // PostGraphile's mutations are single statements, each a transaction anyhow.
+    withTransaction: async (work) => work(client as never),
+  }
+  return async (_settings, callback) => callback(client as never)
 }

@@ -4,10 +4,7 @@ import { graphileLogFactory, type Logger } from './logger.ts'
 import { tasks } from './tasks/index.ts'
 
 /** Runs the jobs that SQL adds, until it is closed; then those under way are finished first. */
-export async function startWorker(
-  { databaseUrl }: { databaseUrl: string },
-  log: Logger,
-): Promise<{ close(): Promise<void> }> {
+export async function startWorker({ databaseUrl }: { databaseUrl: string }, log: Logger): Promise<{ close(): Promise<void> }> {
   const logger = new WorkerLogger(graphileLogFactory(log))
   await runMigrations({ connectionString: databaseUrl, logger })
   const presence = await announce(databaseUrl, log)

@@ -15,6 +15,7 @@ export default async function (): Promise<void> {
 }
 
 async function start(major: 15 | 18): Promise<void> {
+  if (process.env[`TEST_POSTGRES_${major}`]) return // drill.ts brings its own
   const dataDir = await mkdtemp(join(tmpdir(), `assent-test-${major}-`))
   const settings = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '200' }
   const postgres = await startEmbedded({ dataDir, major, settings })

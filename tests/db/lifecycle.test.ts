@@ -1,4 +1,13 @@
-import { openStage, type Actor, type Attempt, type Outcome, type Person, type Situation, type Stage, type Status } from './stage.ts'
+import {
+  openStage,
+  type Actor,
+  type Attempt,
+  type Outcome,
+  type Person,
+  type Situation,
+  type Stage,
+  type Status,
+} from './stage.ts'
 
 const actions = ['UPDATE', 'DELETE', 'SUBMIT', 'APPROVE', 'REJECT', 'ASSIGN'] as const
 type Action = (typeof actions)[number]
@@ -52,15 +61,26 @@ const table = `
   admin, whoever is assigned              REJECTED   403    403    403    409     409    409
   admin, whoever is assigned              DELETED    403    403    403    409     409    409`
 
-const expectations = new Map(table.trim().split('\n').slice(1).map((line) => {
-  const [caller, status, ...answers] = line.trim().split(/ {2,}| (?=[0-9]{3}|ok)/)
-  return [`${caller} × ${status}`, answers.map((answer) => (answer === 'ok' ? null : `RQ${answer}`))]
-}))
+const expectations = new Map(
+  table
+    .trim()
+    .split('\n')
+    .slice(1)
+    .map((line) => {
+      const [caller, status, ...answers] = line.trim().split(/ {2,}| (?=[0-9]{3}|ok)/)
+      return [`${caller} × ${status}`, answers.map((answer) => (answer === 'ok' ? null : `RQ${answer}`))]
+    }),
+)
 
 const creators: Person[] = ['user', 'manager', 'admin']
 const assignees: (Person | null)[] = [null, 'manager', 'manager2', 'admin', 'gone', 'demoted']
 const callers: Person[] = ['user', 'user2', 'manager', 'manager2', 'admin', 'admin2', 'demoted']
-const rank: Partial<Record<Person, string>> = { manager: 'a manager', manager2: 'a manager', admin: 'an admin', admin2: 'an admin' }
+const rank: Partial<Record<Person, string>> = {
+  manager: 'a manager',
+  manager2: 'a manager',
+  admin: 'an admin',
+  admin2: 'an admin',
+}
 
 /** The row of the table that applies. */
 function relation(caller: Person, { creator, assignee }: Situation): string {
@@ -86,12 +106,18 @@ function statement(action: Action, request: string, wrong = false): string {
   const title = wrong ? `''` : `'Edited'`
   const assignee = wrong ? stage.id.user2 : stage.id.manager2 // a user is assigned nothing
   switch (action) {
-    case 'UPDATE': return `select * from app_public.update_request('${request}', title => ${title}${version})`
-    case 'DELETE': return `select * from app_public.delete_request('${request}'${version})`
-    case 'SUBMIT': return `select * from app_public.submit_request('${request}'${version})`
-    case 'APPROVE': return `select * from app_public.approve_request('${request}', ${wrong ? long : 'null'}${version})`
-    case 'REJECT': return `select * from app_public.reject_request('${request}', ${wrong ? 'null' : `'No'`}${version})`
-    case 'ASSIGN': return `select * from app_public.assign_request('${request}', '${assignee}'${version})`
+    case 'UPDATE':
+      return `select * from app_public.update_request('${request}', title => ${title}${version})`
+    case 'DELETE':
+      return `select * from app_public.delete_request('${request}'${version})`
+    case 'SUBMIT':
+      return `select * from app_public.submit_request('${request}'${version})`
+    case 'APPROVE':
+      return `select * from app_public.approve_request('${request}', ${wrong ? long : 'null'}${version})`
+    case 'REJECT':
+      return `select * from app_public.reject_request('${request}', ${wrong ? 'null' : `'No'`}${version})`
+    case 'ASSIGN':
+      return `select * from app_public.assign_request('${request}', '${assignee}'${version})`
   }
 }
 
@@ -105,12 +131,17 @@ const name = ({ creator, assignee, status }: Situation) => `${creator}'s ${statu
 /** Runs every action for each pair; what differs from the expectation, in words. */
 async function differences(wrong: boolean, expect: (caller: Person, situation: Situation) => (string | null)[]) {
   const pairs = everyPair()
-  const outcomes = await stage.attempts(pairs.flatMap(({ caller, situation }) =>
-    actions.map((action): Attempt => ({ actor: caller, statement: statement(action, situation.id, wrong) }))))
-  return pairs.flatMap(({ caller, situation }, i) => actions.flatMap((action, j) => {
-    const [want, got] = [expect(caller, situation)[j], outcomes[i * actions.length + j]!.code]
-    return want === got ? [] : [`${action} by ${caller} on ${name(situation)}: ${got}, not ${want}`]
-  }))
+  const outcomes = await stage.attempts(
+    pairs.flatMap(({ caller, situation }) =>
+      actions.map((action): Attempt => ({ actor: caller, statement: statement(action, situation.id, wrong) })),
+    ),
+  )
+  return pairs.flatMap(({ caller, situation }, i) =>
+    actions.flatMap((action, j) => {
+      const [want, got] = [expect(caller, situation)[j], outcomes[i * actions.length + j]!.code]
+      return want === got ? [] : [`${action} by ${caller} on ${name(situation)}: ${got}, not ${want}`]
+    }),
+  )
 }
 
 beforeAll(async () => {
@@ -144,16 +175,20 @@ describe('the product of status, action and caller', () => {
 
   test('availableActions are exactly the actions that succeed', async () => {
     const pairs = everyPair()
-    const outcomes = await stage.attempts(pairs.map(({ caller, situation }) => ({
-      actor: caller,
-      fetch: true,
-      statement: `select app_public.requests_available_actions(r) as actions from app_public.requests r where id = '${situation.id}'`,
-    })))
+    const outcomes = await stage.attempts(
+      pairs.map(({ caller, situation }) => ({
+        actor: caller,
+        fetch: true,
+        statement: `select app_public.requests_available_actions(r) as actions from app_public.requests r where id = '${situation.id}'`,
+      })),
+    )
     const wrong = pairs.flatMap(({ caller, situation }, i) => {
       const codes = expected(caller, situation)
       const want = codes.every((code) => code === 'RQ404') ? [] : [actions.filter((_, j) => codes[j] === null).sort()]
       const got = outcomes[i]!.rows.map((row) => [...row['actions']].sort())
-      return JSON.stringify(want) === JSON.stringify(got) ? [] : [`${caller} on ${name(situation)}: ${JSON.stringify(got)}, not ${JSON.stringify(want)}`]
+      return JSON.stringify(want) === JSON.stringify(got)
+        ? []
+        : [`${caller} on ${name(situation)}: ${JSON.stringify(got)}, not ${JSON.stringify(want)}`]
     })
     expect(wrong).toEqual([])
   })
@@ -164,13 +199,24 @@ describe('the product of status, action and caller', () => {
       const decidable = situations.filter((situation) => expected(caller, situation)[actions.indexOf('APPROVE')] === null)
       expect(rows.map((row) => row['id']).sort()).toEqual(decidable.map(({ id }) => id).sort())
     }
-    const inboxes = await stage.attempts(callers.map((actor) => ({ actor, statement: 'select from app_public.requests_awaiting_my_decision()' })))
-    expect(Object.fromEntries(callers.map((caller, i) => [caller, inboxes[i]!.count > 0]))).toEqual(
-      { user: false, user2: false, manager: true, manager2: true, admin: true, admin2: true, demoted: false })
+    const inboxes = await stage.attempts(
+      callers.map((actor) => ({ actor, statement: 'select from app_public.requests_awaiting_my_decision()' })),
+    )
+    expect(Object.fromEntries(callers.map((caller, i) => [caller, inboxes[i]!.count > 0]))).toEqual({
+      user: false,
+      user2: false,
+      manager: true,
+      manager2: true,
+      admin: true,
+      admin2: true,
+      demoted: false,
+    })
   })
 
   test('whom to tell of a request are those whose inbox it is in', async () => {
-    const { rows } = await stage.root.query(`select (d.request).id, array_agg(d.user_id order by d.user_id) as people from app_hidden.request_deciders d group by 1`)
+    const { rows } = await stage.root.query(
+      `select (d.request).id, array_agg(d.user_id order by d.user_id) as people from app_hidden.request_deciders d group by 1`,
+    )
     const inboxes = new Map<string, string[]>()
     for (const caller of callers) {
       const inbox = await stage.attempt(caller, 'select id from app_public.requests_awaiting_my_decision()', { fetch: true })
@@ -182,8 +228,9 @@ describe('the product of status, action and caller', () => {
   test('an id never used and an invisible one get the same answer', async () => {
     const hidden = situations.find(({ creator, status }) => creator === 'user' && status === 'DRAFT')!
     for (const action of actions) {
-      const [invisible, absent] = await stage.attempts([hidden.id, '00000000-0000-7000-8000-000000000000'].map((id) => (
-        { actor: 'manager', statement: statement(action, id) })))
+      const [invisible, absent] = await stage.attempts(
+        [hidden.id, '00000000-0000-7000-8000-000000000000'].map((id) => ({ actor: 'manager', statement: statement(action, id) })),
+      )
       expect(invisible).toEqual(absent)
       expect(absent!.code).toBe('RQ404')
     }
@@ -191,8 +238,12 @@ describe('the product of status, action and caller', () => {
 
   test('the function behind the actions tells nobody of a request that they cannot see', async () => {
     const hidden = situations.find(({ creator, status }) => creator === 'user' && status === 'DRAFT')!
-    const [invisible, absent] = await stage.attempts([hidden.id, '00000000-0000-7000-8000-000000000000'].map((id) => (
-      { actor: 'user2', statement: `select app_hidden.transition('${id}', 'UPDATE', null, '{}')` })))
+    const [invisible, absent] = await stage.attempts(
+      [hidden.id, '00000000-0000-7000-8000-000000000000'].map((id) => ({
+        actor: 'user2',
+        statement: `select app_hidden.transition('${id}', 'UPDATE', null, '{}')`,
+      })),
+    )
     expect(invisible).toEqual(absent)
   })
 })
@@ -223,7 +274,9 @@ describe('a request', () => {
     const answer = (await stage.rows(actor, act(id)))[0]!
     const after = (await stage.rows('superuser', `select * from app_public.requests where id = '${id}'`))[0]!
     expect(answer).toEqual(after) // the changed row comes back as it is now
-    const changed = Object.keys(after).filter((key) => JSON.stringify(after[key]) !== JSON.stringify(before[key])).sort()
+    const changed = Object.keys(after)
+      .filter((key) => JSON.stringify(after[key]) !== JSON.stringify(before[key]))
+      .sort()
     return { id, before, after, changed }
   }
   const trace = ['updated_at', 'version']
@@ -231,8 +284,17 @@ describe('a request', () => {
   test('begins as a draft of its creator, at version 1', async () => {
     const [made] = await stage.rows('user', `select * from app_public.create_request('New ☂', 'What for', '${stage.id.manager}')`)
     expect(made).toMatchObject({
-      title: 'New ☂', description: 'What for', status: 'DRAFT', version: 1, creator_id: stage.id.user, assigned_to_id: stage.id.manager,
-      reviewed_by_id: null, reviewed_at: null, review_comment: null, submitted_at: null, is_deleted: false,
+      title: 'New ☂',
+      description: 'What for',
+      status: 'DRAFT',
+      version: 1,
+      creator_id: stage.id.user,
+      assigned_to_id: stage.id.manager,
+      reviewed_by_id: null,
+      reviewed_at: null,
+      review_comment: null,
+      submitted_at: null,
+      is_deleted: false,
     })
     const [bare] = await stage.rows('manager', `select * from app_public.create_request('Bare')`)
     expect(bare).toMatchObject({ title: 'Bare', description: null, assigned_to_id: null, creator_id: stage.id.manager })
@@ -243,14 +305,27 @@ describe('a request', () => {
     expect(title.changed).toEqual(['title', ...trace].sort())
     expect(title.after).toMatchObject({ title: 'B', version: 2 })
     expect(title.after['updated_at'] > title.before['updated_at']).toBe(true)
-    const description = await around('DRAFT', 'user', (id) => `select * from app_public.update_request('${id}', description => 'B')`)
+    const description = await around(
+      'DRAFT',
+      'user',
+      (id) => `select * from app_public.update_request('${id}', description => 'B')`,
+    )
     expect(description.changed).toEqual(['description', ...trace].sort())
-    const assignee = await around('DRAFT', 'user', (id) => `select * from app_public.update_request('${id}', assigned_to_id => '${stage.id.manager}')`)
+    const assignee = await around(
+      'DRAFT',
+      'user',
+      (id) => `select * from app_public.update_request('${id}', assigned_to_id => '${stage.id.manager}')`,
+    )
     expect(assignee.changed).toEqual(['assigned_to_id', ...trace].sort())
   })
 
   test('UPDATE takes null for a value, and what is left out for unchanged', async () => {
-    const cleared = await around('DRAFT', 'user', (id) => `select * from app_public.update_request('${id}', description => null, assigned_to_id => null)`, 'manager')
+    const cleared = await around(
+      'DRAFT',
+      'user',
+      (id) => `select * from app_public.update_request('${id}', description => null, assigned_to_id => null)`,
+      'manager',
+    )
     expect(cleared.before).toMatchObject({ description: 'as is', assigned_to_id: stage.id.manager })
     expect(cleared.after).toMatchObject({ title: cleared.before['title'], description: null, assigned_to_id: null, version: 2 })
     const { code, column } = await stage.attempt('user', `select app_public.update_request('${cleared.id}', title => null)`)
@@ -259,7 +334,11 @@ describe('a request', () => {
 
   test.each([
     ['UPDATE with nothing', 'DRAFT', (id: string) => `select * from app_public.update_request('${id}')`],
-    ['UPDATE to the same', 'DRAFT', (id: string) => `select * from app_public.update_request('${id}', description => 'as is', version => 1)`],
+    [
+      'UPDATE to the same',
+      'DRAFT',
+      (id: string) => `select * from app_public.update_request('${id}', description => 'as is', version => 1)`,
+    ],
     ['ASSIGN to the same', 'SUBMITTED', (id: string) => `select * from app_public.assign_request('${id}', null)`],
   ] as const)('%s is no action', async (_, status, act) => {
     const { id, changed, after } = await around(status, status === 'DRAFT' ? 'user' : 'manager', act)
@@ -269,7 +348,11 @@ describe('a request', () => {
   })
 
   test('SUBMIT leaves its time', async () => {
-    const { before, after, changed } = await around('DRAFT', 'user', (id) => `select * from app_public.submit_request('${id}', 1)`)
+    const { before, after, changed } = await around(
+      'DRAFT',
+      'user',
+      (id) => `select * from app_public.submit_request('${id}', 1)`,
+    )
     expect(changed).toEqual(['status', 'submitted_at', ...trace].sort())
     expect(after).toMatchObject({ status: 'SUBMITTED', version: 2 })
     expect(after['submitted_at'] >= before['created_at']).toBe(true)
@@ -284,16 +367,29 @@ describe('a request', () => {
   })
 
   test('REJECT likewise, with a comment', async () => {
-    const { after, changed } = await around('SUBMITTED', 'manager', (id) => `select * from app_public.reject_request('${id}', 'No', 2)`)
+    const { after, changed } = await around(
+      'SUBMITTED',
+      'manager',
+      (id) => `select * from app_public.reject_request('${id}', 'No', 2)`,
+    )
     expect(changed).toEqual(['status', 'reviewed_by_id', 'reviewed_at', 'review_comment', ...trace].sort())
     expect(after).toMatchObject({ status: 'REJECTED', reviewed_by_id: stage.id.manager, review_comment: 'No', version: 3 })
   })
 
   test('ASSIGN changes the assignee alone; null clears it', async () => {
-    const given = await around('SUBMITTED', 'manager', (id) => `select * from app_public.assign_request('${id}', '${stage.id.manager2}', 2)`)
+    const given = await around(
+      'SUBMITTED',
+      'manager',
+      (id) => `select * from app_public.assign_request('${id}', '${stage.id.manager2}', 2)`,
+    )
     expect(given.changed).toEqual(['assigned_to_id', ...trace].sort())
     expect(given.after).toMatchObject({ status: 'SUBMITTED', assigned_to_id: stage.id.manager2, version: 3 })
-    const cleared = await around('SUBMITTED', 'manager', (id) => `select * from app_public.assign_request('${id}', null)`, 'manager')
+    const cleared = await around(
+      'SUBMITTED',
+      'manager',
+      (id) => `select * from app_public.assign_request('${id}', null)`,
+      'manager',
+    )
     expect(cleared.after).toMatchObject({ assigned_to_id: null })
   })
 
@@ -306,7 +402,10 @@ describe('a request', () => {
   test('what an action has no business with, it does not write', async () => {
     const { id } = await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
     for (const field of ['title', 'status', 'version', 'creator_id', 'reviewed_by_id', 'is_deleted', 'id']) {
-      const { code } = await stage.attempt('manager', `select app_hidden.transition('${id}', 'APPROVE', null, '{"${field}": null}')`)
+      const { code } = await stage.attempt(
+        'manager',
+        `select app_hidden.transition('${id}', 'APPROVE', null, '{"${field}": null}')`,
+      )
       expect(code).toBe('RQ403')
     }
   })
@@ -332,8 +431,28 @@ describe('validation', () => {
   })
 
   const blanks = [
-    '', ' ', '\t', '\n', '\v', '\f', '\r', '\u0085', '\u00a0', '\u1680', '\u2000', '\u2003', '\u200a', '\u200b', '\u2028', '\u2029',
-    '\u202f', '\u205f', '\u2060', '\u3000', '\ufeff', ' \t\u3000\u00a0 ',
+    '',
+    ' ',
+    '\t',
+    '\n',
+    '\v',
+    '\f',
+    '\r',
+    '\u0085',
+    '\u00a0',
+    '\u1680',
+    '\u2000',
+    '\u2003',
+    '\u200a',
+    '\u200b',
+    '\u2028',
+    '\u2029',
+    '\u202f',
+    '\u205f',
+    '\u2060',
+    '\u3000',
+    '\ufeff',
+    ' \t\u3000\u00a0 ',
   ]
   test('blanks alone are no title and no comment, whatever Unicode calls a blank', async () => {
     const { id } = await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
@@ -348,7 +467,9 @@ describe('validation', () => {
 
   test('a blank beside a letter is kept byte for byte', async () => {
     for (const text of blanks.slice(1).map((blank) => `${blank}a${blank}`)) {
-      expect((await stage.attempt('user', create(`'${text}'`, `'${text}'`), { fetch: true })).rows).toMatchObject([{ title: text, description: text }])
+      expect((await stage.attempt('user', create(`'${text}'`, `'${text}'`), { fetch: true })).rows).toMatchObject([
+        { title: text, description: text },
+      ])
     }
   })
 
@@ -371,7 +492,9 @@ describe('validation', () => {
     const draft = await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })
     const submitted = await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
     expect(await invalid('user', create(`'T'`, 'null', `'${id()}'`))).toBe('assigned_to_id')
-    expect(await invalid('user', `select app_public.update_request('${draft.id}', assigned_to_id => '${id()}')`)).toBe('assigned_to_id')
+    expect(await invalid('user', `select app_public.update_request('${draft.id}', assigned_to_id => '${id()}')`)).toBe(
+      'assigned_to_id',
+    )
     expect(await invalid('manager', `select app_public.assign_request('${submitted.id}', '${id()}')`)).toBe('assigned_to_id')
     expect(await invalid('admin', `select app_public.assign_request('${submitted.id}', '${id()}')`)).toBe('assigned_to_id')
   })
@@ -380,9 +503,15 @@ describe('validation', () => {
     const draft = await stage.request({ creator: 'manager', assignee: null, status: 'DRAFT' })
     const submitted = await stage.request({ creator: 'manager', assignee: null, status: 'SUBMITTED' })
     expect(await invalid('manager', create(`'T'`, 'null', `'${stage.id.manager}'`))).toBe('assigned_to_id')
-    expect(await invalid('manager', `select app_public.update_request('${draft.id}', assigned_to_id => '${stage.id.manager}')`)).toBe('assigned_to_id')
-    expect(await invalid('manager2', `select app_public.assign_request('${submitted.id}', '${stage.id.manager}')`)).toBe('assigned_to_id')
-    expect(await invalid('admin', `select app_public.assign_request('${submitted.id}', '${stage.id.manager}')`)).toBe('assigned_to_id')
+    expect(
+      await invalid('manager', `select app_public.update_request('${draft.id}', assigned_to_id => '${stage.id.manager}')`),
+    ).toBe('assigned_to_id')
+    expect(await invalid('manager2', `select app_public.assign_request('${submitted.id}', '${stage.id.manager}')`)).toBe(
+      'assigned_to_id',
+    )
+    expect(await invalid('admin', `select app_public.assign_request('${submitted.id}', '${stage.id.manager}')`)).toBe(
+      'assigned_to_id',
+    )
   })
 
   test('active managers and admins are', async () => {
@@ -392,8 +521,12 @@ describe('validation', () => {
   })
 
   test('an assignee who can no longer decide does not hinder the draft', async () => {
-    const draft = situations.find(({ creator, assignee, status }) => creator === 'user' && assignee === 'gone' && status === 'DRAFT')!
-    expect((await stage.attempt('user', `select app_public.update_request('${draft.id}', title => 'Still editable')`)).code).toBe(null)
+    const draft = situations.find(
+      ({ creator, assignee, status }) => creator === 'user' && assignee === 'gone' && status === 'DRAFT',
+    )!
+    expect((await stage.attempt('user', `select app_public.update_request('${draft.id}', title => 'Still editable')`)).code).toBe(
+      null,
+    )
     expect((await stage.attempt('user', `select app_public.submit_request('${draft.id}')`)).code).toBe(null)
   })
 })
@@ -403,16 +536,28 @@ describe('by SQL, past the actions', () => {
 
   test.each(everybody)('%s sets no status', async (actor) => {
     const targets: Status[] = ['DRAFT', 'SUBMITTED', 'APPROVED', 'REJECTED']
-    const outcomes = await stage.attempts(situations.flatMap(({ id }) => targets.map((status) => ({
-      actor, statement: `update app_public.requests set status = '${status}' where id = '${id}'`,
-    }))))
+    const outcomes = await stage.attempts(
+      situations.flatMap(({ id }) =>
+        targets.map((status) => ({
+          actor,
+          statement: `update app_public.requests set status = '${status}' where id = '${id}'`,
+        })),
+      ),
+    )
     const code = actor === 'owner' || actor === 'superuser' ? 'RQ403' : '42501'
     expect(new Set(outcomes.map((outcome) => outcome.code))).toEqual(new Set([code]))
   })
 
   test('the owner, too, changes and creates by an action alone', async () => {
     const { id } = situations[0]!
-    const changes = ['version = version + 1', `title = 'Other'`, 'is_deleted = true', `creator_id = '${stage.id.user2}'`, 'assigned_to_id = null', 'updated_at = now()']
+    const changes = [
+      'version = version + 1',
+      `title = 'Other'`,
+      'is_deleted = true',
+      `creator_id = '${stage.id.user2}'`,
+      'assigned_to_id = null',
+      'updated_at = now()',
+    ]
     for (const change of changes) {
       expect((await stage.attempt('owner', `update app_public.requests set ${change} where id = '${id}'`)).code).toBe('RQ403')
     }
@@ -424,9 +569,15 @@ describe('by SQL, past the actions', () => {
   const named = (action: string, set: string) => (id: string) =>
     `with named as materialized (select set_config('assent.action', '${action}', true))
      update app_public.requests set ${set} from named where id = '${id}'`
-  const decided = (by: Person, comment = `'x'`) => `reviewed_by_id = '${stage.id[by]}', reviewed_at = now(), review_comment = ${comment}`
+  const decided = (by: Person, comment = `'x'`) =>
+    `reviewed_by_id = '${stage.id[by]}', reviewed_at = now(), review_comment = ${comment}`
   test.each([
-    ['leaps to a decision', 'DRAFT', () => named('APPROVE', `status = 'APPROVED', submitted_at = now(), ${decided('admin')}`), 'RQ403'],
+    [
+      'leaps to a decision',
+      'DRAFT',
+      () => named('APPROVE', `status = 'APPROVED', submitted_at = now(), ${decided('admin')}`),
+      'RQ403',
+    ],
     ['reopens', 'APPROVED', () => named('SUBMIT', `status = 'SUBMITTED'`), 'RQ403'],
     ['changes its mind', 'APPROVED', () => named('REJECT', `status = 'REJECTED'`), 'RQ403'],
     ['takes back', 'SUBMITTED', () => named('UPDATE', `status = 'DRAFT', submitted_at = null`), 'RQ403'],
@@ -434,6 +585,12 @@ describe('by SQL, past the actions', () => {
     ['changes its id', 'DRAFT', () => named('UPDATE', 'id = gen_random_uuid()'), 'RQ403'],
     ['changes its birthday', 'DRAFT', () => named('UPDATE', 'created_at = now()'), 'RQ403'],
     ['lets its creator decide', 'SUBMITTED', () => named('APPROVE', `status = 'APPROVED', ${decided('user')}`), '23514'],
+    [
+      'decides by nobody known',
+      'SUBMITTED',
+      () => named('APPROVE', `status = 'APPROVED', reviewed_at = now(), reviewed_by_id = gen_random_uuid()`),
+      '23503',
+    ],
     ['decides by nobody', 'SUBMITTED', () => named('APPROVE', `status = 'APPROVED', reviewed_at = now()`), '23514'],
     ['decides at no time', 'SUBMITTED', () => named('APPROVE', `status = 'APPROVED'`), '23514'],
     ['rejects without a word', 'SUBMITTED', () => named('REJECT', `status = 'REJECTED', ${decided('admin', 'null')}`), '23514'],
@@ -447,13 +604,32 @@ describe('by SQL, past the actions', () => {
     expect({ code: outcome.code, count: outcome.count }).toEqual({ code, count: 0 })
   })
 
+  test.each([
+    ['by nobody known', `('T', 'DRAFT', gen_random_uuid(), 1)`, '23503'],
+    ['by nobody', `('T', 'DRAFT', null, 1)`, '23502'],
+    ['at version 0', `('T', 'DRAFT', $user, 0)`, '23514'],
+    ['already submitted', `('T', 'SUBMITTED', $user, 1)`, 'RQ403'],
+    ['in no status there is', `('T', 'WHATEVER', $user, 1)`, 'RQ403'],
+    ['without a title', `('', 'DRAFT', $user, 1)`, '23514'],
+  ])('the owner who names an action creates none %s', async (_, values, code) => {
+    const { rows } = await stage.root.query('select count(*)::integer from app_public.requests')
+    const statement = `with named as materialized (select set_config('assent.action', 'CREATE', true))
+      insert into app_public.requests (title, status, creator_id, version)
+      select v.title, v.status, v.creator_id, v.version
+      from named, (values ${values.replace('$user', `'${stage.id.user}'::uuid`)}) v (title, status, creator_id, version)`
+    expect((await stage.attempt('owner', statement.replace(', null, 1', ', null::uuid, 1'), { keep: true })).code).toBe(code)
+    expect((await stage.root.query('select count(*)::integer from app_public.requests')).rows).toEqual(rows)
+  })
+
   test('the owner who names an action still raises the version by one', async () => {
     const { id } = situations.find((one) => one.creator === 'user' && one.status === 'DRAFT')!
     const { rows } = await stage.root.query(`select version from app_public.requests where id = $1`, [id])
     const after = await stage.db.connect('owner')
     await after.query('begin')
     await after.query(named('UPDATE', `title = 'x', version = 70`)(id))
-    expect((await after.query('select version from app_public.requests where id = $1', [id])).rows).toEqual([{ version: rows[0].version + 1 }])
+    expect((await after.query('select version from app_public.requests where id = $1', [id])).rows).toEqual([
+      { version: rows[0].version + 1 },
+    ])
     await after.query('rollback')
   })
 
@@ -464,18 +640,28 @@ describe('by SQL, past the actions', () => {
   ])('an action that %s opens no door to the next statement', async (_, action) => {
     const { id } = situations.find((one) => one.creator === 'user' && one.status === 'DRAFT')!
     await stage.root.query('begin')
-    await stage.root.query(`select set_config('assent.session', $1, true), set_config('role', 'assent_user', true)`, [stage.secret.user])
+    await stage.root.query(`select set_config('assent.session', $1, true), set_config('role', 'assent_user', true)`, [
+      stage.secret.user,
+    ])
     await stage.root.query('savepoint action')
     await stage.root.query(action, [id]).catch(() => stage.root.query('rollback to savepoint action'))
     await stage.root.query('set local role assent_owner')
-    const code = await stage.root.query(`update app_public.requests set title = 'y' where id = $1`, [id]).catch((error) => error.code)
+    const code = await stage.root
+      .query(`update app_public.requests set title = 'y' where id = $1`, [id])
+      .catch((error) => error.code)
     await stage.root.query('rollback')
     expect(code).toBe('RQ403')
   })
 
-  test.each(['delete from app_public.requests', 'delete from app_public.users', 'truncate app_public.requests cascade', 'truncate app_public.users cascade'])(
-    '%s is refused to everybody', async (statement) => {
-      const outcomes = await stage.attempts(everybody.map((actor) => ({ actor, statement })))
-      expect(outcomes.map(({ code }) => code)).toEqual(everybody.map((actor) => (actor === 'owner' || actor === 'superuser' ? 'RQ403' : '42501')))
-    })
+  test.each([
+    'delete from app_public.requests',
+    'delete from app_public.users',
+    'truncate app_public.requests cascade',
+    'truncate app_public.users cascade',
+  ])('%s is refused to everybody', async (statement) => {
+    const outcomes = await stage.attempts(everybody.map((actor) => ({ actor, statement })))
+    expect(outcomes.map(({ code }) => code)).toEqual(
+      everybody.map((actor) => (actor === 'owner' || actor === 'superuser' ? 'RQ403' : '42501')),
+    )
+  })
 })

@@ -4,7 +4,14 @@ import { openStage, people, type Actor, type Attempt, type Person, type Row, typ
 // that has no line here fails the test. Outcomes: `rows`, `hidden` (no rows, no error), `denied` (42501).
 
 const schemas = `('app_public', 'app_hidden', 'app_private', 'audit')`
-const roles = ['assent_anonymous', 'assent_user', 'assent_manager', 'assent_admin', 'assent_auditor', 'assent_authenticator'] as const
+const roles = [
+  'assent_anonymous',
+  'assent_user',
+  'assent_manager',
+  'assent_admin',
+  'assent_auditor',
+  'assent_authenticator',
+] as const
 type Role = (typeof roles)[number]
 const people3: Role[] = ['assent_user', 'assent_manager', 'assent_admin']
 const persons: Role[] = [...people3, 'assent_auditor']
@@ -55,7 +62,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.current_user_id()': callers,
   'app_hidden.has_permission(text)': callers,
   'app_hidden.can_decide(uuid,uuid,uuid,boolean)': persons,
-  'app_hidden.is_party(app_public.requests,text)': people3,
+  'app_hidden.my_parties(app_public.requests)': people3,
   'app_hidden.people_on_my_requests()': ['assent_user'],
   'app_hidden.transition(uuid,text,integer,jsonb)': people3,
   'app_hidden.visible_request(uuid)': people3,
@@ -98,11 +105,6 @@ beforeAll(async () => {
   situations.push(await stage.request({ creator: 'user', assignee: null, status: 'REJECTED', reviewer: 'left' }))
   situations.push(await stage.request({ creator: 'user', assignee: 'idle', status: 'DELETED' }))
   situations.push(await stage.request({ creator: 'idler', assignee: null, status: 'DRAFT' }))
-  for (const person of ['user', 'manager', 'admin', 'demoted', 'idler'] as const) {
-    await stage.root.query(
-      `with told as (select set_config('assent.session', $1, true), set_config('role', $2, true))
-       select app_public.get_current_user() from told`, [stage.secret[person], 'none'])
-  }
   await stage.root.query(`
     insert into app_public.audit_logs (actor_id, action, user_id)
     select case when a.action <> 'LOGIN_FAILED' then u.id end, a.action, u.id
@@ -114,7 +116,8 @@ beforeAll(async () => {
 afterAll(() => stage?.close())
 
 describe('relations', () => {
-  const relations = () => all(`
+  const relations = () =>
+    all(`
     select format('%I.%I', n.nspname, c.relname) as name, c.relkind as kind, c.oid,
       (select quote_ident(attname) from pg_attribute where attrelid = c.oid and attnum = 1) as column
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -139,28 +142,39 @@ describe('relations', () => {
   })
 
   test('every table has row-level security, and forces it on its owner', async () => {
-    expect(await all(`
+    expect(
+      await all(`
       select c.oid::regclass from pg_class c join pg_namespace n on n.oid = c.relnamespace
-      where n.nspname in ${schemas} and c.relkind in ('r', 'p') and not (c.relrowsecurity and c.relforcerowsecurity)`)).toEqual([])
+      where n.nspname in ${schemas} and c.relkind in ('r', 'p') and not (c.relrowsecurity and c.relforcerowsecurity)`),
+    ).toEqual([])
   })
 
   test.each(roles)('%s selects from what the lines say, and writes nowhere', async (role) => {
     const found = await relations()
     const writes = ['insert', 'update', 'delete', 'truncate'] as const
-    const outcomes = await stage.attempts(found.flatMap(({ name, column }) => [
-      `select 1 from ${name}`,
-      `insert into ${name} default values`,
-      `update ${name} set ${column} = default`,
-      `delete from ${name}`,
-      `truncate ${name} cascade`,
-    ].map((statement): Attempt => ({ actor: 'anonymous', role, statement }))))
+    const outcomes = await stage.attempts(
+      found.flatMap(({ name, column }) =>
+        [
+          `select 1 from ${name}`,
+          `insert into ${name} default values`,
+          `update ${name} set ${column} = default`,
+          `delete from ${name}`,
+          `truncate ${name} cascade`,
+        ].map((statement): Attempt => ({ actor: 'anonymous', role, statement })),
+      ),
+    )
     found.forEach(({ name, kind }, i) => {
       const [select, ...written] = outcomes.slice(i * 5, i * 5 + 5).map(({ code }) => code)
       expect({ name, select }).toEqual({ name, select: readers[name]?.includes(role) ? null : '42501' })
       // A view over a join cannot be written by anybody (55000), and no view be truncated (42809).
       const impossible = kind === 'v' ? ['42501', '55000', '42809'] : ['42501']
-      written.forEach((code, j) => expect({ name, write: writes[j], refused: impossible.includes(code ?? 'done') })
-        .toEqual({ name, write: writes[j], refused: true }))
+      written.forEach((code, j) =>
+        expect({ name, write: writes[j], refused: impossible.includes(code ?? 'done') }).toEqual({
+          name,
+          write: writes[j],
+          refused: true,
+        }),
+      )
     })
   })
 
@@ -168,9 +182,14 @@ describe('relations', () => {
     const tables = (await relations()).filter(({ kind }) => kind === 'r')
     const evidence = ['app_public.audit_logs', 'app_public.requests', 'app_public.users']
     for (const { name, column } of tables) {
-      const [select, update, remove, truncate] = await stage.attempts([
-        `select from ${name}`, `update ${name} set ${column} = ${column} where false`, `delete from ${name} where false`, `truncate ${name} cascade`,
-      ].map((statement): Attempt => ({ actor: 'owner', statement })))
+      const [select, update, remove, truncate] = await stage.attempts(
+        [
+          `select from ${name}`,
+          `update ${name} set ${column} = ${column} where false`,
+          `delete from ${name} where false`,
+          `truncate ${name} cascade`,
+        ].map((statement): Attempt => ({ actor: 'owner', statement })),
+      )
       expect({ name, rows: select!.count > 0 }).toEqual({ name, rows: true })
       expect({ name, update: update!.code }).toEqual({ name, update: name === 'app_public.audit_logs' ? 'RQ403' : null })
       expect({ name, remove: remove!.code }).toEqual({ name, remove: evidence.includes(name) ? 'RQ403' : null })
@@ -179,12 +198,38 @@ describe('relations', () => {
   })
 
   test('no role but the owner owns or creates anything', async () => {
-    const made = await stage.attempts(everybody.flatMap((role) => ['app_public', 'app_hidden', 'app_private', 'audit', 'public', 'pg_temp'].map((schema): Attempt => (
-      { actor: 'anonymous', role, statement: `create table ${schema}.mine ()` }))))
+    const made = await stage.attempts(
+      everybody.flatMap((role) =>
+        ['app_public', 'app_hidden', 'app_private', 'audit', 'public', 'pg_temp'].map((schema): Attempt => ({
+          actor: 'anonymous',
+          role,
+          statement: `create table ${schema}.mine ()`,
+        })),
+      ),
+    )
     expect(new Set(made.map(({ code }) => code))).toEqual(new Set(['42501']))
-    expect(await all(`
+    expect(
+      await all(`
       select c.oid::regclass from pg_class c join pg_namespace n on n.oid = c.relnamespace
-      where n.nspname in ${schemas} and c.relowner <> 'assent_owner'::regrole`)).toEqual([])
+      where n.nspname in ${schemas} and c.relowner <> 'assent_owner'::regrole`),
+    ).toEqual([])
+  })
+
+  test("no role is a member of another, but the API's login of those that a request can run as, without inheriting", async () => {
+    const members = await all(`
+      select m.member::regrole::text as member, m.roleid::regrole::text as role from pg_auth_members m
+      where (m.member::regrole::text like 'assent%' or m.roleid::regrole::text like 'assent%') order by 2`)
+    expect(members).toEqual(
+      ['assent_admin', 'assent_anonymous', 'assent_manager', 'assent_user'].map((role) => ({
+        member: 'assent_authenticator',
+        role,
+      })),
+    )
+    expect(
+      await all(`
+      select rolname, rolinherit as inherits, rolcanlogin as logs_in from pg_roles
+      where rolname like 'assent%' and (rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls or not rolinherit) order by 1`),
+    ).toEqual([{ rolname: 'assent_authenticator', inherits: false, logs_in: true }])
   })
 
   test('who may enter a schema', async () => {
@@ -192,12 +237,14 @@ describe('relations', () => {
       select r.role, n.nspname as schema from unnest(array['${roles.join("','")}']) r (role)
       join pg_namespace n on n.nspname in ${schemas} and has_schema_privilege(r.role, n.oid, 'usage') order by 1, 2`)
     expect(entered.map(({ role, schema }) => `${role} ${schema}`)).toEqual(
-      [...everybody.flatMap((role) => [`${role} app_hidden`, `${role} app_public`]), 'assent_auditor audit'].sort())
+      [...everybody.flatMap((role) => [`${role} app_hidden`, `${role} app_public`]), 'assent_auditor audit'].sort(),
+    )
   })
 })
 
 describe('functions', () => {
-  const functions = () => all(`
+  const functions = () =>
+    all(`
     select p.oid::regprocedure::text as name, format('%I.%I', n.nspname, p.proname) as function,
       array(select format_type(t, null) from unnest(p.proargtypes) t) as types, p.prosecdef as definer, p.proconfig as config
     from pg_proc p join pg_namespace n on n.oid = p.pronamespace
@@ -220,20 +267,49 @@ describe('functions', () => {
 
   test.each(roles)('%s executes what the lines say: called in earnest', async (role) => {
     const found = await functions()
-    const outcomes = await stage.attempts(found.map(({ function: called, types }): Attempt => (
-      { actor: 'anonymous', role, statement: `select ${called}(${types.map((type: string) => `null::${type}`).join(', ')})` })))
+    const outcomes = await stage.attempts(
+      found.map(({ function: called, types }): Attempt => ({
+        actor: 'anonymous',
+        role,
+        statement: `select ${called}(${types.map((type: string) => `null::${type}`).join(', ')})`,
+      })),
+    )
     const denied = found.filter((_, i) => outcomes[i]!.code === '42501').map(({ name }) => name)
     expect(denied).toEqual(found.filter(({ name }) => !executors[name]?.includes(role)).map(({ name }) => name))
   })
 
+  test('a new function of the owner is for nobody until it is granted', async () => {
+    await stage.root.query('begin; set local role assent_owner')
+    await stage.root.query(`create function app_public.quite_new() returns integer language sql stable as 'select 1'`)
+    const made = await all(
+      `select has_function_privilege(r, 'app_public.quite_new()', 'execute') as may from unnest(array['${roles.join("','")}']) r`,
+    )
+    await stage.root.query('rollback')
+    expect(made).toEqual(roles.map(() => ({ may: false })))
+  })
+
   test('those that run as their owner fix where they look', async () => {
-    expect((await functions()).filter(({ definer, config }) => definer && !config?.includes('search_path=pg_catalog, pg_temp'))).toEqual([])
+    expect(
+      (await functions()).filter(({ definer, config }) => definer && !config?.includes('search_path=pg_catalog, pg_temp')),
+    ).toEqual([])
   })
 })
 
 describe('rows', () => {
   type Outcome = 'rows' | 'hidden' | 'denied'
-  const actors: Actor[] = ['anonymous', 'authenticator', 'user', 'user2', 'demoted', 'manager', 'manager2', 'admin', 'admin2', 'auditor', 'owner']
+  const actors: Actor[] = [
+    'anonymous',
+    'authenticator',
+    'user',
+    'user2',
+    'demoted',
+    'manager',
+    'manager2',
+    'admin',
+    'admin2',
+    'auditor',
+    'owner',
+  ]
   const seesAll: Actor[] = ['admin', 'admin2', 'auditor', 'owner']
   const managers: Actor[] = ['manager', 'manager2']
   const nobody: Actor[] = ['anonymous', 'authenticator']
@@ -244,8 +320,12 @@ describe('rows', () => {
     const wrong: string[] = []
     const met: Record<string, Set<Outcome>> = {}
     for (const actor of actors) {
-      const outcomes = await stage.attempts([...rows.map((row) => `where ${key} = '${row[key]}'`), ''].map((where) => (
-        { actor, statement: `select from ${table} ${where}` })))
+      const outcomes = await stage.attempts(
+        [...rows.map((row) => `where ${key} = '${row[key]}'`), ''].map((where) => ({
+          actor,
+          statement: `select from ${table} ${where}`,
+        })),
+      )
       const total = outcomes.pop()!
       met[actor] = new Set()
       outcomes.forEach(({ code, count }, i) => {
@@ -255,12 +335,17 @@ describe('rows', () => {
         if (got !== want || (code && code !== '42501')) wrong.push(`${actor}: ${got}, not ${want}: ${JSON.stringify(rows[i])}`)
       })
       // Neither does a scan of the table find more than the look-ups did.
-      if (!nobody.includes(actor)) expect({ actor, total: total.count }).toEqual({ actor, total: rows.filter((row) => sees(actor, row)).length })
+      if (!nobody.includes(actor))
+        expect({ actor, total: total.count }).toEqual({ actor, total: rows.filter((row) => sees(actor, row)).length })
     }
-    return { wrong, met: Object.fromEntries(Object.entries(met).map(([actor, outcomes]) => [actor, [...outcomes].sort().join(' ')])) }
+    return {
+      wrong,
+      met: Object.fromEntries(Object.entries(met).map(([actor, outcomes]) => [actor, [...outcomes].sort().join(' ')])),
+    }
   }
 
-  const isMe = (actor: Actor, id: string | null) => (people as readonly string[]).includes(actor) && stage.id[actor as Person] === id
+  const isMe = (actor: Actor, id: string | null) =>
+    (people as readonly string[]).includes(actor) && stage.id[actor as Person] === id
 
   function seesRequest(actor: Actor, row: Row): boolean {
     if (seesAll.includes(actor)) return true
@@ -268,12 +353,21 @@ describe('rows', () => {
     return isMe(actor, row['creator_id']) || (managers.includes(actor) && row['status'] !== 'DRAFT')
   }
 
-  test('requests: one\'s own; a manager all but drafts; an admin all', async () => {
+  test("requests: one's own; a manager all but drafts; an admin all", async () => {
     const { wrong, met } = await matrix('app_public.requests', seesRequest)
     expect(wrong).toEqual([])
     expect(met).toEqual({
-      anonymous: 'denied', authenticator: 'denied', user: 'hidden rows', user2: 'hidden rows', demoted: 'hidden', manager: 'hidden rows',
-      manager2: 'hidden rows', admin: 'rows', admin2: 'rows', auditor: 'rows', owner: 'rows',
+      anonymous: 'denied',
+      authenticator: 'denied',
+      user: 'hidden rows',
+      user2: 'hidden rows',
+      demoted: 'hidden',
+      manager: 'hidden rows',
+      manager2: 'hidden rows',
+      admin: 'rows',
+      admin2: 'rows',
+      auditor: 'rows',
+      owner: 'rows',
     })
     expect(situations.length).toBe((await all('select from app_public.requests')).length)
   })
@@ -282,7 +376,7 @@ describe('rows', () => {
     return new Map((await all('select * from app_public.requests')).map((row) => [row['id'], row]))
   }
 
-  test('audit entries: of one\'s own requests and actions; a manager of visible requests; an admin all', async () => {
+  test("audit entries: of one's own requests and actions; a manager of visible requests; an admin all", async () => {
     const byId = await requests()
     const { wrong, met } = await matrix('app_public.audit_logs', (actor, row) => {
       if (seesAll.includes(actor) || isMe(actor, row['actor_id'])) return true
@@ -291,8 +385,13 @@ describe('rows', () => {
       return managers.includes(actor) ? seesRequest(actor, request) : isMe(actor, request['creator_id'])
     })
     expect(wrong).toEqual([])
-    expect(new Set(Object.entries(met).filter(([actor]) => !seesAll.includes(actor as Actor) && !nobody.includes(actor as Actor)).map(([, outcomes]) => outcomes)))
-      .toEqual(new Set(['hidden rows']))
+    expect(
+      new Set(
+        Object.entries(met)
+          .filter(([actor]) => !seesAll.includes(actor as Actor) && !nobody.includes(actor as Actor))
+          .map(([, outcomes]) => outcomes),
+      ),
+    ).toEqual(new Set(['hidden rows']))
   })
 
   test('people: oneself, those who decide, and those on visible requests; a manager everybody active; an admin everybody', async () => {
@@ -303,8 +402,14 @@ describe('rows', () => {
       if (seesAll.includes(actor) || isMe(actor, row['id'])) return true
       if (!row['is_deleted'] && (managers.includes(actor) || row['role'] !== 'USER')) return true
       const seen = visible.filter((request) => seesRequest(actor, request))
-      if (seen.some((request) => [request['creator_id'], request['assigned_to_id'], request['reviewed_by_id']].includes(row['id']))) return true
-      return entries.some((entry) => entry['actor_id'] === row['id'] && byId.has(entry['request_id']) && seesRequest(actor, byId.get(entry['request_id'])!))
+      if (
+        seen.some((request) => [request['creator_id'], request['assigned_to_id'], request['reviewed_by_id']].includes(row['id']))
+      )
+        return true
+      return entries.some(
+        (entry) =>
+          entry['actor_id'] === row['id'] && byId.has(entry['request_id']) && seesRequest(actor, byId.get(entry['request_id'])!),
+      )
     })
     expect(wrong).toEqual([])
     expect(met['user']).toBe('hidden rows')
@@ -313,7 +418,8 @@ describe('rows', () => {
 
   test('people by name: what that comes to', async () => {
     const names = new Map(Object.entries(stage.id).map(([name, id]) => [id, name]))
-    const seen = async (actor: Actor) => (await stage.attempt(actor, 'select id from app_public.users', { fetch: true })).rows.map(({ id }) => names.get(id)).sort()
+    const seen = async (actor: Actor) =>
+      (await stage.attempt(actor, 'select id from app_public.users', { fetch: true })).rows.map(({ id }) => names.get(id)).sort()
     expect(await seen('user')).toEqual(['admin', 'admin2', 'demoted', 'gone', 'left', 'manager', 'manager2', 'user'])
     expect(await seen('user2')).toEqual(['admin', 'admin2', 'demoted', 'gone', 'manager', 'manager2', 'user2'])
     expect(await seen('demoted')).toEqual(['admin', 'admin2', 'demoted', 'manager', 'manager2'])
@@ -321,9 +427,13 @@ describe('rows', () => {
     expect(await seen('admin')).toEqual([...people].sort())
   })
 
-  test('email addresses: one\'s own; a manager and an admin everybody\'s', async () => {
+  test("email addresses: one's own; a manager and an admin everybody's", async () => {
     for (const actor of ['user', 'user2', 'demoted', 'manager', 'manager2', 'admin'] as const) {
-      const { rows } = await stage.attempt(actor, 'select id, app_public.users_email(u) as email, name, role from app_public.users u', { fetch: true })
+      const { rows } = await stage.attempt(
+        actor,
+        'select id, app_public.users_email(u) as email, name, role from app_public.users u',
+        { fetch: true },
+      )
       expect(rows.length).toBeGreaterThan(1)
       for (const { id, email, name, role } of rows) {
         const known = ['manager', 'manager2', 'admin'].includes(actor) || isMe(actor, id)
@@ -334,15 +444,21 @@ describe('rows', () => {
   })
 
   test('an address is not had by making up the row of a person either', async () => {
-    const { rows } = await stage.attempt('user', `select app_public.users_email(u) as email
-      from jsonb_populate_record(null::app_public.users, '{"id": "${stage.id.user2}", "role": "ADMIN"}') u`, { fetch: true })
+    const { rows } = await stage.attempt(
+      'user',
+      `select app_public.users_email(u) as email
+      from jsonb_populate_record(null::app_public.users, '{"id": "${stage.id.user2}", "role": "ADMIN"}') u`,
+      { fetch: true },
+    )
     expect(rows).toEqual([{ email: null }])
   })
 
   test.each(['app_private.sessions', 'app_private.credentials', 'app_private.login_attempts'])('%s: nobody', async (table) => {
     expect((await all(`select from ${table}`)).length).toBeGreaterThan(0)
     for (const actor of actors.filter((one) => one !== 'owner')) {
-      const outcomes = await stage.attempts(['select 1 from', 'delete from', 'truncate'].map((command) => ({ actor, statement: `${command} ${table}` })))
+      const outcomes = await stage.attempts(
+        ['select 1 from', 'delete from', 'truncate'].map((command) => ({ actor, statement: `${command} ${table}` })),
+      )
       expect({ actor, codes: outcomes.map(({ code }) => code) }).toEqual({ actor, codes: ['42501', '42501', '42501'] })
     }
   })
@@ -352,10 +468,17 @@ describe('rows', () => {
     for (const actor of ['user', 'manager', 'admin', 'auditor'] as const) {
       const [who, waiting] = await stage.attempts([
         { actor, fetch: true, statement: 'select user_id as id from app_hidden.deciders order by 1' },
-        { actor, fetch: true, statement: 'select distinct (request).id, (request).creator_id, (request).is_deleted, (request).status from app_hidden.request_deciders' },
+        {
+          actor,
+          fetch: true,
+          statement:
+            'select distinct (request).id, (request).creator_id, (request).is_deleted, (request).status from app_hidden.request_deciders',
+        },
       ])
       expect(who!.rows).toEqual(deciders)
-      const submitted = (await all(`select * from app_public.requests where status = 'SUBMITTED'`)).filter((row) => seesRequest(actor, row))
+      const submitted = (await all(`select * from app_public.requests where status = 'SUBMITTED'`)).filter((row) =>
+        seesRequest(actor, row),
+      )
       expect(waiting!.rows.map(({ id }) => id).sort()).toEqual(submitted.map(({ id }) => id).sort())
     }
   })
@@ -367,13 +490,19 @@ describe('rows', () => {
   })
 
   test('permissions are rows: each role has its own and those of the roles below', async () => {
-    const { rows } = await stage.attempt('admin', `select role, array_agg(permission order by permission) as permissions
-      from app_hidden.effective_permissions group by role order by role`, { fetch: true })
+    const { rows } = await stage.attempt(
+      'admin',
+      `select role, array_agg(permission order by permission) as permissions
+      from app_hidden.effective_permissions group by role order by role`,
+      { fetch: true },
+    )
     const user = ['request.create']
     const manager = [...user, 'request.decide', 'request.read', 'user.read_email']
     const admin = [...manager, 'audit.read_all', 'request.assign_any', 'request.decide_any', 'request.read_all', 'user.manage']
     expect(rows).toEqual([
-      { role: 'ADMIN', permissions: admin.sort() }, { role: 'MANAGER', permissions: manager.sort() }, { role: 'USER', permissions: user },
+      { role: 'ADMIN', permissions: admin.sort() },
+      { role: 'MANAGER', permissions: manager.sort() },
+      { role: 'USER', permissions: user },
     ])
   })
 
@@ -387,7 +516,12 @@ describe('rows', () => {
     ['request.read_all', 'admin', 'select from app_public.requests', 0],
     ['audit.read_all', 'admin', 'select from app_public.audit_logs', 0],
     ['user.manage', 'admin', 'select from app_public.users', 0],
-    ['user.read_email', 'manager', `select from app_public.users u where app_public.users_email(u) is not null and id <> app_hidden.current_user_id()`, 0],
+    [
+      'user.read_email',
+      'manager',
+      `select from app_public.users u where app_public.users_email(u) is not null and id <> app_hidden.current_user_id()`,
+      0,
+    ],
   ] as const)('without %s, %s: %s', async (permission, actor, statement, outcome) => {
     await stage.root.query('begin')
     const before = await stage.attempt(actor, statement)

@@ -1,8 +1,21 @@
-import { cloneDatabase, type TestDatabase } from '../database.ts'
+import { createHash } from 'node:crypto'
 import type pg from 'pg'
+import { cloneDatabase, type TestDatabase } from '../database.ts'
 
 /** Who acts. The last four are no people: a caller without credentials, the auditor's login, the owner, the API's login. */
-export const people = ['user', 'user2', 'manager', 'manager2', 'admin', 'admin2', 'demoted', 'gone', 'left', 'idle', 'idler'] as const
+export const people = [
+  'user',
+  'user2',
+  'manager',
+  'manager2',
+  'admin',
+  'admin2',
+  'demoted',
+  'gone',
+  'left',
+  'idle',
+  'idler',
+] as const
 export type Person = (typeof people)[number]
 export type Actor = Person | 'anonymous' | 'auditor' | 'owner' | 'authenticator' | 'superuser'
 
@@ -89,7 +102,12 @@ const roles: Partial<Record<Actor, string>> = {
 }
 
 const newcomers: [Person, string][] = [
-  ['admin2', 'ADMIN'], ['demoted', 'MANAGER'], ['gone', 'MANAGER'], ['left', 'MANAGER'], ['idle', 'MANAGER'], ['idler', 'USER'],
+  ['admin2', 'ADMIN'],
+  ['demoted', 'MANAGER'],
+  ['gone', 'MANAGER'],
+  ['left', 'MANAGER'],
+  ['idle', 'MANAGER'],
+  ['idler', 'USER'],
 ]
 
 /** Opens the stage. Call it in a `beforeAll`: nothing here is rolled back after a test. */
@@ -108,8 +126,7 @@ export async function openStage(): Promise<Stage> {
     }))
     return (await root.query('select test.attempts($1) as outcomes', [JSON.stringify(sent)])).rows[0].outcomes
   }
-  const attempt: Stage['attempt'] = async (actor, statement, options) =>
-    (await attempts([{ actor, statement, ...options }]))[0]!
+  const attempt: Stage['attempt'] = async (actor, statement, options) => (await attempts([{ actor, statement, ...options }]))[0]!
   const rows: Stage['rows'] = async (actor, statement) => {
     const outcome = await attempt(actor, statement, { fetch: true, keep: true })
     if (outcome.code) throw new Error(`${actor}: ${statement}: ${outcome.code} ${outcome.message}`)
@@ -117,10 +134,19 @@ export async function openStage(): Promise<Stage> {
   }
 
   return {
-    db, root, id, secret, attempts, attempt, rows,
+    db,
+    root,
+    id,
+    secret,
+    attempts,
+    attempt,
+    rows,
     async request({ creator, assignee, status, reviewer = 'admin2' }) {
       const assigned = assignee ? `'${id[assignee]}'` : 'null'
-      const created = await rows(creator, `select * from app_public.create_request('${creator}''s ${status}', 'as is', ${assigned})`)
+      const created = await rows(
+        creator,
+        `select * from app_public.create_request('${creator}''s ${status}', 'as is', ${assigned})`,
+      )
       const request = created[0]!['id']
       const decided = status === 'APPROVED' || status === 'REJECTED'
       if (status === 'DELETED') await rows(creator, `select * from app_public.delete_request('${request}')`)
@@ -131,7 +157,9 @@ export async function openStage(): Promise<Stage> {
     },
     async retire() {
       await root.query(`update app_public.users set role = 'USER' where id = $1`, [id.demoted])
-      await root.query('update app_public.users set is_deleted = true where id = any ($1)', [[id.gone, id.left, id.idle, id.idler]])
+      await root.query('update app_public.users set is_deleted = true where id = any ($1)', [
+        [id.gone, id.left, id.idle, id.idler],
+      ])
     },
     close: () => db.close(),
   }
@@ -158,4 +186,51 @@ async function addPeople(db: TestDatabase, root: pg.Client) {
     secret[name] = `secret of ${name}`
   }
   return { id: id as Record<Person, string>, secret: secret as Record<Person, string> }
+}
+
+export type Login = {
+  user_id: string | null
+  session_secret: string | null
+  refresh_secret: string | null
+  retry_after: number | null
+}
+
+/** What is sent in a password's place. */
+export const digest = (password: string): string => createHash('sha256').update(`assent:${password}`).digest('base64')
+
+async function inTransaction(client: pg.Client, ip: string, statement: string, values: unknown[]): Promise<Row> {
+  await client.query('begin')
+  try {
+    await client.query(`select set_config('assent.ip', $1, true)`, [ip])
+    return (await client.query(statement, values)).rows[0]
+  } finally {
+    await client.query('commit') // a rollback where it failed
+  }
+}
+
+/** Logs in on a connection of the API's, in its two transactions. */
+export async function login(
+  client: pg.Client,
+  email: string,
+  password = 'assent-demo-password',
+  ip = '192.0.2.1',
+): Promise<Login> {
+  const begun = await inTransaction(client, ip, 'select * from app_hidden.begin_login($1)', [email])
+  if (begun['retry_after'])
+    return { user_id: null, session_secret: null, refresh_secret: null, retry_after: begun['retry_after'] }
+  return finishLogin(client, begun['attempt_id'], email, password, ip)
+}
+
+export async function finishLogin(
+  client: pg.Client,
+  attempt: string | null,
+  email: string,
+  password: string,
+  ip = '192.0.2.1',
+): Promise<Login> {
+  return (await inTransaction(client, ip, 'select * from app_hidden.finish_login($1, $2, $3)', [
+    attempt,
+    email,
+    digest(password),
+  ])) as Login
 }

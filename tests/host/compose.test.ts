@@ -31,8 +31,12 @@ test('no secret has a default', () => {
 test('every command of ours finds in its environment what it needs, and nothing that it does not know', () => {
   expect(ours.map(([name]) => name).sort()).toEqual(['migrate', 'server', 'setup', 'worker'])
   for (const [, { command, environment }] of ours) {
-    const filledIn = Object.fromEntries(Object.entries<string>(environment).map(([name, value]) => [
-      name, value.replace(/\$\{\w+:-(\w+)\}/, '$1').replace(/\$\{\w+:\?[^}]+\}/, 'x'.repeat(32))]))
+    const filledIn = Object.fromEntries(
+      Object.entries<string>(environment).map(([name, value]) => [
+        name,
+        value.replace(/\$\{\w+:-(\w+)\}/, '$1').replace(/\$\{\w+:\?[^}]+\}/, 'x'.repeat(32)),
+      ]),
+    )
     expect(() => parseConfig(filledIn, command[2] as Command)).not.toThrow()
   }
 })

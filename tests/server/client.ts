@@ -1,4 +1,5 @@
 import { Agent, request, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { format } from 'node:util'
 import pino from 'pino'
 import { startServer } from '../../server/app.ts'
@@ -62,7 +63,13 @@ export async function startApi(env: Record<string, string> = {}, given?: TestDat
   const tokens = makeTokens([JWT_SECRET])
   const token = (name: Name) => tokens.sign(db.people[name].session).token
 
-  const send = (call: Call) => sendTo(server.url, { ...call, agent })
+  const sent = new Set<Promise<Answer>>()
+  const send = (call: Call) => {
+    const answer = sendTo(server.url, { ...call, agent })
+    sent.add(answer)
+    void answer.catch(() => {}).finally(() => sent.delete(answer))
+    return answer
+  }
   const graphql: Api['graphql'] = (query, variables, who, headers) => {
     const bearer = typeof who === 'string' ? token(who) : who?.token
     return send({
@@ -71,7 +78,7 @@ export async function startApi(env: Record<string, string> = {}, given?: TestDat
     })
   }
   let stopped: Promise<void> | undefined
-  const stop = () => (stopped ??= server.close().finally(() => agent.destroy()))
+  const stop = () => (stopped ??= server.close().then(() => Promise.allSettled(sent)).finally(() => agent.destroy()).then(() => {}))
 
   return {
     db,
@@ -150,4 +157,52 @@ export async function newRequest(
   const requestId: string = createRequest.request.id
   if (submit) await api.data(mutation('submitRequest'), { input: { requestId } }, by)
   return requestId
+}
+
+/** A way to the database that a test can cut, block and mend. */
+export interface Proxy {
+  readonly url: string
+  /** Connections under way end, and new ones are refused. */
+  cut(): Promise<void>
+  /** New connections are taken and never answered. */
+  block(): Promise<void>
+  mend(): Promise<void>
+  close(): Promise<void>
+}
+
+export async function startProxy(databaseUrl: string): Promise<Proxy> {
+  const target = new URL(databaseUrl)
+  const sockets = new Set<Socket>()
+  let blocked = false
+  const server = createServer((near) => {
+    sockets.add(near.on('error', () => {}).on('close', () => sockets.delete(near)))
+    if (blocked) return
+    const far = connect(Number(target.port), target.hostname).on('error', () => near.destroy())
+    near.on('close', () => far.destroy())
+    far.on('close', () => near.destroy())
+    near.pipe(far).pipe(near)
+  })
+  const listen = (port: number) => new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
+  const end = () => {
+    const closed = new Promise<void>((resolve) => (server.listening ? server.close(() => resolve()) : resolve()))
+    for (const socket of sockets) socket.destroy()
+    return closed
+  }
+  await listen(0)
+  const { port } = server.address() as AddressInfo
+  return {
+    url: Object.assign(new URL(databaseUrl), { hostname: '127.0.0.1', port }).toString(),
+    cut: end,
+    async block() {
+      await end()
+      blocked = true
+      await listen(port)
+    },
+    async mend() {
+      await end()
+      blocked = false
+      await listen(port)
+    },
+    close: end,
+  }
 }

@@ -1,0 +1,54 @@
+import 'graphile-config'
+import type { PgCodec } from 'postgraphile/@dataplan/pg'
+
+/** What the comment on a column says. */
+const commentOn = (codec: PgCodec | undefined, attribute: string | undefined): string | undefined =>
+  attribute === undefined ? undefined : codec?.attributes?.[attribute]?.description
+
+/** PostgreSQL has comments for columns and none for arguments: an argument is described by the column that it writes. */
+export const DescriptionsPlugin: GraphileConfig.Plugin = {
+  name: 'DescriptionsPlugin',
+  schema: {
+    hooks: {
+      GraphQLInputObjectType_fields_field(field, build, { Self, scope: { isMutationInput, fieldName } }) {
+        if (!isMutationInput || field.description) return field
+        const { inflection, input } = build
+        const mutation = Object.values(input.pgRegistry.pgResources).find(
+          (resource) => resource.parameters && inflection.customMutationInput({ resource: resource as never }) === Self.name,
+        )
+        const attributes = Object.keys(mutation?.codec.attributes ?? {})
+        // As "comment" writes review_comment.
+        const attribute =
+          attributes.find((name) => inflection.camelCase(name) === fieldName) ??
+          attributes.find((name) => inflection.camelCase(name).toLowerCase().endsWith(fieldName.toLowerCase()))
+        const table = mutation?.codec.attributes && inflection.camelCase(inflection.tableType(mutation.codec))
+        field.description = fieldName === `${table}Id` ? `Which ${table}.` : commentOn(mutation?.codec, attribute)
+        return field
+      },
+      GraphQLObjectType_fields_field(field, _build, { scope: { isMutationPayload, pgCodec, fieldName } }) {
+        if (isMutationPayload && pgCodec?.attributes) field.description ??= `The ${fieldName}, as it is now.`
+        return field
+      },
+      GraphQLObjectType_fields_field_args_arg(arg, { inflection }, { scope }) {
+        const { isPgRowByUniqueConstraintField, pgFieldResource, argName } = scope
+        if (!isPgRowByUniqueConstraintField || !pgFieldResource) return arg
+        const attribute = Object.keys(pgFieldResource.codec.attributes).find((name) => inflection.camelCase(name) === argName)
+        arg.description ??= commentOn(pgFieldResource.codec, attribute)
+        return arg
+      },
+      GraphQLEnumType(type, { input, inflection }) {
+        const codecs = Object.values(input.pgRegistry.pgCodecs)
+        const details = codecs.find(
+          (codec) => codec.extensions?.isEnumTableEnum && inflection.enumType(codec as never) === type.name,
+        )?.extensions?.enumTableEnumDetails
+        const table =
+          details &&
+          codecs.find(
+            ({ extensions }) => extensions?.pg?.schemaName === details.schemaName && extensions.pg.name === details.tableName,
+          )
+        type.description ??= table?.description
+        return type
+      },
+    },
+  },
+}

@@ -1,0 +1,135 @@
+import { parseConfig, type Command } from '../../server/config.ts'
+
+const secret = 's'.repeat(32)
+const owner = 'postgres://owner:pw@db:5432/assent'
+const api = 'postgres://api:pw@db:5432/assent'
+const root = 'postgres://postgres:pw@db:5432/postgres'
+
+/** The names that a refusal names, in its order. */
+function faults(env: Record<string, string>, command: Command = 'start'): string[] {
+  try {
+    parseConfig(env, command)
+    return []
+  } catch (error) {
+    return [...(error as Error).message.matchAll(/^- (\w+)/gm)].map((match) => match[1]!)
+  }
+}
+
+test('an empty environment starts the whole product, by the defaults of the table', () => {
+  expect(parseConfig({}, 'start')).toEqual({
+    production: false,
+    port: 5678,
+    host: '127.0.0.1',
+    dataDir: '.data',
+    replicaDatabaseUrls: [],
+    jwtSecrets: [],
+    allowedOrigins: [],
+    trustProxy: 0,
+    publicUrl: 'http://127.0.0.1:5678',
+    logLevel: 'info',
+  })
+})
+
+test('every variable is read', () => {
+  const config = parseConfig(
+    {
+      NODE_ENV: 'production',
+      PORT: '0',
+      HOST: '::',
+      DATA_DIR: '/var/lib/assent',
+      ROOT_DATABASE_URL: root,
+      DATABASE_URL: owner,
+      AUTH_DATABASE_URL: api,
+      REPLICA_DATABASE_URL: `${api}1, ${api}2`,
+      JWT_SECRET: `${secret}1,${secret}2`,
+      SMTP_URL: 'smtps://mail.example.com',
+      MAIL_FROM: 'Assent <assent@example.com>',
+      ALLOWED_ORIGINS: 'https://app.example.com,http://localhost:3000',
+      TRUST_PROXY: '2',
+      PUBLIC_URL: 'https://assent.example.com/',
+      LOG_LEVEL: 'silent',
+    },
+    'start',
+  )
+  expect(config).toEqual({
+    production: true,
+    port: 0,
+    host: '::',
+    dataDir: '/var/lib/assent',
+    rootDatabaseUrl: root,
+    databaseUrl: owner,
+    authDatabaseUrl: api,
+    replicaDatabaseUrls: [`${api}1`, `${api}2`],
+    jwtSecrets: [`${secret}1`, `${secret}2`],
+    smtpUrl: 'smtps://mail.example.com',
+    mailFrom: 'Assent <assent@example.com>',
+    allowedOrigins: ['https://app.example.com', 'http://localhost:3000'],
+    trustProxy: 2,
+    publicUrl: 'https://assent.example.com',
+    logLevel: 'silent',
+  })
+})
+
+test('an empty variable counts as unset', () => {
+  const blank = Object.fromEntries(
+    ['PORT', 'HOST', 'DATA_DIR', 'DATABASE_URL', 'JWT_SECRET', 'LOG_LEVEL'].map((name) => [name, '']),
+  )
+  expect(parseConfig(blank, 'start')).toEqual(parseConfig({}, 'start'))
+})
+
+test.each<[Command, Record<string, string>, string[]]>([
+  ['setup', {}, ['ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL']],
+  ['migrate', {}, ['DATABASE_URL']],
+  ['server', {}, ['AUTH_DATABASE_URL', 'JWT_SECRET']],
+  ['worker', {}, ['DATABASE_URL']],
+  ['worker', { DATABASE_URL: owner, SMTP_URL: 'smtp://mail' }, ['MAIL_FROM']],
+  ['start', { DATABASE_URL: owner }, ['AUTH_DATABASE_URL', 'JWT_SECRET']],
+  ['start', { AUTH_DATABASE_URL: api, JWT_SECRET: secret }, ['DATABASE_URL']],
+  ['start', { ROOT_DATABASE_URL: root }, ['DATABASE_URL', 'AUTH_DATABASE_URL', 'JWT_SECRET']],
+  ['server', { AUTH_DATABASE_URL: api, JWT_SECRET: secret }, []],
+  ['start', { DATABASE_URL: owner, AUTH_DATABASE_URL: api, JWT_SECRET: secret }, []],
+])('%s with %j lacks %j', (command, env, missing) => {
+  expect(faults(env, command)).toEqual(missing)
+})
+
+test.each([
+  ['PORT', ['65536', '-1', '80a', '1e3', '0x50', '5678.5']],
+  ['HOST', ['not a host', 'http://localhost', '-x']],
+  ['TRUST_PROXY', ['-1', 'true', '1.5']],
+  ['LOG_LEVEL', ['loud', 'INFO']],
+  ['PUBLIC_URL', ['assent.example.com', 'ftp://assent.example.com']],
+  ['SMTP_URL', ['mail.example.com', 'https://mail.example.com']],
+  ['MAIL_FROM', ['nobody', 'a@b@', '@example.com']],
+  [
+    'ALLOWED_ORIGINS',
+    ['*', 'app.example.com', 'https://app.example.com/', 'https://a.example.com,https://b.example.com/x', 'null'],
+  ],
+  ['JWT_SECRET', ['short', `${secret},short`, `${secret},`]],
+  [
+    'DATABASE_URL',
+    ['db', 'http://owner@db/assent', 'postgres://db/assent', 'postgres://owner@db', 'postgres://owner@db:port/assent'],
+  ],
+  ['REPLICA_DATABASE_URL', [`${api},`, 'db']],
+])('a wrong %s is named, and its value is not repeated', (name, values) => {
+  for (const value of values) {
+    const env = { DATABASE_URL: owner, AUTH_DATABASE_URL: api, JWT_SECRET: secret, [name]: value }
+    const parse = () => parseConfig(name.startsWith('SMTP') ? { ...env, MAIL_FROM: 'a@b' } : env, 'start')
+    expect(parse).toThrow(new RegExp(`^The environment is not usable:\n- ${name} must [^\n]+$`))
+  }
+})
+
+test('one message names all that is wrong and all that is missing', () => {
+  expect(faults({ PORT: 'x', LOG_LEVEL: 'x', DATABASE_URL: 'x', SMTP_URL: 'x' }).sort()).toEqual([
+    'AUTH_DATABASE_URL',
+    'DATABASE_URL',
+    'JWT_SECRET',
+    'LOG_LEVEL',
+    'MAIL_FROM',
+    'PORT',
+    'SMTP_URL',
+  ])
+})
+
+test('the API may not log in as the owner', () => {
+  expect(faults({ DATABASE_URL: owner, AUTH_DATABASE_URL: owner, JWT_SECRET: secret })).toEqual(['AUTH_DATABASE_URL'])
+})

@@ -1,0 +1,161 @@
+import { existsSync } from 'node:fs'
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parseEnv } from 'node:util'
+import pg from 'pg'
+import { command, Running } from './process.ts'
+
+const ready = /GraphQL +(http:\S+)\/graphql[^]*psql/
+let dataDir: string
+let env: Record<string, string>
+const started: Running[] = []
+
+beforeAll(async () => {
+  dataDir = await mkdtemp(join(tmpdir(), 'assent-start-'))
+  env = { DATA_DIR: dataDir, PORT: '0' }
+})
+
+afterAll(async () => {
+  for (const { child } of started) if (child.exitCode === null) child.kill()
+  await Promise.all(started.map(({ exit }) => exit))
+  await rm(dataDir, { recursive: true, force: true })
+})
+
+function start(more: Record<string, string> = {}): Running {
+  const running = command('start', { ...env, ...more })
+  started.push(running)
+  return running
+}
+
+async function secrets(): Promise<Record<string, string>> {
+  return parseEnv(await readFile(join(dataDir, 'env'), 'utf8')) as Record<string, string>
+}
+
+async function query(text: string): Promise<Record<string, unknown>[]> {
+  const client = new pg.Client((await secrets()).DATABASE_URL)
+  await client.connect()
+  const { rows } = await client.query(text).finally(() => client.end())
+  return rows
+}
+
+const postgresRuns = () => existsSync(join(dataDir, 'postgres', 'postmaster.pid'))
+
+test('a first start is ready within 15 seconds, and tells the addresses and the demo logins', async () => {
+  // What a start leaves that was killed in the middle of it.
+  await mkdir(join(dataDir, 'postgres.4194305/base'), { recursive: true })
+  const begin = performance.now()
+  const running = start()
+  const url = await running.until(ready)
+  expect(performance.now() - begin).toBeLessThan(15_000)
+  for (const path of ['/graphiql', '/healthz', '/readyz']) expect((await fetch(url + path)).status).toBe(200)
+  for (const name of ['admin', 'manager', 'manager2', 'user', 'user2']) expect(running.output).toContain(`${name}@assent.test`)
+  expect(running.output).toContain('assent-demo-password')
+  expect((await readdir(dataDir)).sort()).toEqual(['env', 'postgres'])
+  expect(await running.end('SIGTERM')).toBe(0)
+  expect(postgresRuns()).toBe(false)
+}, 60_000)
+
+test('its secrets are only for the owner of the files, and of no use to guess', async () => {
+  expect((await stat(join(dataDir, 'env'))).mode & 0o777).toBe(0o600)
+  expect((await stat(join(dataDir, 'postgres'))).mode & 0o077).toBe(0)
+  const values = await secrets()
+  expect(Object.keys(values).sort()).toEqual([
+    'AUDITOR_DATABASE_URL',
+    'AUTH_DATABASE_URL',
+    'DATABASE_URL',
+    'JWT_SECRET',
+    'ROOT_DATABASE_URL',
+  ])
+  const made = Object.values(values).map((value) => (URL.canParse(value) ? new URL(value).password : value))
+  for (const secret of made) expect(secret).toMatch(/^[0-9a-f]{64}$/)
+  expect(new Set(made).size).toBe(5)
+  for (const { output } of started) for (const secret of made) expect(output).not.toContain(secret)
+})
+
+test('after kill -9 the next start takes the same database over, with all that was committed', async () => {
+  const killed = start()
+  await killed.until(ready)
+  await query('create table public.kept as select 1 as row')
+  const { DATABASE_URL } = await secrets()
+  await killed.end('SIGKILL')
+  expect(postgresRuns()).toBe(true)
+
+  const next = start()
+  await next.until(ready)
+  expect((await secrets()).DATABASE_URL).toBe(DATABASE_URL)
+  expect(await query('select * from public.kept')).toEqual([{ row: 1 }])
+  expect(await next.end('SIGINT')).toBe(0)
+  expect(postgresRuns()).toBe(false)
+}, 60_000)
+
+test('a second start on the same data is refused, and does the first no harm', async () => {
+  const first = start()
+  const url = await first.until(ready)
+  const second = start()
+  expect(await second.exit).toBe(1)
+  expect(second.output).toMatch(/^Another process already runs the database in \S+\. [^\n]+\n$/)
+  expect((await fetch(`${url}/readyz`)).status).toBe(200)
+  expect(await first.end('SIGTERM')).toBe(0)
+}, 60_000)
+
+test.each<[string, NodeJS.Signals, number]>([
+  ['Ctrl-C in a terminal, twice', 'SIGINT', -1],
+  ['SIGTERM to npm alone', 'SIGTERM', 1],
+])(
+  'npm start ends everything by %s',
+  async (_name, signal, group) => {
+    const npm = new Running('npm', ['start'], env)
+    started.push(npm)
+    await npm.until(ready)
+    process.kill(group * npm.child.pid!, signal)
+    await sleep(20)
+    if (group < 0) process.kill(group * npm.child.pid!, signal)
+    await npm.exit
+    expect(postgresRuns()).toBe(false)
+    expect(npm.output).not.toMatch(/"level":[56]0/)
+  },
+  60_000,
+)
+
+test('a port in use is said in one line, and PostgreSQL does not stay behind', async () => {
+  const first = start()
+  const { port } = new URL(await first.until(ready))
+  const other = await mkdtemp(join(tmpdir(), 'assent-start-'))
+  const second = start({ DATA_DIR: other, PORT: port })
+  expect(await second.exit).toBe(1)
+  expect(second.output).toMatch(/^listen EADDRINUSE[^\n]+$/m)
+  expect(existsSync(join(other, 'postgres', 'postmaster.pid'))).toBe(false)
+  await first.end('SIGTERM')
+  await rm(other, { recursive: true })
+}, 60_000)
+
+test('in production there are no demo accounts, no GraphiQL, and none later either', async () => {
+  const own = { DATA_DIR: await mkdtemp(join(tmpdir(), 'assent-start-')) }
+  const production = start({ ...own, NODE_ENV: 'production' })
+  const url = await production.until(ready)
+  expect((await fetch(`${url}/graphiql`)).status).toBe(404)
+  expect(await production.end('SIGTERM')).toBe(0)
+  const later = start(own)
+  await later.until(ready)
+  expect(await later.end('SIGTERM')).toBe(0)
+  for (const { output } of [production, later]) expect(output).not.toContain('@assent.test')
+  await rm(own.DATA_DIR, { recursive: true })
+}, 60_000)
+
+test('secrets that are gone are not silently replaced', async () => {
+  const own = { DATA_DIR: await mkdtemp(join(tmpdir(), 'assent-start-')) }
+  await mkdir(join(own.DATA_DIR, 'postgres'))
+  await writeFile(join(own.DATA_DIR, 'postgres', 'PG_VERSION'), '18\n')
+  const running = start(own)
+  expect(await running.exit).toBe(1)
+  expect(running.output).toContain(`${join(own.DATA_DIR, 'env')} is missing`)
+  await rm(own.DATA_DIR, { recursive: true })
+}, 60_000)
+
+test('a wrong environment starts nothing', async () => {
+  const running = start({ PORT: 'x', LOG_LEVEL: 'y' })
+  expect(await running.exit).toBe(1)
+  expect(running.output).toMatch(/^The environment is not usable:\n- PORT [^\n]+\n- LOG_LEVEL [^\n]+\n$/)
+})

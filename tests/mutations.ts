@@ -1,0 +1,215 @@
+import type pg from 'pg'
+
+/** One change of the schema that the tests have to notice. `undo` is for what belongs to the cluster, not the database. */
+export type Mutation = { readonly name: string; readonly sql: string; readonly undo?: string }
+
+/** Those that follow from the catalog: everything there is, taken away or opened wide, one at a time. */
+const derived = `
+  with schemas as (
+    select oid, nspname from pg_namespace where nspname in ('app_public', 'app_hidden', 'app_private', 'audit')
+  ), tables as (
+    select c.oid, c.oid::regclass::text as name, c.relkind from pg_class c join schemas on schemas.oid = c.relnamespace where c.relkind in ('r', 'v')
+  ), policies as (
+    select format('%I on %s', p.polname, t.name) as name, pg_get_expr(p.polqual, p.polrelid) as condition from pg_policy p join tables t on t.oid = p.polrelid
+  ), functions as (
+    select p.oid, p.oid::regprocedure::text as name, p.prosecdef, p.proconfig, p.proacl, p.proowner from pg_proc p join schemas on schemas.oid = p.pronamespace
+    where not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')
+  )
+  select 'drop policy ' || name as sql from policies
+  union all select format('alter policy %s using (true)', name) from policies where condition <> 'true'
+  union all select format('alter policy %s to public', name) from policies where name not like 'everybody%'
+  union all select format('alter table %s disable row level security', name) from tables where relkind = 'r'
+  union all select format('alter table %s no force row level security', name) from tables where relkind = 'r'
+  union all select format('alter table %s drop constraint %I', t.name, c.conname)
+    from pg_constraint c join tables t on t.oid = c.conrelid where c.contype in ('c', 'f')
+  union all select format('alter table %s drop constraint %I cascade', t.name, c.conname)
+    from pg_constraint c join tables t on t.oid = c.conrelid where c.contype in ('u', 'p')
+  union all select format('alter table %s alter column %I drop not null', t.name, a.attname)
+    from pg_attribute a join tables t on t.oid = a.attrelid where t.relkind = 'r' and a.attnum > 0 and a.attnotnull
+      and not exists (select from pg_constraint c where c.conrelid = t.oid and c.contype = 'p' and a.attnum = any (c.conkey))
+  union all select format('alter table %s alter column %I drop default', t.name, a.attname)
+    from pg_attribute a join tables t on t.oid = a.attrelid where t.relkind = 'r' and a.attnum > 0 and a.atthasdef
+  union all select format('alter table %s disable trigger %I', t.name, g.tgname) from pg_trigger g join tables t on t.oid = g.tgrelid where not g.tgisinternal
+  union all select format('drop trigger %I on %s', g.tgname, t.name) from pg_trigger g join tables t on t.oid = g.tgrelid where not g.tgisinternal
+  union all select format('alter table %s enable trigger %I', t.name, g.tgname)
+    from pg_trigger g join tables t on t.oid = g.tgrelid where g.tgenabled = 'A' and not g.tgisinternal
+  union all select 'drop index ' || i.indexrelid::regclass from pg_index i join tables t on t.oid = i.indrelid
+    where not exists (select from pg_constraint c where c.conindid = i.indexrelid)
+  union all select format('revoke select on %s from %s', t.name, g.grantee::regrole)
+    from tables t join pg_class c on c.oid = t.oid cross join lateral aclexplode(c.relacl) g where g.grantee <> c.relowner
+  union all select format('grant select on %s to assent_user', name) from tables where name ~ '^(app_private|audit)'
+  union all select format('grant %s on %s to assent_admin', p, name) from tables, unnest(array['insert', 'update', 'delete', 'truncate']) p
+    where name ~ '^app_public.(requests|audit_logs|users)$'
+  union all select format('revoke execute on function %s from %s', f.name, g.grantee::regrole)
+    from functions f cross join lateral aclexplode(f.proacl) g where g.grantee <> f.proowner
+  union all select format('grant execute on function %s to public', name) from functions
+  union all select format('alter function %s reset search_path', name) from functions where proconfig is not null
+  union all select format('alter function %s security invoker', name) from functions where prosecdef
+  union all select format('alter function %s security definer', name) from functions where not prosecdef and name ~ '^app_public'
+  union all select format('delete from app_public.request_transitions where action = %L', action) from app_public.request_transitions
+  union all select format('update app_public.request_transitions set who = %L where action = %L', party, action)
+    from app_public.request_transitions join app_public.request_parties on party <> who
+  union all select format('update app_public.request_transitions set to_status = %L where action = %L', status, action)
+    from app_public.request_transitions join app_public.request_statuses on status <> to_status
+  union all select format('update app_public.request_transitions set writes = writes || %L::text[] where action = %L', '{title}', action)
+    from app_public.request_transitions where not 'title' = any (writes)
+  union all select format('update app_public.request_transitions set writes = %L where action = %L', '{}', action)
+    from app_public.request_transitions where writes <> '{}'
+  union all select format('delete from app_public.role_permissions where permission = %L', permission) from app_public.role_permissions
+  union all select format('update app_public.role_permissions set role = %L where permission = %L', r.role, permission)
+    from app_public.role_permissions p join app_public.roles r on r.role <> p.role`
+
+/** A function with one piece of its text replaced; fails if the piece is not there. */
+async function edited(database: pg.Client, name: string, piece: string, by: string): Promise<Mutation> {
+  const { rows } = await database.query('select pg_get_functiondef($1::regprocedure) as text', [name])
+  if (!rows[0].text.includes(piece)) throw new Error(`${name} has no ${piece}: bring tests/mutations.ts up to date.`)
+  return { name: `${name}: ${piece.trim()} → ${by.trim() || 'nothing'}`, sql: rows[0].text.replace(piece, () => by) }
+}
+
+const finish = 'app_hidden.finish_login(uuid,text,text)'
+const begin = 'app_hidden.begin_login(text)'
+const transition = 'app_hidden.transition(uuid,text,integer,jsonb)'
+const permitted = 'app_private.permitted_transition(app_public.requests,text,integer)'
+const guard = 'app_private.tg_requests__guard()'
+const live = 'app_private.live_session(text)'
+const parties = 'app_hidden.my_parties(app_public.requests)'
+
+const edits: [string, string, string][] = [
+  ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'person_id <> creator_id and', ''],
+  ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'decides_any or', ''],
+  ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'live_assignee_id is null or', ''],
+  ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'or live_assignee_id = person_id', ''],
+  ['app_hidden.current_user_id()', `where l.database_role = current_setting('role')`, ''],
+  [parties, `where l.database_role = current_setting('role')`, ''],
+  [live, 'and s.revoked_at is null', ''],
+  [live, 'and s.expires_at > now()', ''],
+  [live, 'and not u.is_deleted', ''],
+  [transition, 'for no key update', ''],
+  [transition, 'if not v_edge.writes @>', 'if false and not v_edge.writes @>'],
+  [transition, 'if v_new is not distinct from v_old then', 'if false then'],
+  [transition, `perform set_config('assent.action', '', true);`, ''],
+  [transition, 'when check_violation or not_null_violation then', 'when division_by_zero then'],
+  [permitted, 'and r.is_deleted is not true', ''],
+  [permitted, 'if expected_version <> r.version then', 'if false then'],
+  [guard, 'new.version := old.version + 1;', ''],
+  [guard, 'new.updated_at := clock_timestamp();', ''],
+  [guard, 'and t.to_status = new.status', ''],
+  [guard, 'and t.from_status is not distinct from v_from', ''],
+  ['app_private.tg_requests__audit()', 'app_private.current_ip()', 'null'],
+  ['app_private.tg_requests__audit()', 'app_hidden.current_user_id()', 'new.creator_id'],
+  ['app_private.tg_requests__audit()', `current_setting('assent.action')`, `'UPDATE'`],
+  ['app_private.changes(jsonb,jsonb)', `and n.key not in ('version', 'updated_at')`, ''],
+  ['app_private.tg__refuse()', 'raise exception', 'raise warning'],
+  ['app_hidden.visible_request(uuid)', 'if not exists', 'if false and not exists'],
+  ['app_public.users_email(app_public.users)', 'where c.user_id = u.id', 'where c.user_id = u.id or'],
+  ['app_public.requests_awaiting_my_decision()', 'where d.user_id = (select app_hidden.current_user_id())', ''],
+  [begin, 'offset 99', 'offset 100'],
+  [begin, 'perform pg_advisory_xact_lock', 'perform 1 where 0 < '],
+  [begin, `interval '15 minutes'`, `interval '14 minutes'`],
+  [finish, 'offset 9 ', 'offset 10 '],
+  [finish, 'perform pg_advisory_xact_lock', 'perform 1 where 0 < '],
+  [finish, 'set failed = true', 'set failed = false'],
+  [finish, 'case when not u.is_deleted then u.id end', 'u.id'],
+  [finish, `VALUES`.toLowerCase() + ` ('LOGIN_FAILED', v_known_id`, `values ('LOGIN_FAILED', null`],
+  ['app_private.caller_network()', 'else 64', 'else 128'],
+  ['app_private.account_key(text)', 'lower(email)', 'email'],
+  ['app_public.logout()', 's.id = l.session_id', 's.user_id = l.user_id'],
+  ['app_private.hash_password(text)', `10`, `4`],
+  ['app_private.random_secret()', '32', '8'],
+]
+
+const written: Mutation[] = [
+  {
+    name: 'a decided request may be decided again',
+    sql: `insert into app_public.request_transitions values ('APPROVED', 'REJECT', 'REJECTED', 'DECIDER', '{review_comment}')`,
+  },
+  {
+    name: 'a submitted request may be edited',
+    sql: `insert into app_public.request_transitions values ('SUBMITTED', 'UPDATE', 'SUBMITTED', 'CREATOR', '{title}')`,
+  },
+  {
+    name: 'a manager runs as an admin',
+    sql: `update app_public.roles set database_role = 'x' where role = 'ADMIN'; update app_public.roles set database_role = 'assent_admin' where role = 'MANAGER'`,
+  },
+  { name: 'an admin ranks below a manager', sql: `update app_public.roles set level = 0 where role = 'ADMIN'` },
+  {
+    name: 'the view of permissions runs as its owner',
+    sql: 'alter view app_hidden.effective_permissions set (security_invoker = false)',
+  },
+  {
+    name: 'the view of waiting requests runs as its owner',
+    sql: 'alter view app_hidden.request_deciders set (security_invoker = false)',
+  },
+  { name: 'usage on app_private', sql: 'grant usage on schema app_private to public' },
+  { name: 'usage on audit', sql: 'grant usage on schema audit to assent_manager' },
+  { name: 'create on app_public', sql: 'grant create on schema app_public to assent_user' },
+  { name: 'create on public', sql: 'grant create on schema public to public; grant usage on schema public to public' },
+  {
+    name: 'functions are for everybody by default',
+    sql: 'alter default privileges for role assent_owner grant execute on functions to public',
+  },
+  { name: 'a new table', sql: 'create table app_public.forgotten ()' },
+  { name: 'a new view', sql: 'create view app_hidden.forgotten as select 1 as one' },
+  { name: 'a new function', sql: `create function app_public.forgotten() returns integer language sql stable as 'select 1'` },
+  { name: 'a new sequence', sql: 'create sequence app_public.forgotten' },
+  { name: 'a column that users may write', sql: 'grant update (title) on app_public.requests to assent_user' },
+  {
+    name: 'the audit trail notices inserts only',
+    sql: 'drop trigger _900_audit on app_public.requests; create trigger _900_audit after insert on app_public.requests for each row execute function app_private.tg_requests__audit()',
+  },
+  {
+    name: 'the audit trail refuses row by row',
+    sql: 'drop trigger _100_append_only on app_public.audit_logs; create trigger _100_append_only before update or delete on app_public.audit_logs for each row execute function app_private.tg__refuse(); alter table app_public.audit_logs enable always trigger _100_append_only',
+  },
+  {
+    name: 'entries go with their request',
+    sql: 'alter table app_public.audit_logs drop constraint audit_logs_request_id_fkey, add constraint audit_logs_request_id_fkey foreign key (request_id) references app_public.requests on delete cascade',
+  },
+  {
+    name: 'decided requests cascade with people',
+    sql: 'alter table app_public.requests drop constraint requests_reviewed_by_id_fkey, add constraint requests_reviewed_by_id_fkey foreign key (reviewed_by_id) references app_public.users on delete set null',
+  },
+  {
+    name: 'the API inherits what its roles may',
+    sql: 'alter role assent_authenticator inherit',
+    undo: 'alter role assent_authenticator noinherit',
+  },
+  {
+    name: 'the API passes row-level security',
+    sql: 'alter role assent_authenticator bypassrls',
+    undo: 'alter role assent_authenticator nobypassrls',
+  },
+  {
+    name: 'the API may become the owner',
+    sql: 'grant assent_owner to assent_authenticator',
+    undo: 'revoke assent_owner from assent_authenticator',
+  },
+  {
+    name: 'the API may become the auditor',
+    sql: 'grant assent_auditor to assent_authenticator',
+    undo: 'revoke assent_auditor from assent_authenticator',
+  },
+  {
+    name: 'users are managers to PostgreSQL',
+    sql: 'grant assent_manager to assent_user',
+    undo: 'revoke assent_manager from assent_user',
+  },
+  {
+    name: 'admins pass row-level security',
+    sql: 'alter role assent_admin bypassrls',
+    undo: 'alter role assent_admin nobypassrls',
+  },
+  {
+    name: 'the owner passes row-level security',
+    sql: 'alter role assent_owner bypassrls',
+    undo: 'alter role assent_owner nobypassrls',
+  },
+]
+
+export async function mutations(database: pg.Client): Promise<Mutation[]> {
+  const { rows } = await database.query(derived)
+  const unique = [...new Set<string>(rows.map(({ sql }) => sql))]
+  const changed: Mutation[] = []
+  for (const [name, piece, by] of edits) changed.push(await edited(database, name, piece, by))
+  return [...written, ...changed, ...unique.map((sql) => ({ name: sql, sql }))]
+}
