@@ -1,19 +1,19 @@
 -- The API: what PostGraphile shows beside the tables. Each function runs as the caller, so that row-level security
--- decides what exists for them (RQ404); everything after that is transition()'s (lifecycle.sql).
+-- decides what exists for them; everything after that is transition()'s (lifecycle.sql).
 
 create or replace function app_hidden.visible_request(request_id uuid)
-  returns uuid
+  returns app_public.requests
   language plpgsql
   volatile -- Sees what the same statement has created just before; a stable function would not.
 as $$
+declare
+  v_request app_public.requests;
 begin
-  if not exists (select from app_public.requests r where r.id = request_id) then
-    raise exception using errcode = 'RQ404', message = 'There is no such request.';
-  end if;
-  return request_id;
+  select * into v_request from app_public.requests r where r.id = request_id;
+  return v_request;
 end
 $$;
-comment on function app_hidden.visible_request(uuid) is 'The id again, if the caller may see the request. Raises RQ404.';
+comment on function app_hidden.visible_request(uuid) is 'The request as the caller may see it, or nulls.';
 grant execute on function app_hidden.visible_request(uuid) to assent_user, assent_manager, assent_admin;
 
 -- "Left out" must differ from null in an edit. These two values are nobody's: the UUID is RFC 9562's Max UUID, and the

@@ -184,7 +184,7 @@ comment on function app_private.raise_violation(text, text) is
   'Tells a caller what a violated constraint says of itself by its comment. Raises RQ422, with the column.';
 
 create or replace function app_hidden.transition(
-  request_id uuid,
+  seen app_public.requests,
   action text,
   expected_version integer default null,
   changes jsonb default '{}'
@@ -206,7 +206,8 @@ begin
   if action = 'CREATE' then
     v_old.creator_id := app_hidden.current_user_id();
   else
-    select * into v_old from app_public.requests r where r.id = request_id for no key update;
+    -- Only who has seen the request knows when it was created: an id alone proves nothing.
+    select * into v_old from app_public.requests r where r.id = seen.id and r.created_at = seen.created_at for no key update;
     if not found then
       raise exception using errcode = 'RQ404', message = 'There is no such request.';
     end if;
@@ -242,7 +243,7 @@ begin
     set (title, description, status, assigned_to_id, submitted_at, reviewed_at, reviewed_by_id, review_comment, is_deleted) =
       (v_new.title, v_new.description, v_new.status, v_new.assigned_to_id, v_new.submitted_at, v_new.reviewed_at,
        v_new.reviewed_by_id, v_new.review_comment, v_new.is_deleted)
-    where r.id = request_id
+    where r.id = v_old.id
     returning * into v_new;
   end if;
   perform set_config('assent.action', '', true);
@@ -253,9 +254,9 @@ exception
     perform app_private.raise_violation(v_constraint, v_column);
 end
 $$;
-comment on function app_hidden.transition(uuid, text, integer, jsonb) is
-  'The one way in which a request changes: lock, may the caller (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. What the caller cannot see is refused before, by the API functions (RQ404).';
-grant execute on function app_hidden.transition(uuid, text, integer, jsonb) to assent_user, assent_manager, assent_admin;
+comment on function app_hidden.transition(app_public.requests, text, integer, jsonb) is
+  'The one way in which a request changes: has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
+grant execute on function app_hidden.transition(app_public.requests, text, integer, jsonb) to assent_user, assent_manager, assent_admin;
 
 -- The guard: what holds for every statement, the owner's too -------------------------------------------------------
 

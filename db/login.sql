@@ -47,9 +47,10 @@ create or replace function app_hidden.begin_login(email text, out attempt_id uui
 as $$
 declare
   v_network cidr := app_private.caller_network();
+  v_since timestamptz := clock_timestamp() - interval '15 minutes';
   v_blocked_until timestamptz;
 begin
-  delete from app_private.login_attempts a where a.attempted_at < clock_timestamp() - interval '15 minutes';
+  delete from app_private.login_attempts a where a.attempted_at < v_since;
 
   -- One at a time per network, for the moment of counting; a login under way counts, so that no burst gets past.
   perform pg_advisory_xact_lock(hashtextextended('login from ' || coalesce(v_network::text, ''), 0));
@@ -88,15 +89,22 @@ create or replace function app_hidden.finish_login(
 as $$
 declare
   v_account_key bytea := app_private.account_key(email);
+  v_since timestamptz := clock_timestamp() - interval '15 minutes';
   v_blocked_until timestamptz;
   v_known_id uuid;
   v_hash text;
 begin
   -- One at a time per account, until the hash is compared and the outcome counted.
   perform pg_advisory_xact_lock(hashtextextended('login to ' || v_account_key::text, 0));
+  if not exists (
+    select from app_private.login_attempts a where a.id = attempt_id and a.account_key = v_account_key and not a.failed
+  ) then
+    raise exception using errcode = 'RQ401', message = 'This attempt was not begun for this account, or is over.';
+  end if;
+
   select a.attempted_at + interval '15 minutes' into v_blocked_until
   from app_private.login_attempts a
-  where a.account_key = v_account_key and a.failed and a.attempted_at > clock_timestamp() - interval '15 minutes'
+  where a.account_key = v_account_key and a.failed and a.attempted_at > v_since
   order by a.attempted_at desc
   offset 9 limit 1;
   if found then
@@ -134,7 +142,7 @@ begin
 end
 $$;
 comment on function app_hidden.finish_login(uuid, text, text) is
-  'Compares the password''s digest and opens a session. No user_id: the address or the password is wrong, and the answer is the same in the same time for both. retry_after (seconds): 10 have failed on this account within 15 minutes.';
+  'Compares the password''s digest and opens a session. No user_id: the address or the password is wrong, and the answer is the same in the same time for both. retry_after (seconds): 10 have failed on this account within 15 minutes. An attempt is good for one login: raises RQ401 for one that is over, unknown or of another account.';
 grant execute on function app_hidden.finish_login(uuid, text, text) to :DATABASE_AUTHENTICATOR;
 
 create or replace function app_public.logout()
@@ -147,6 +155,9 @@ as $$
 declare
   v_me uuid := app_hidden.current_user_id();
 begin
+  if v_me is null then
+    raise exception using errcode = 'RQ401', message = 'There is no session to end.';
+  end if;
   update app_private.sessions s
   set revoked_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
@@ -155,5 +166,5 @@ begin
   values (v_me, 'LOGOUT', v_me, app_private.current_ip());
 end
 $$;
-comment on function app_public.logout() is 'Ends the session that the request came with, at once and for every token of it.';
+comment on function app_public.logout() is 'Ends the session that the request came with, at once and for every token of it. Raises RQ401 when it is over.';
 grant execute on function app_public.logout() to assent_user, assent_manager, assent_admin;

@@ -102,7 +102,7 @@ create or replace function app_hidden.people_on_my_requests()
   set search_path to pg_catalog, pg_temp
 as $$
   select array(
-    select r.assigned_to_id from app_public.requests r where r.creator_id = app_hidden.current_user_id()
+    select r.assigned_to_id from app_public.requests r where r.creator_id = app_hidden.current_user_id() and not r.is_deleted
     union
     select a.actor_id from app_public.audit_logs a where a.request_creator_id = app_hidden.current_user_id()
   )

@@ -603,9 +603,10 @@ CREATE OR REPLACE FUNCTION app_hidden.begin_login(email text, OUT attempt_id uui
 AS $function$
 declare
   v_network cidr := app_private.caller_network();
+  v_since timestamptz := clock_timestamp() - interval '15 minutes';
   v_blocked_until timestamptz;
 begin
-  delete from app_private.login_attempts a where a.attempted_at < clock_timestamp() - interval '15 minutes';
+  delete from app_private.login_attempts a where a.attempted_at < v_since;
 
   -- One at a time per network, for the moment of counting; a login under way counts, so that no burst gets past.
   perform pg_advisory_xact_lock(hashtextextended('login from ' || coalesce(v_network::text, ''), 0));
@@ -663,15 +664,22 @@ CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, 
 AS $function$
 declare
   v_account_key bytea := app_private.account_key(email);
+  v_since timestamptz := clock_timestamp() - interval '15 minutes';
   v_blocked_until timestamptz;
   v_known_id uuid;
   v_hash text;
 begin
   -- One at a time per account, until the hash is compared and the outcome counted.
   perform pg_advisory_xact_lock(hashtextextended('login to ' || v_account_key::text, 0));
+  if not exists (
+    select from app_private.login_attempts a where a.id = attempt_id and a.account_key = v_account_key and not a.failed
+  ) then
+    raise exception using errcode = 'RQ401', message = 'This attempt was not begun for this account, or is over.';
+  end if;
+
   select a.attempted_at + interval '15 minutes' into v_blocked_until
   from app_private.login_attempts a
-  where a.account_key = v_account_key and a.failed and a.attempted_at > clock_timestamp() - interval '15 minutes'
+  where a.account_key = v_account_key and a.failed and a.attempted_at > v_since
   order by a.attempted_at desc
   offset 9 limit 1;
   if found then
@@ -708,7 +716,7 @@ begin
   values (user_id, 'LOGIN', user_id, app_private.current_ip());
 end
 $function$;
-comment on routine app_hidden.finish_login(uuid,text,text) is 'Compares the password''s digest and opens a session. No user_id: the address or the password is wrong, and the answer is the same in the same time for both. retry_after (seconds): 10 have failed on this account within 15 minutes.';
+comment on routine app_hidden.finish_login(uuid,text,text) is 'Compares the password''s digest and opens a session. No user_id: the address or the password is wrong, and the answer is the same in the same time for both. retry_after (seconds): 10 have failed on this account within 15 minutes. An attempt is good for one login: raises RQ401 for one that is over, unknown or of another account.';
 grant execute on routine app_hidden.finish_login(uuid,text,text) to assent_authenticator;
 
 CREATE OR REPLACE FUNCTION app_hidden.given(field text, value text)
@@ -790,7 +798,7 @@ CREATE OR REPLACE FUNCTION app_hidden.people_on_my_requests()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
   select array(
-    select r.assigned_to_id from app_public.requests r where r.creator_id = app_hidden.current_user_id()
+    select r.assigned_to_id from app_public.requests r where r.creator_id = app_hidden.current_user_id() and not r.is_deleted
     union
     select a.actor_id from app_public.audit_logs a where a.request_creator_id = app_hidden.current_user_id()
   )
@@ -798,7 +806,7 @@ $function$;
 comment on routine app_hidden.people_on_my_requests() is 'Whoever was assigned, or did anything to, a request of the caller: deciders too, by their audit entry.';
 grant execute on routine app_hidden.people_on_my_requests() to assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.transition(request_id uuid, action text, expected_version integer DEFAULT NULL::integer, changes jsonb DEFAULT '{}'::jsonb)
+CREATE OR REPLACE FUNCTION app_hidden.transition(seen app_public.requests, action text, expected_version integer DEFAULT NULL::integer, changes jsonb DEFAULT '{}'::jsonb)
  RETURNS app_public.requests
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -815,7 +823,8 @@ begin
   if action = 'CREATE' then
     v_old.creator_id := app_hidden.current_user_id();
   else
-    select * into v_old from app_public.requests r where r.id = request_id for no key update;
+    -- Only who has seen the request knows when it was created: an id alone proves nothing.
+    select * into v_old from app_public.requests r where r.id = seen.id and r.created_at = seen.created_at for no key update;
     if not found then
       raise exception using errcode = 'RQ404', message = 'There is no such request.';
     end if;
@@ -851,7 +860,7 @@ begin
     set (title, description, status, assigned_to_id, submitted_at, reviewed_at, reviewed_by_id, review_comment, is_deleted) =
       (v_new.title, v_new.description, v_new.status, v_new.assigned_to_id, v_new.submitted_at, v_new.reviewed_at,
        v_new.reviewed_by_id, v_new.review_comment, v_new.is_deleted)
-    where r.id = request_id
+    where r.id = v_old.id
     returning * into v_new;
   end if;
   perform set_config('assent.action', '', true);
@@ -862,21 +871,21 @@ exception
     perform app_private.raise_violation(v_constraint, v_column);
 end
 $function$;
-comment on routine app_hidden.transition(uuid,text,integer,jsonb) is 'The one way in which a request changes: lock, may the caller (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. What the caller cannot see is refused before, by the API functions (RQ404).';
-grant execute on routine app_hidden.transition(uuid,text,integer,jsonb) to assent_admin, assent_manager, assent_user;
+comment on routine app_hidden.transition(app_public.requests,text,integer,jsonb) is 'The one way in which a request changes: has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
+grant execute on routine app_hidden.transition(app_public.requests,text,integer,jsonb) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.visible_request(request_id uuid)
- RETURNS uuid
+ RETURNS app_public.requests
  LANGUAGE plpgsql
 AS $function$
+declare
+  v_request app_public.requests;
 begin
-  if not exists (select from app_public.requests r where r.id = request_id) then
-    raise exception using errcode = 'RQ404', message = 'There is no such request.';
-  end if;
-  return request_id;
+  select * into v_request from app_public.requests r where r.id = request_id;
+  return v_request;
 end
 $function$;
-comment on routine app_hidden.visible_request(uuid) is 'The id again, if the caller may see the request. Raises RQ404.';
+comment on routine app_hidden.visible_request(uuid) is 'The request as the caller may see it, or nulls.';
 grant execute on routine app_hidden.visible_request(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_private.account_key(email text)
@@ -1234,6 +1243,9 @@ AS $function$
 declare
   v_me uuid := app_hidden.current_user_id();
 begin
+  if v_me is null then
+    raise exception using errcode = 'RQ401', message = 'There is no session to end.';
+  end if;
   update app_private.sessions s
   set revoked_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
@@ -1242,7 +1254,7 @@ begin
   values (v_me, 'LOGOUT', v_me, app_private.current_ip());
 end
 $function$;
-comment on routine app_public.logout() is 'Ends the session that the request came with, at once and for every token of it.';
+comment on routine app_public.logout() is 'Ends the session that the request came with, at once and for every token of it. Raises RQ401 when it is over.';
 grant execute on routine app_public.logout() to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.reject_request(request_id uuid, comment text DEFAULT NULL::text, version integer DEFAULT NULL::integer)

@@ -140,11 +140,12 @@ export const LoginPlugin = extendSchema((build) => {
       },
       LoginPayload: {
         plans: {
-          clientMutationId: ($payload: any) => $payload.get('clientMutationId'),
-          accessToken: ($payload: any) => access($payload.get('login'), 'accessToken'),
-          refreshToken: ($payload: any) => access($payload.get('login'), 'refreshToken'),
-          expiresAt: ($payload: any) => lambda(access($payload.get('login'), 'expiresAt'), (date) => (date as Date).toISOString()),
-          user: ($payload: any) => users!.get({ id: access($payload.get('login'), 'userId') } as never),
+          clientMutationId: ($payload: Step) => access($payload, 'clientMutationId'),
+          accessToken: ($payload: Step) => access($payload, ['login', 'accessToken']),
+          refreshToken: ($payload: Step) => access($payload, ['login', 'refreshToken']),
+          expiresAt: ($payload: Step) =>
+            lambda(access($payload, ['login', 'expiresAt']), (date) => (date as Date).toISOString()),
+          user: ($payload: Step) => users!.get({ id: access($payload, ['login', 'userId']) } as never),
         },
       },
     },

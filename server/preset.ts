@@ -4,6 +4,7 @@ import { PgSimplifyInflectionPreset } from '@graphile/simplify-inflection'
 import { PostGraphileAmberPreset } from 'postgraphile/presets/amber'
 import { PostGraphileConnectionFilterPreset } from 'postgraphile-plugin-connection-filter'
 import { changeNullability } from 'postgraphile/utils'
+import { DescriptionsPlugin } from './descriptions.ts'
 import { ListsPreset } from './lists.ts'
 import { LoginPlugin } from './login.ts'
 
@@ -36,7 +37,7 @@ const NullabilityPlugin = changeNullability({
 /** How the GraphQL schema is made of the database's. What is in it is decided there, by grants and by smart tags. */
 export const preset: GraphileConfig.Preset = {
   extends: [PostGraphileAmberPreset, PgSimplifyInflectionPreset, PostGraphileConnectionFilterPreset, PgAggregatesPreset, ListsPreset],
-  plugins: [NamesPlugin, NullabilityPlugin, LoginPlugin],
+  plugins: [NamesPlugin, NullabilityPlugin, DescriptionsPlugin, LoginPlugin],
   disablePlugins: [
     // Opaque node ids: a row's id is its UUID.
     'NodePlugin',

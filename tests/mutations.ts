@@ -68,7 +68,7 @@ async function edited(database: pg.Client, name: string, piece: string, by: stri
 
 const finish = 'app_hidden.finish_login(uuid,text,text)'
 const begin = 'app_hidden.begin_login(text)'
-const transition = 'app_hidden.transition(uuid,text,integer,jsonb)'
+const transition = 'app_hidden.transition(app_public.requests,text,integer,jsonb)'
 const permitted = 'app_private.permitted_transition(app_public.requests,text,integer)'
 const guard = 'app_private.tg_requests__guard()'
 const live = 'app_private.live_session(text)'
@@ -100,8 +100,9 @@ const edits: [string, string, string][] = [
   ['app_private.tg_requests__audit()', `current_setting('assent.action')`, `'UPDATE'`],
   ['app_private.changes(jsonb,jsonb)', `and n.key not in ('version', 'updated_at')`, ''],
   ['app_private.tg__refuse()', 'raise exception', 'raise warning'],
-  ['app_hidden.visible_request(uuid)', 'if not exists', 'if false and not exists'],
-  ['app_public.users_email(app_public.users)', 'where c.user_id = u.id', 'where c.user_id = u.id or'],
+  [transition, 'and r.created_at = seen.created_at', ''],
+  ['app_public.users_email(app_public.users)', 'u.id = (select app_hidden.current_user_id()) or', 'true or'],
+  ['app_public.users_email(app_public.users)', `or (select app_hidden.has_permission('user.read_email'))`, ''],
   ['app_public.requests_awaiting_my_decision()', 'where d.user_id = (select app_hidden.current_user_id())', ''],
   [begin, 'offset 99', 'offset 100'],
   [begin, 'perform pg_advisory_xact_lock', 'perform 1 where 0 < '],
@@ -110,7 +111,7 @@ const edits: [string, string, string][] = [
   [finish, 'perform pg_advisory_xact_lock', 'perform 1 where 0 < '],
   [finish, 'set failed = true', 'set failed = false'],
   [finish, 'case when not u.is_deleted then u.id end', 'u.id'],
-  [finish, `VALUES`.toLowerCase() + ` ('LOGIN_FAILED', v_known_id`, `values ('LOGIN_FAILED', null`],
+  [finish, `values ('LOGIN_FAILED', v_known_id`, `values ('LOGIN_FAILED', null`],
   ['app_private.caller_network()', 'else 64', 'else 128'],
   ['app_private.account_key(text)', 'lower(email)', 'email'],
   ['app_public.logout()', 's.id = l.session_id', 's.user_id = l.user_id'],

@@ -241,7 +241,7 @@ describe('the product of status, action and caller', () => {
     const [invisible, absent] = await stage.attempts(
       [hidden.id, '00000000-0000-7000-8000-000000000000'].map((id) => ({
         actor: 'user2',
-        statement: `select app_hidden.transition('${id}', 'UPDATE', null, '{}')`,
+        statement: `select app_hidden.transition(jsonb_populate_record(null::app_public.requests, '{"id": "${id}"}'), 'UPDATE', null, '{}')`,
       })),
     )
     expect(invisible).toEqual(absent)
@@ -400,13 +400,34 @@ describe('a request', () => {
   })
 
   test('what an action has no business with, it does not write', async () => {
-    const { id } = await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
-    for (const field of ['title', 'status', 'version', 'creator_id', 'reviewed_by_id', 'is_deleted', 'id']) {
-      const { code } = await stage.attempt(
-        'manager',
-        `select app_hidden.transition('${id}', 'APPROVE', null, '{"${field}": null}')`,
+    const draft = await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })
+    const submitted = await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
+    const content = ['title', 'description', 'assigned_to_id']
+    const written: Record<Action | 'CREATE', string[]> = {
+      CREATE: content,
+      UPDATE: content,
+      DELETE: [],
+      SUBMIT: [],
+      APPROVE: ['review_comment'],
+      REJECT: ['review_comment'],
+      ASSIGN: ['assigned_to_id'],
+    }
+    const { rows } = await stage.root.query(
+      `select attname as field from pg_attribute where attrelid = 'app_public.requests'::regclass and attnum > 0 and not attisdropped`,
+    )
+    for (const [action, fields] of Object.entries(written)) {
+      const decides = ['APPROVE', 'REJECT', 'ASSIGN'].includes(action)
+      const outcomes = await stage.attempts(
+        rows.map(({ field }) => ({
+          actor: decides ? 'manager' : 'user',
+          statement: `select app_hidden.transition((select r from app_public.requests r where r.id = '${decides ? submitted.id : draft.id}'), '${action}', null, '{"${field}": null}')`,
+        })),
       )
-      expect(code).toBe('RQ403')
+      const refused = rows.filter((_, i) => outcomes[i]!.code === 'RQ403').map(({ field }) => field)
+      expect({ action, refused }).toEqual({
+        action,
+        refused: rows.map(({ field }) => field).filter((field) => !fields.includes(field)),
+      })
     }
   })
 })
