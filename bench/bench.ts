@@ -41,7 +41,10 @@ const IDENTIFY = (session: string) =>
   `select set_config('assent.session', '${session}', true), set_config('assent.ip', '127.0.0.1', true),
     set_config('role', app_hidden.authenticate('${session}'), true);`
 
-interface Sessions { user: string; manager: string }
+interface Sessions {
+  user: string
+  manager: string
+}
 /** A statement of one transaction, and who runs it; `$id` is the row in question, or the id that the first one gave. */
 type Step = { as: keyof Sessions; sql: string; graphql: string }
 type Operation = { name: string; sampled: boolean; steps: Step[] }
@@ -53,31 +56,37 @@ const operations: Operation[] = [
   {
     name: 'read one',
     sampled: true,
-    steps: [{
-      as: 'user',
-      sql: `select ${ROW}, u.id, u.name, app_public.requests_available_actions(r)
+    steps: [
+      {
+        as: 'user',
+        sql: `select ${ROW}, u.id, u.name, app_public.requests_available_actions(r)
         from app_public.requests r left join app_public.users u on u.id = r.creator_id where r.id = '$id';`,
-      graphql: `query($id: UUID!) { request(id: $id) { ${FIELDS} creator { id name } availableActions } }`,
-    }],
+        graphql: `query($id: UUID!) { request(id: $id) { ${FIELDS} creator { id name } availableActions } }`,
+      },
+    ],
   },
   {
     name: 'list of 20',
     sampled: false,
-    steps: [{
-      as: 'manager',
-      sql: `select ${ROW}, u.id, u.name from app_public.requests r left join app_public.users u on u.id = r.creator_id
+    steps: [
+      {
+        as: 'manager',
+        sql: `select ${ROW}, u.id, u.name from app_public.requests r left join app_public.users u on u.id = r.creator_id
         where not r.is_deleted order by r.created_at desc, r.id limit 20;`,
-      graphql: `{ requests { nodes { ${FIELDS} creator { id name } } } }`,
-    }],
+        graphql: `{ requests { nodes { ${FIELDS} creator { id name } } } }`,
+      },
+    ],
   },
   {
     name: 'create',
     sampled: false,
-    steps: [{
-      as: 'user',
-      sql: `select ${ROW} from app_public.create_request('A laptop', 'The old one is broken') r;`,
-      graphql: `mutation { createRequest(input: { title: "A laptop", description: "The old one is broken" }) { request { ${FIELDS} } } }`,
-    }],
+    steps: [
+      {
+        as: 'user',
+        sql: `select ${ROW} from app_public.create_request('A laptop', 'The old one is broken') r;`,
+        graphql: `mutation { createRequest(input: { title: "A laptop", description: "The old one is broken" }) { request { ${FIELDS} } } }`,
+      },
+    ],
   },
   {
     name: 'create, submit, approve',
@@ -109,9 +118,11 @@ type Door = { name: string; run(operation: Operation): Promise<number>; close():
 async function keepBusy(call: (client: number) => Promise<void>): Promise<number> {
   const end = Date.now() + SECONDS * 1000
   let calls = 0
-  await Promise.all(Array.from({ length: CLIENTS }, async (_, client) => {
-    for (; Date.now() < end; calls++) await call(client)
-  }))
+  await Promise.all(
+    Array.from({ length: CLIENTS }, async (_, client) => {
+      for (; Date.now() < end; calls++) await call(client)
+    }),
+  )
   return calls
 }
 
@@ -123,8 +134,17 @@ function graphqlDoor(tokens: Sessions, ids: string[]): Door {
   let n = 0
   async function call(token: string, query: string, id: string | undefined): Promise<Record<string, any>> {
     const body = JSON.stringify({ query, variables: id ? { id } : {} })
-    const req = request({ agent, port: PORT, path: '/graphql', method: 'POST', headers: {
-      'content-type': 'application/json', 'content-length': Buffer.byteLength(body), authorization: `Bearer ${token}` } })
+    const req = request({
+      agent,
+      port: PORT,
+      path: '/graphql',
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        'content-length': Buffer.byteLength(body),
+        authorization: `Bearer ${token}`,
+      },
+    })
     req.end(body)
     const [res] = await once(req, 'response')
     let text = ''
@@ -135,13 +155,14 @@ function graphqlDoor(tokens: Sessions, ids: string[]): Door {
   }
   return {
     name: 'graphql',
-    run: ({ sampled, steps }) => keepBusy(async () => {
-      let id = sampled ? pick(ids, n++) : undefined
-      for (const { as, graphql } of steps) {
-        const [payload] = Object.values(await call(tokens[as], graphql, id))
-        id ??= payload.request?.id
-      }
-    }),
+    run: ({ sampled, steps }) =>
+      keepBusy(async () => {
+        let id = sampled ? pick(ids, n++) : undefined
+        for (const { as, graphql } of steps) {
+          const [payload] = Object.values(await call(tokens[as], graphql, id))
+          id ??= payload.request?.id
+        }
+      }),
     close: async () => agent.destroy(),
   }
 }
@@ -151,18 +172,19 @@ function pgDoor(url: string, sessions: Sessions, ids: string[]): Door {
   let n = 0
   return {
     name: 'sql (pg)',
-    run: ({ name, sampled, steps }) => keepBusy(async () => {
-      let id = sampled ? pick(ids, n++) : undefined
-      const client = await pool.connect()
-      for (const [i, { as, sql }] of steps.entries()) {
-        await client.query('begin')
-        await client.query({ name: `identify-${as}`, text: IDENTIFY(sessions[as]) })
-        const { rows } = await client.query({ name: `${name}-${i}`, text: sql.replace(`'$id'`, '$1'), values: id ? [id] : [] })
-        await client.query('commit')
-        id ??= rows[0].id
-      }
-      client.release()
-    }),
+    run: ({ name, sampled, steps }) =>
+      keepBusy(async () => {
+        let id = sampled ? pick(ids, n++) : undefined
+        const client = await pool.connect()
+        for (const [i, { as, sql }] of steps.entries()) {
+          await client.query('begin')
+          await client.query({ name: `identify-${as}`, text: IDENTIFY(sessions[as]) })
+          const { rows } = await client.query({ name: `${name}-${i}`, text: sql.replace(`'$id'`, '$1'), values: id ? [id] : [] })
+          await client.query('commit')
+          id ??= rows[0].id
+        }
+        client.release()
+      }),
     close: () => pool.end(),
   }
 }
@@ -172,19 +194,29 @@ async function pgbenchDoor(url: string, sessions: Sessions, ids: string[], folde
   return {
     name: 'sql (pgbench)',
     async run({ sampled, steps }) {
-      const files = await Promise.all((sampled ? ids : ['']).map(async (id, i) => {
-        const script = steps.map(({ as, sql }, step) => {
-          // The first statement of several tells its id to those that follow.
-          const chained = steps.length > 1 && step === 0 ? `${sql} \\gset` : sql.replace(`'$id'`, id ? `'${id}'` : `':id'`.replaceAll(`'`, ''))
-          return `begin;\n${IDENTIFY(sessions[as])}\n${chained}\ncommit;\n`
-        }).join('').replace(/\n\s+/g, ' ')
-        const file = join(folder, `${i}.sql`)
-        await writeFile(file, script)
-        return ['-f', file]
-      }))
-      const { stdout } = await promisify(execFile)('pgbench', [
-        '-n', '-M', 'prepared', '-c', String(CLIENTS), '-j', '1', '-T', String(SECONDS), ...files.flat(), url,
-      ], { env: { ...process.env, PGOPTIONS: '-c jit=off' } })
+      const files = await Promise.all(
+        (sampled ? ids : ['']).map(async (id, i) => {
+          const script = steps
+            .map(({ as, sql }, step) => {
+              // The first statement of several tells its id to those that follow.
+              const chained =
+                steps.length > 1 && step === 0
+                  ? `${sql} \\gset`
+                  : sql.replace(`'$id'`, id ? `'${id}'` : `':id'`.replaceAll(`'`, ''))
+              return `begin;\n${IDENTIFY(sessions[as])}\n${chained}\ncommit;\n`
+            })
+            .join('')
+            .replace(/\n\s+/g, ' ')
+          const file = join(folder, `${i}.sql`)
+          await writeFile(file, script)
+          return ['-f', file]
+        }),
+      )
+      const { stdout } = await promisify(execFile)(
+        'pgbench',
+        ['-n', '-M', 'prepared', '-c', String(CLIENTS), '-j', '1', '-T', String(SECONDS), ...files.flat(), url],
+        { env: { ...process.env, PGOPTIONS: '-c jit=off' } },
+      )
       return Number(/transactions actually processed: (\d+)/.exec(stdout)![1])
     },
     close: async () => {},
@@ -202,13 +234,16 @@ function cpuSeconds(pid: number): number {
 }
 
 function children(pid: number): number[] {
-  return readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number).filter((child) => {
-    try {
-      return readFileSync(`/proc/${child}/stat`, 'utf8').split(') ')[1]!.split(' ')[1] === String(pid)
-    } catch {
-      return false
-    }
-  })
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((child) => {
+      try {
+        return readFileSync(`/proc/${child}/stat`, 'utf8').split(') ')[1]!.split(' ')[1] === String(pid)
+      } catch {
+        return false
+      }
+    })
 }
 
 /** CPU seconds of PostgreSQL: its main process, and all that it has started. */
@@ -221,10 +256,13 @@ async function seed(ownerUrl: string, authUrl: string): Promise<{ sessions: Sess
   await owner.connect()
   await owner.query(readFileSync('db/demo.sql', 'utf8'))
   const open = async (email: string) => {
-    const { rows } = await owner.query(`with s as (select app_private.random_secret() as secret)
+    const { rows } = await owner.query(
+      `with s as (select app_private.random_secret() as secret)
       insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at)
       select user_id, app_private.hash_secret(secret), app_private.hash_secret(secret || 'r'), now() + interval '1 day'
-      from s, app_private.credentials where email = $1 returning (select secret from s)`, [email])
+      from s, app_private.credentials where email = $1 returning (select secret from s)`,
+      [email],
+    )
     return rows[0].secret as string
   }
   const sessions = { user: await open('user@assent.test'), manager: await open('manager@assent.test') }
@@ -243,7 +281,10 @@ async function seed(ownerUrl: string, authUrl: string): Promise<{ sessions: Sess
   return { sessions, ids: rows.map(({ id }) => id) }
 }
 
-const hasPgbench = await promisify(execFile)('pgbench', ['--version']).then(() => true, () => false)
+const hasPgbench = await promisify(execFile)('pgbench', ['--version']).then(
+  () => true,
+  () => false,
+)
 const dataDir = await mkdtemp(join(tmpdir(), 'assent-bench-'))
 const postgres = await startEmbedded({ dataDir })
 const { DATABASE_URL, AUTH_DATABASE_URL, ROOT_DATABASE_URL, JWT_SECRET } = postgres.secrets
@@ -256,7 +297,13 @@ const server = spawn(process.execPath, ['server/main.js', 'server'], {
   env: { ...process.env, PORT: String(PORT), AUTH_DATABASE_URL, JWT_SECRET, NODE_ENV: 'production', LOG_LEVEL: 'warn' },
 })
 for (let tries = 0; tries < 100; tries++) {
-  if (await fetch(`http://127.0.0.1:${PORT}/readyz`).then((res) => res.ok, () => false)) break
+  if (
+    await fetch(`http://127.0.0.1:${PORT}/readyz`).then(
+      (res) => res.ok,
+      () => false,
+    )
+  )
+    break
   await sleep(100)
 }
 const { makeTokens } = await import('../server/identity.ts')
@@ -264,16 +311,17 @@ const { sign } = makeTokens([JWT_SECRET])
 const tokens = { user: sign(sessions.user).token, manager: sign(sessions.manager).token }
 const postmaster = Number(readFileSync(join(dataDir, 'postgres/postmaster.pid'), 'utf8').split('\n')[0])
 
-const sql = hasPgbench
-  ? await pgbenchDoor(AUTH_DATABASE_URL, sessions, ids, dataDir)
-  : pgDoor(AUTH_DATABASE_URL, sessions, ids)
+const sql = hasPgbench ? await pgbenchDoor(AUTH_DATABASE_URL, sessions, ids, dataDir) : pgDoor(AUTH_DATABASE_URL, sessions, ids)
 const graphql = graphqlDoor(tokens, ids)
 
 console.log(`${REQUESTS} requests, ${CLIENTS} clients, ${ROUNDS} rounds of ${SECONDS} s each; medians\n`)
 console.log('operation                | door          |  calls/s | ratio | CPU µs a call: server | database')
 console.log('-------------------------|---------------|---------:|------:|----------------------:|---------:')
 for (const operation of operations) {
-  const results = new Map<Door, { rate: number; server: number; database: number }[]>([[sql, []], [graphql, []]])
+  const results = new Map<Door, { rate: number; server: number; database: number }[]>([
+    [sql, []],
+    [graphql, []],
+  ])
   for (let round = -1; round < ROUNDS; round++) {
     for (const [door, rounds] of results) {
       const before = { server: cpuSeconds(server.pid!), database: databaseCpu(postmaster) }
@@ -281,17 +329,30 @@ for (const operation of operations) {
       await sleep(50)
       const used = (now: number, then: number) => ((now - then) * 1e6) / calls
       // The first round of each is for warming up.
-      if (round >= 0) rounds.push({ rate: calls / SECONDS,
-        server: used(cpuSeconds(server.pid!), before.server), database: used(databaseCpu(postmaster), before.database) })
+      if (round >= 0)
+        rounds.push({
+          rate: calls / SECONDS,
+          server: used(cpuSeconds(server.pid!), before.server),
+          database: used(databaseCpu(postmaster), before.database),
+        })
     }
   }
   const ratio = median(results.get(graphql)!.map(({ rate }, i) => results.get(sql)![i]!.rate / rate))
   for (const [door, rounds] of results) {
-    const figure = (key: 'rate' | 'server' | 'database', width: number) => median(rounds.map((r) => r[key])).toFixed(0).padStart(width)
-    console.log([
-      operation.name.padEnd(24), ` ${door.name.padEnd(14)}`, ` ${figure('rate', 8)} `,
-      ` ${(door === graphql ? ratio.toFixed(1) : '1').padStart(5)} `, ` ${figure('server', 21)} `, ` ${figure('database', 8)}`,
-    ].join('|'))
+    const figure = (key: 'rate' | 'server' | 'database', width: number) =>
+      median(rounds.map((r) => r[key]))
+        .toFixed(0)
+        .padStart(width)
+    console.log(
+      [
+        operation.name.padEnd(24),
+        ` ${door.name.padEnd(14)}`,
+        ` ${figure('rate', 8)} `,
+        ` ${(door === graphql ? ratio.toFixed(1) : '1').padStart(5)} `,
+        ` ${figure('server', 21)} `,
+        ` ${figure('database', 8)}`,
+      ].join('|'),
+    )
   }
 }
 const memory = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server.pid}/status`, 'utf8'))

@@ -42,7 +42,10 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
   app.disable('x-powered-by')
   app.get('/healthz', (_req, res) => void res.json({ status: 'ok' }))
   app.get('/readyz', async (_req, res) => {
-    const ready = await pool.query('select 1').then(() => true, () => false)
+    const ready = await pool.query('select 1').then(
+      () => true,
+      () => false,
+    )
     if (!ready) res.set('retry-after', '1')
     res.status(ready ? 200 : 503).json({ status: ready ? 'ok' : 'unavailable' })
   })

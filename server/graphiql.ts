@@ -27,7 +27,11 @@ mutation {
 
 /** GraphiQL (as ruru has it), served from the package's own files: for development only. */
 export function graphiql(): Router {
-  const html = ruruHTML({ staticPath: STATIC_PATH, endpoint: '/graphql', clientConfig: { defaultQuery: DEFAULT_QUERY } as RuruClientConfig })
+  const html = ruruHTML({
+    staticPath: STATIC_PATH,
+    endpoint: '/graphql',
+    clientConfig: { defaultQuery: DEFAULT_QUERY } as RuruClientConfig,
+  })
   const router = express.Router()
   router.get('/', (_req, res) => {
     res.set('content-security-policy', CONTENT_SECURITY_POLICY).type('html').send(html)

@@ -2,7 +2,16 @@ import { isUtf8 } from 'node:buffer'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { LRU } from '@graphile/lru'
 import express from 'express'
-import { getOperationAST, GraphQLError, OperationTypeNode, parse, validate, type DocumentNode, type GraphQLSchema, type ValidationRule } from 'graphql'
+import {
+  getOperationAST,
+  GraphQLError,
+  OperationTypeNode,
+  parse,
+  validate,
+  type DocumentNode,
+  type GraphQLSchema,
+  type ValidationRule,
+} from 'graphql'
 import type { Pool } from 'pg'
 import type { Logger } from 'pino'
 import type { WithPgClient } from 'postgraphile/@dataplan/pg'
@@ -49,7 +58,8 @@ const readJson = express.json({ limit: MAX_BODY, type: () => true, strict: false
 /** What the body parser says, in our codes. */
 function toBodyError(error: { status?: number }): ClientError {
   if (error.status === 413) return new ClientError('PAYLOAD_TOO_LARGE', `The body is larger than ${MAX_BODY}.`)
-  if (error.status === 415) return new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The charset or encoding of the body is not supported.')
+  if (error.status === 415)
+    return new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The charset or encoding of the body is not supported.')
   return new ClientError('BAD_REQUEST', 'The body is not JSON.')
 }
 
@@ -59,7 +69,9 @@ async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unkn
     throw new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json.')
   }
   await new Promise<void>((resolve, reject) =>
-    readJson(req as express.Request, res as express.Response, (error?: unknown) => (error ? reject(toBodyError(error)) : resolve())),
+    readJson(req as express.Request, res as express.Response, (error?: unknown) =>
+      error ? reject(toBodyError(error)) : resolve(),
+    ),
   )
   return (req as express.Request).body
 }
@@ -72,7 +84,8 @@ function readCall(body: unknown): Call {
   const { query, variables, operationName } = isObject(body) ? body : {}
   if (typeof query !== 'string') throw new ClientError('BAD_REQUEST', 'The body must be an object with a string "query".')
   if (variables != null && !isObject(variables)) throw new ClientError('BAD_REQUEST', '"variables" must be an object.')
-  if (operationName != null && typeof operationName !== 'string') throw new ClientError('BAD_REQUEST', '"operationName" must be a string.')
+  if (operationName != null && typeof operationName !== 'string')
+    throw new ClientError('BAD_REQUEST', '"operationName" must be a string.')
   checkVariables(variables ?? {})
   return { query, variables: variables ?? {}, operationName: operationName ?? undefined }
 }

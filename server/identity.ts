@@ -61,7 +61,9 @@ export function makeIdentify(tokens: Tokens, trustProxy: number): (req: Incoming
     }
     // A nearer proxy than TRUST_PROXY says is believed about the address before it; whatever is further off is not.
     // An IPv6 zone ("%eth0") is of the proxy's machine alone, and no address to PostgreSQL.
-    const address = proxyaddr(req, (_address, hop) => hop < trustProxy).replace(/^::ffff:(?=\d+\.)/i, '').replace(/%.*/, '')
+    const address = proxyaddr(req, (_address, hop) => hop < trustProxy)
+      .replace(/^::ffff:(?=\d+\.)/i, '')
+      .replace(/%.*/, '')
     return { session, ip: isIP(address) ? address : '' }
   }
 }

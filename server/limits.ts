@@ -1,7 +1,13 @@
 import { depthLimit } from '@graphile/depth-limit'
 import {
-  GraphQLError, Kind, NoSchemaIntrospectionCustomRule, OperationTypeNode, specifiedRules,
-  type SelectionSetNode, type ValidationContext, type ValidationRule,
+  GraphQLError,
+  Kind,
+  NoSchemaIntrospectionCustomRule,
+  OperationTypeNode,
+  specifiedRules,
+  type SelectionSetNode,
+  type ValidationContext,
+  type ValidationRule,
 } from 'graphql'
 import { ClientError } from './errors.ts'
 
@@ -18,7 +24,12 @@ export const MAX_TOKENS = 2000
  * The fields of a selection, with those of its fragments wherever they are spread; with `deep`, also the fields within
  * them. Each fragment is counted once, so that nesting costs nothing.
  */
-function countFields(context: ValidationContext, { selections }: SelectionSetNode, deep: boolean, counts = new Map<string, number>()): number {
+function countFields(
+  context: ValidationContext,
+  { selections }: SelectionSetNode,
+  deep: boolean,
+  counts = new Map<string, number>(),
+): number {
   return selections.reduce((sum, selection) => {
     if (selection.kind !== Kind.FRAGMENT_SPREAD) {
       const within = selection.kind === Kind.INLINE_FRAGMENT || deep ? selection.selectionSet : undefined
@@ -42,10 +53,16 @@ const fieldsRule: ValidationRule = (context) => ({
   OperationDefinition(node) {
     const most = node.operation === OperationTypeNode.QUERY ? MAX_ROOT_FIELDS : 1
     if (countFields(context, node.selectionSet, false) > most) {
-      context.reportError(new GraphQLError(`A ${node.operation} has at most ${most} root field${most > 1 ? 's' : ''}.`, { nodes: node }))
+      context.reportError(
+        new GraphQLError(`A ${node.operation} has at most ${most} root field${most > 1 ? 's' : ''}.`, { nodes: node }),
+      )
     }
     if (countFields(context, node.selectionSet, true) > MAX_FIELDS) {
-      context.reportError(new GraphQLError(`A ${node.operation} has at most ${MAX_FIELDS} fields, with its fragments written out.`, { nodes: node }))
+      context.reportError(
+        new GraphQLError(`A ${node.operation} has at most ${MAX_FIELDS} fields, with its fragments written out.`, {
+          nodes: node,
+        }),
+      )
     }
   },
 })
@@ -90,7 +107,10 @@ export function checkVariables(variables: object): void {
   for (let depth = 0, count = 0; level.length > 0; depth++) {
     count += level.length
     if (count > MAX_VALUES || depth > MAX_VALUE_DEPTH) {
-      throw new ClientError('BAD_REQUEST', `Variables hold at most ${MAX_VALUES} values, at most ${MAX_VALUE_DEPTH} within each other.`)
+      throw new ClientError(
+        'BAD_REQUEST',
+        `Variables hold at most ${MAX_VALUES} values, at most ${MAX_VALUE_DEPTH} within each other.`,
+      )
     }
     if (!level.every((value) => typeof value !== 'string' || value.isWellFormed())) {
       throw new ClientError('VALIDATION_FAILED', 'Text must be well-formed Unicode.')

@@ -56,14 +56,17 @@ const ListArgumentsPlugin: GraphileConfig.Plugin = {
           if (!isPgFieldConnection || !pgFieldResource) return arg
           // ListPlansPlugin sets both, together.
           if (argName === 'first' || argName === 'last') return { ...arg, applyPlan: noPlan }
-          const order = pgFieldResource.extensions?.tags?.['defaultOrderBy'] ?? pgFieldResource.codec.extensions?.tags?.['defaultOrderBy']
+          const order =
+            pgFieldResource.extensions?.tags?.['defaultOrderBy'] ?? pgFieldResource.codec.extensions?.tags?.['defaultOrderBy']
           if (argName !== 'orderBy' || !order) return arg
           const orders = build.graphql.getNamedType(arg.type) as GraphQLEnumType
-          const defaultValue = String(order).split(' ').map((name) => {
-            const value = orders.getValue(name)
-            if (!value) throw new Error(`@defaultOrderBy: ${orders.name} has no ${name}`)
-            return value.value
-          })
+          const defaultValue = String(order)
+            .split(' ')
+            .map((name) => {
+              const value = orders.getValue(name)
+              if (!value) throw new Error(`@defaultOrderBy: ${orders.name} has no ${name}`)
+              return value.value
+            })
           return { ...arg, defaultValue }
         },
       },

@@ -48,11 +48,18 @@ export async function login(pool: Pool, tokens: Tokens, ip: string, email: strin
   let outcome: Outcome
   try {
     const begun = await transaction<{ attempt_id: string; retry_after: number | null }>(
-      client, ip, 'select * from app_hidden.begin_login($1)', [email])
+      client,
+      ip,
+      'select * from app_hidden.begin_login($1)',
+      [email],
+    )
     outcome = begun.retry_after
       ? { user_id: null, session_secret: '', refresh_secret: '', retry_after: begun.retry_after }
       : await transaction<Outcome>(client, ip, 'select * from app_hidden.finish_login($1, $2, $3)', [
-          begun.attempt_id, email, passwordDigest(password)])
+          begun.attempt_id,
+          email,
+          passwordDigest(password),
+        ])
     broken = false
   } finally {
     client.release(broken)
@@ -143,8 +150,7 @@ export const LoginPlugin = extendSchema((build) => {
           clientMutationId: ($payload: Step) => access($payload, 'clientMutationId'),
           accessToken: ($payload: Step) => access($payload, ['login', 'accessToken']),
           refreshToken: ($payload: Step) => access($payload, ['login', 'refreshToken']),
-          expiresAt: ($payload: Step) =>
-            lambda(access($payload, ['login', 'expiresAt']), (date) => (date as Date).toISOString()),
+          expiresAt: ($payload: Step) => lambda(access($payload, ['login', 'expiresAt']), (date) => (date as Date).toISOString()),
           user: ($payload: Step) => users!.get({ id: access($payload, ['login', 'userId']) } as never),
         },
       },

@@ -45,7 +45,7 @@ async function settingsFor({ databaseUrl, authDatabaseUrl }: Target, client: pg.
   const authenticator = authDatabaseUrl ? loginOf(authDatabaseUrl).user : await authenticatorOf(client)
   return {
     ...shared,
-    connectionString: databaseUrl,
+    connectionString: withLockTimeout(databaseUrl),
     databaseOwner: pg.escapeIdentifier(loginOf(databaseUrl).user),
     migrationsFolder: join(project, 'migrations'),
     placeholders: { ...shared.placeholders, ':DATABASE_AUTHENTICATOR': pg.escapeIdentifier(authenticator) },
@@ -63,4 +63,11 @@ async function authenticatorOf(client: pg.Client): Promise<string> {
   if (rows.length !== 1)
     throw new StartError('Which role the API logs in as is not clear from the database: set AUTH_DATABASE_URL.')
   return rows[0].rolname
+}
+
+/** Whoever waits for a lock on a table holds up all that come after: a migration gives up instead, and can be run again. */
+function withLockTimeout(connectionString: string): string {
+  const url = new URL(connectionString)
+  if (!url.searchParams.has('options')) url.searchParams.set('options', '-c lock_timeout=5s')
+  return url.toString()
 }

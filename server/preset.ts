@@ -36,7 +36,13 @@ const NullabilityPlugin = changeNullability({
 
 /** How the GraphQL schema is made of the database's. What is in it is decided there, by grants and by smart tags. */
 export const preset: GraphileConfig.Preset = {
-  extends: [PostGraphileAmberPreset, PgSimplifyInflectionPreset, PostGraphileConnectionFilterPreset, PgAggregatesPreset, ListsPreset],
+  extends: [
+    PostGraphileAmberPreset,
+    PgSimplifyInflectionPreset,
+    PostGraphileConnectionFilterPreset,
+    PgAggregatesPreset,
+    ListsPreset,
+  ],
   plugins: [NamesPlugin, NullabilityPlugin, DescriptionsPlugin, LoginPlugin],
   disablePlugins: [
     // Opaque node ids: a row's id is its UUID.
@@ -59,7 +65,15 @@ export const preset: GraphileConfig.Preset = {
     ].join(' '),
     dontSwallowErrors: true,
     connectionFilterAllowedOperators: [
-      'isNull', 'equalTo', 'notEqualTo', 'in', 'notIn', 'lessThan', 'lessThanOrEqualTo', 'greaterThan', 'greaterThanOrEqualTo',
+      'isNull',
+      'equalTo',
+      'notEqualTo',
+      'in',
+      'notIn',
+      'lessThan',
+      'lessThanOrEqualTo',
+      'greaterThan',
+      'greaterThanOrEqualTo',
     ],
     connectionFilterComputedColumns: false,
     connectionFilterArrays: false,

@@ -64,7 +64,12 @@ function keepPrepared(client: PoolClient, name: string): void {
  * transaction fails too, and its commit is a rollback: nothing ever runs as the login role. A reading transaction is
  * read-only, and its commit is not waited for. Throws RQ401 when the session is dead.
  */
-export async function asCaller<Row>(pool: Pool, caller: Identity, mode: 'read' | 'write', statement: PgClientQuery): Promise<PgClientResult<Row>> {
+export async function asCaller<Row>(
+  pool: Pool,
+  caller: Identity,
+  mode: 'read' | 'write',
+  statement: PgClientQuery,
+): Promise<PgClientResult<Row>> {
   const { text, values, name, arrayMode } = statement
   const client = await pool.connect()
   try {

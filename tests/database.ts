@@ -44,7 +44,9 @@ export async function cloneDatabase({ transactional = true } = {}): Promise<Test
   await admin.query('select pg_advisory_lock(4711)')
   await admin.query(`create database ${name} template ${template} owner assent_owner`)
   await admin.query('select pg_advisory_unlock(4711)')
-  await admin.query(`revoke all on database ${name} from public; grant connect on database ${name} to assent_authenticator, assent_auditor`)
+  await admin.query(
+    `revoke all on database ${name} from public; grant connect on database ${name} to assent_authenticator, assent_auditor`,
+  )
 
   const to = (url: string, database = name) => Object.assign(new URL(url), { pathname: `/${database}` }).toString()
   const urls = {

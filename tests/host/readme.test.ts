@@ -26,7 +26,10 @@ afterAll(async () => {
 /** Runs the commands in one shell, and splits what it prints by step. */
 async function run(url: string): Promise<string[]> {
   const port = new URL(url).port
-  const script = steps.map(({ commands }) => `${commands}\necho "@@@"`).join('\n').replaceAll(':5678', `:${port}`)
+  const script = steps
+    .map(({ commands }) => `${commands}\necho "@@@"`)
+    .join('\n')
+    .replaceAll(':5678', `:${port}`)
   // The machine's own psql and curl, or what stands in for them.
   const path = `${process.env.PATH}:${resolve('tests/host/bin')}`
   const { stdout } = await promisify(execFile)('bash', ['-c', script], { cwd: folder, env: { ...process.env, PATH: path } })
@@ -47,9 +50,10 @@ test('its commands print what it says', async () => {
 }, 60_000)
 
 test('the stand-ins print what psql prints', async () => {
-  const { stdout } = await promisify(execFile)(
-    resolve('tests/host/bin/psql'),
-    [(await readFile(join(folder, '.data/env'), 'utf8')).match(/^DATABASE_URL=(.*)$/m)![1]!, '-c', `select 1 as n, 'x' as "longer name"`],
-  )
+  const { stdout } = await promisify(execFile)(resolve('tests/host/bin/psql'), [
+    (await readFile(join(folder, '.data/env'), 'utf8')).match(/^DATABASE_URL=(.*)$/m)![1]!,
+    '-c',
+    `select 1 as n, 'x' as "longer name"`,
+  ])
   expect(stdout).toBe(' n | longer name \n---+-------------\n 1 | x\n(1 row)\n\n')
 })
