@@ -1,4 +1,5 @@
--- The audit trail: one row for every action, written by trigger in the action's own transaction, never changed.
+-- The audit trail: one row for every action, in the action's own transaction, never changed. What is done to requests and
+-- people is written by trigger, here; logins and logouts by the functions that do them, in login.sql.
 
 create table if not exists app_public.audit_actions (
   action text primary key,
@@ -145,6 +146,9 @@ as $$
 declare
   v_actor_id uuid := app_hidden.current_user_id();
 begin
+  if tg_op = 'UPDATE' and new is not distinct from old then
+    return null;
+  end if;
   insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
   values (
     v_actor_id,

@@ -8,12 +8,12 @@
 -- current_user_id() answers only while the role in force is the one that the person behind the secret has now.
 
 create or replace function app_private.live_session(secret text)
-  returns table (session_id uuid, user_id uuid, level smallint, database_role name)
+  returns table (session_id uuid, user_id uuid, role text, database_role name)
   language sql
   stable
   rows 1
 as $$
-  select s.id, u.id, r.level, r.database_role
+  select s.id, u.id, r.role, r.database_role
   from app_private.sessions s
   join app_public.users u on u.id = s.user_id
   join app_public.roles r on r.role = u.role
@@ -49,6 +49,19 @@ comment on function app_hidden.authenticate(text) is
   'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown.';
 grant execute on function app_hidden.authenticate(text) to :DATABASE_AUTHENTICATOR;
 
+create or replace function app_private.caller()
+  returns table (session_id uuid, user_id uuid, role text)
+  language sql
+  stable
+  rows 1
+as $$
+  select l.session_id, l.user_id, l.role
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where l.database_role = current_setting('role')
+$$;
+comment on function app_private.caller() is
+  'Who is asking: no row without a live session, and none while the database role in force is not that person''s own.';
+
 create or replace function app_hidden.current_user_id()
   returns uuid
   language plpgsql
@@ -59,14 +72,12 @@ as $$
 declare
   v_user_id uuid;
 begin
-  select l.user_id into v_user_id
-  from app_private.live_session(current_setting('assent.session', true)) l
-  where l.database_role = current_setting('role');
+  select c.user_id into v_user_id from app_private.caller() c;
   return v_user_id;
 end
 $$;
 comment on function app_hidden.current_user_id() is
-  'Who is asking: null without a live session, and null while the database role in force is not that person''s own. Policies call it as (select app_hidden.current_user_id()), once a statement and not once a row.';
+  'The id of app_private.caller(), or null. Policies call it as (select app_hidden.current_user_id()), once a statement and not once a row.';
 grant execute on function app_hidden.current_user_id() to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_private.current_ip()
@@ -87,10 +98,9 @@ create or replace function app_hidden.has_permission(permission text)
 as $$
 begin
   return exists (
-    select from app_private.live_session(current_setting('assent.session', true)) l
-    join app_public.role_permissions p on p.permission = has_permission.permission
-    join app_public.roles lowest on lowest.role = p.role and lowest.level <= l.level
-    where l.database_role = current_setting('role')
+    select from app_private.caller() c
+    join app_hidden.effective_permissions p on p.role = c.role
+    where p.permission = has_permission.permission
   );
 end
 $$;

@@ -49,7 +49,8 @@ on conflict on constraint request_transitions_key do update
 -- Who can decide ---------------------------------------------------------------------------------------------------
 
 -- Runs as its owner: who is a manager or an admin is known to everybody, and row-level security on people, applied
--- twice in the view below, would cost more to plan than the query to run.
+-- twice in the view below, would cost more to plan than the query to run. The inheritance of effective_permissions is
+-- written out, each table by its key: that there is one row of each is what makes the planner take the inbox by its index.
 create or replace view app_hidden.deciders as
   select u.id as user_id, mine.level >= any_lowest.level as decides_any
   from app_public.users u
@@ -95,11 +96,9 @@ declare
   v_live_assignee_id uuid;
   v_decider boolean;
 begin
-  select l.user_id, array(
-    select p.permission from app_public.role_permissions p join app_public.roles lowest using (role) where lowest.level <= l.level
-  ) into v_me, v_may
-  from app_private.live_session(current_setting('assent.session', true)) l
-  where l.database_role = current_setting('role');
+  select c.user_id, array(select p.permission from app_hidden.effective_permissions p where p.role = c.role)
+  into v_me, v_may
+  from app_private.caller() c;
 
   if r.assigned_to_id is not null then
     select d.user_id into v_live_assignee_id from app_hidden.deciders d where d.user_id = r.assigned_to_id;
@@ -130,6 +129,10 @@ declare
   v_parties text[] := app_hidden.my_parties(r);
   v_edge app_public.request_transitions;
 begin
+  if not exists (select from app_private.live_session(current_setting('assent.session', true))) then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are needed, and these are none.';
+  end if;
+
   if not exists (
     select from app_public.request_transitions t
     where t.action = permitted_transition.action and t.who = any (v_parties)
@@ -156,7 +159,7 @@ begin
 end
 $$;
 comment on function app_private.permitted_transition(app_public.requests, text, integer) is
-  'The edge that an action takes from where the request stands. Raises RQ403 when the caller is not the party for it, else RQ409 when no edge leads from here, else RQ412 when the version is another.';
+  'The edge that an action takes from where the request stands. Raises RQ401 when the session has ended meanwhile, RQ403 when the caller is not the party for it, else RQ409 when no edge leads from here, else RQ412 when the version is another.';
 
 create or replace function app_private.raise_violation(violated_constraint text, violated_column text)
   returns void
@@ -206,7 +209,7 @@ begin
   if action = 'CREATE' then
     v_old.creator_id := app_hidden.current_user_id();
   else
-    -- Only who has seen the request knows when it was created: an id alone proves nothing.
+    -- To name an id is not enough: who has seen the request also knows, to the microsecond, when it was created.
     select * into v_old from app_public.requests r where r.id = seen.id and r.created_at = seen.created_at for no key update;
     if not found then
       raise exception using errcode = 'RQ404', message = 'There is no such request.';
@@ -258,7 +261,7 @@ comment on function app_hidden.transition(app_public.requests, text, integer, js
   'The one way in which a request changes: has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
 grant execute on function app_hidden.transition(app_public.requests, text, integer, jsonb) to assent_user, assent_manager, assent_admin;
 
--- The guard: what holds for every statement, the owner's too -------------------------------------------------------
+-- The guard: what is submitted stays as it is, whatever the statement and whoever writes it -------------------------
 
 create or replace function app_private.tg_requests__guard()
   returns trigger

@@ -119,9 +119,10 @@ begin
   join app_public.users u on u.id = c.user_id
   where lower(c.email) = lower(finish_login.email);
 
-  -- An unknown account costs the same as a known one: the hash of nothing anybody knows.
-  v_hash := coalesce(v_hash, '$2a$10$abcdefghijklmnopqrstuuKb3lKe5Y1Yr5X2Tq6i1x3JH8mNUpWmK');
-  if app_private.crypt(password_digest, v_hash) is distinct from v_hash then
+  -- An unknown account costs the same as a known one: one hash.
+  if v_hash is null then
+    perform app_private.hash_password(password_digest);
+  elsif app_private.crypt(password_digest, v_hash) is distinct from v_hash then
     user_id := null;
   end if;
 

@@ -116,7 +116,7 @@ drop policy if exists user_select on app_public.users;
 create policy user_select on app_public.users for select to assent_user
   using (
     id = (select app_hidden.current_user_id())
-    or (role in ('MANAGER', 'ADMIN') and not is_deleted and (select app_hidden.current_user_id()) is not null)
+    or ((select app_hidden.current_user_id()) is not null and id = any (array(select d.user_id from app_hidden.deciders d)))
     or id = any ((select app_hidden.people_on_my_requests())::uuid[])
   );
 

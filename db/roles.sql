@@ -35,7 +35,7 @@ begin
 end
 $$;
 
-comment on role assent_anonymous is 'A request without credentials: may log in, and nothing else.';
+comment on role assent_anonymous is 'A request without credentials: learns that it is nobody, and nothing else.';
 comment on role assent_user is 'A request by somebody whose role is USER.';
 comment on role assent_manager is 'A request by somebody whose role is MANAGER.';
 comment on role assent_admin is 'A request by somebody whose role is ADMIN.';

@@ -4,7 +4,7 @@ create role assent_admin nologin inherit;
 comment on role assent_admin is 'A request by somebody whose role is ADMIN.';
 
 create role assent_anonymous nologin inherit;
-comment on role assent_anonymous is 'A request without credentials: may log in, and nothing else.';
+comment on role assent_anonymous is 'A request without credentials: learns that it is nobody, and nothing else.';
 
 create role assent_auditor login inherit;
 comment on role assent_auditor is 'Reads everything that is evidence, writes nothing. For people: create role jane login in role assent_auditor.';
@@ -284,17 +284,17 @@ create table app_public.requests (
   constraint requests_assigned_to_id_fkey FOREIGN KEY (assigned_to_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
   constraint requests_creator_id_fkey FOREIGN KEY (creator_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
   constraint requests_reviewed_by_id_fkey FOREIGN KEY (reviewed_by_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
-  constraint requests_status_fkey FOREIGN KEY (status) REFERENCES app_public.request_statuses(status) ON UPDATE CASCADE ON DELETE RESTRICT,
+  constraint requests_status_fkey FOREIGN KEY (status) REFERENCES app_public.request_statuses(status) ON DELETE RESTRICT,
   constraint requests_assigned_to_not_creator CHECK (assigned_to_id <> creator_id),
   constraint requests_description_length CHECK (char_length(description) <= 10000),
   constraint requests_is_deleted_check CHECK (NOT is_deleted OR status = 'DRAFT'::text),
   constraint requests_review_comment_length CHECK (char_length(review_comment) <= 10000),
-  constraint requests_review_comment_required CHECK (status <> 'REJECTED'::text OR review_comment IS NOT NULL AND review_comment ~ U&'[^\0009-\000D \0085\00A0\1680\2000-\200B\2028\2029\202F\205F\2060\3000\FEFF]'::text),
+  constraint requests_review_comment_required CHECK (status <> 'REJECTED'::text OR NOT app_private.is_blank(COALESCE(review_comment, ''::text))),
   constraint requests_reviewed_at_check CHECK ((reviewed_at IS NOT NULL) = (status = ANY (ARRAY['APPROVED'::text, 'REJECTED'::text]))),
   constraint requests_reviewed_by_check CHECK ((reviewed_by_id IS NULL) = (reviewed_at IS NULL)),
   constraint requests_reviewed_by_not_creator CHECK (reviewed_by_id <> creator_id),
   constraint requests_submitted_at_check CHECK ((submitted_at IS NULL) = (status = 'DRAFT'::text)),
-  constraint requests_title_blank CHECK (title ~ U&'[^\0009-\000D \0085\00A0\1680\2000-\200B\2028\2029\202F\205F\2060\3000\FEFF]'::text),
+  constraint requests_title_blank CHECK (NOT app_private.is_blank(title)),
   constraint requests_title_length CHECK (char_length(title) <= 200),
   constraint requests_version_check CHECK (version > 0)
 );
@@ -408,10 +408,9 @@ create table app_public.users (
   role text default 'USER'::text not null,
   is_deleted boolean default false not null,
   created_at timestamp with time zone default clock_timestamp() not null,
-  updated_at timestamp with time zone default clock_timestamp() not null,
   constraint users_pkey PRIMARY KEY (id),
   constraint users_role_fkey FOREIGN KEY (role) REFERENCES app_public.roles(role) ON UPDATE CASCADE ON DELETE RESTRICT,
-  constraint users_name_check CHECK (char_length(name) <= 200 AND name ~ U&'[^\0009-\000D \0085\00A0\1680\2000-\200B\2028\2029\202F\205F\2060\3000\FEFF]'::text)
+  constraint users_name_check CHECK (char_length(name) <= 200 AND NOT app_private.is_blank(name))
 );
 comment on table app_public.users is '@defaultOrderBy CREATED_AT_DESC
 A person. People are never removed, only deactivated: what they did must keep their name.';
@@ -420,8 +419,6 @@ comment on column app_public.users.name is 'What others call the person; 1 to 20
 comment on column app_public.users.role is 'What the person may do, by the permissions of the role.';
 comment on column app_public.users.is_deleted is 'Deactivated: may no longer log in, and every session of theirs is dead.';
 comment on column app_public.users.created_at is 'When the account was created.';
-comment on column app_public.users.updated_at is '@behavior -*
-When the row last changed.';
 comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and not blanks alone.';
 CREATE INDEX users_created_at_idx ON app_public.users USING btree (created_at DESC, id);
 CREATE INDEX users_role_idx ON app_public.users USING btree (role, is_deleted);
@@ -448,7 +445,8 @@ create policy owner_all on app_public.users for all to assent_owner
   using (true)
   with check (true);
 create policy user_select on app_public.users for select to assent_user
-  using (id = (( SELECT app_hidden.current_user_id() AS current_user_id)) OR (role = ANY (ARRAY['MANAGER'::text, 'ADMIN'::text])) AND NOT is_deleted AND (( SELECT app_hidden.current_user_id() AS current_user_id)) IS NOT NULL OR (id = ANY ((( SELECT app_hidden.people_on_my_requests() AS people_on_my_requests))::uuid[])));
+  using (id = (( SELECT app_hidden.current_user_id() AS current_user_id)) OR (( SELECT app_hidden.current_user_id() AS current_user_id)) IS NOT NULL AND (id = ANY ((ARRAY( SELECT d.user_id
+   FROM app_hidden.deciders d)))) OR (id = ANY ((( SELECT app_hidden.people_on_my_requests() AS people_on_my_requests))::uuid[])));
 grant select on table app_public.users to assent_admin, assent_auditor, assent_manager, assent_user;
 
 create view app_hidden.deciders as
@@ -647,13 +645,11 @@ AS $function$
 declare
   v_user_id uuid;
 begin
-  select l.user_id into v_user_id
-  from app_private.live_session(current_setting('assent.session', true)) l
-  where l.database_role = current_setting('role');
+  select c.user_id into v_user_id from app_private.caller() c;
   return v_user_id;
 end
 $function$;
-comment on routine app_hidden.current_user_id() is 'Who is asking: null without a live session, and null while the database role in force is not that person''s own. Policies call it as (select app_hidden.current_user_id()), once a statement and not once a row.';
+comment on routine app_hidden.current_user_id() is 'The id of app_private.caller(), or null. Policies call it as (select app_hidden.current_user_id()), once a statement and not once a row.';
 grant execute on routine app_hidden.current_user_id() to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, password_digest text, OUT user_id uuid, OUT session_secret text, OUT refresh_secret text, OUT retry_after integer)
@@ -694,9 +690,10 @@ begin
   join app_public.users u on u.id = c.user_id
   where lower(c.email) = lower(finish_login.email);
 
-  -- An unknown account costs the same as a known one: the hash of nothing anybody knows.
-  v_hash := coalesce(v_hash, '$2a$10$abcdefghijklmnopqrstuuKb3lKe5Y1Yr5X2Tq6i1x3JH8mNUpWmK');
-  if app_private.crypt(password_digest, v_hash) is distinct from v_hash then
+  -- An unknown account costs the same as a known one: one hash.
+  if v_hash is null then
+    perform app_private.hash_password(password_digest);
+  elsif app_private.crypt(password_digest, v_hash) is distinct from v_hash then
     user_id := null;
   end if;
 
@@ -747,10 +744,9 @@ CREATE OR REPLACE FUNCTION app_hidden.has_permission(permission text)
 AS $function$
 begin
   return exists (
-    select from app_private.live_session(current_setting('assent.session', true)) l
-    join app_public.role_permissions p on p.permission = has_permission.permission
-    join app_public.roles lowest on lowest.role = p.role and lowest.level <= l.level
-    where l.database_role = current_setting('role')
+    select from app_private.caller() c
+    join app_hidden.effective_permissions p on p.role = c.role
+    where p.permission = has_permission.permission
   );
 end
 $function$;
@@ -769,11 +765,9 @@ declare
   v_live_assignee_id uuid;
   v_decider boolean;
 begin
-  select l.user_id, array(
-    select p.permission from app_public.role_permissions p join app_public.roles lowest using (role) where lowest.level <= l.level
-  ) into v_me, v_may
-  from app_private.live_session(current_setting('assent.session', true)) l
-  where l.database_role = current_setting('role');
+  select c.user_id, array(select p.permission from app_hidden.effective_permissions p where p.role = c.role)
+  into v_me, v_may
+  from app_private.caller() c;
 
   if r.assigned_to_id is not null then
     select d.user_id into v_live_assignee_id from app_hidden.deciders d where d.user_id = r.assigned_to_id;
@@ -823,7 +817,7 @@ begin
   if action = 'CREATE' then
     v_old.creator_id := app_hidden.current_user_id();
   else
-    -- Only who has seen the request knows when it was created: an id alone proves nothing.
+    -- To name an id is not enough: who has seen the request also knows, to the microsecond, when it was created.
     select * into v_old from app_public.requests r where r.id = seen.id and r.created_at = seen.created_at for no key update;
     if not found then
       raise exception using errcode = 'RQ404', message = 'There is no such request.';
@@ -897,6 +891,17 @@ AS $function$
 $function$;
 comment on routine app_private.account_key(text) is 'What the failures of an account are counted under.';
 
+CREATE OR REPLACE FUNCTION app_private.caller()
+ RETURNS TABLE(session_id uuid, user_id uuid, role text)
+ LANGUAGE sql
+ STABLE ROWS 1
+AS $function$
+  select l.session_id, l.user_id, l.role
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where l.database_role = current_setting('role')
+$function$;
+comment on routine app_private.caller() is 'Who is asking: no row without a live session, and none while the database role in force is not that person''s own.';
+
 CREATE OR REPLACE FUNCTION app_private.caller_network()
  RETURNS cidr
  LANGUAGE sql
@@ -945,12 +950,21 @@ AS $function$
 $function$;
 comment on routine app_private.hash_secret(text) is 'How a secret is kept at rest. It has 256 random bits, so that a fast hash is enough.';
 
+CREATE OR REPLACE FUNCTION app_private.is_blank(value text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select value !~ U&'[^\0009-\000D\0020\0085\00A0\1680\2000-\200B\2028\2029\202F\205F\2060\3000\FEFF]'
+$function$;
+comment on routine app_private.is_blank(text) is 'Is there nothing to be seen? Unicode''s white space and zero-width characters, spelt out, so that no locale decides.';
+
 CREATE OR REPLACE FUNCTION app_private.live_session(secret text)
- RETURNS TABLE(session_id uuid, user_id uuid, level smallint, database_role name)
+ RETURNS TABLE(session_id uuid, user_id uuid, role text, database_role name)
  LANGUAGE sql
  STABLE ROWS 1
 AS $function$
-  select s.id, u.id, r.level, r.database_role
+  select s.id, u.id, r.role, r.database_role
   from app_private.sessions s
   join app_public.users u on u.id = s.user_id
   join app_public.roles r on r.role = u.role
@@ -980,6 +994,10 @@ declare
   v_parties text[] := app_hidden.my_parties(r);
   v_edge app_public.request_transitions;
 begin
+  if not exists (select from app_private.live_session(current_setting('assent.session', true))) then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are needed, and these are none.';
+  end if;
+
   if not exists (
     select from app_public.request_transitions t
     where t.action = permitted_transition.action and t.who = any (v_parties)
@@ -1005,7 +1023,7 @@ begin
   return v_edge;
 end
 $function$;
-comment on routine app_private.permitted_transition(app_public.requests,text,integer) is 'The edge that an action takes from where the request stands. Raises RQ403 when the caller is not the party for it, else RQ409 when no edge leads from here, else RQ412 when the version is another.';
+comment on routine app_private.permitted_transition(app_public.requests,text,integer) is 'The edge that an action takes from where the request stands. Raises RQ401 when the session has ended meanwhile, RQ403 when the caller is not the party for it, else RQ409 when no edge leads from here, else RQ412 when the version is another.';
 
 CREATE OR REPLACE FUNCTION app_private.raise_violation(violated_constraint text, violated_column text)
  RETURNS void
@@ -1139,6 +1157,9 @@ AS $function$
 declare
   v_actor_id uuid := app_hidden.current_user_id();
 begin
+  if tg_op = 'UPDATE' and new is not distinct from old then
+    return null;
+  end if;
   insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
   values (
     v_actor_id,

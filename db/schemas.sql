@@ -20,6 +20,16 @@ alter default privileges revoke execute on functions from public;
 -- crypt() and gen_random_bytes(). A trusted extension: the owner of the database may install it.
 create extension if not exists pgcrypto with schema app_private;
 
+create or replace function app_private.is_blank(value text)
+  returns boolean
+  language sql
+  immutable
+as $$
+  select value !~ U&'[^\0009-\000D\0020\0085\00A0\1680\2000-\200B\2028\2029\202F\205F\2060\3000\FEFF]'
+$$;
+comment on function app_private.is_blank(text) is
+  'Is there nothing to be seen? Unicode''s white space and zero-width characters, spelt out, so that no locale decides.';
+
 -- One wrapper for all keys, so that column defaults read the same on every version of PostgreSQL.
 create or replace function app_private.uuid_v7()
   returns uuid

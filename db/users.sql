@@ -6,8 +6,7 @@ create table if not exists app_public.users (
   role text not null default 'USER' references app_public.roles on update cascade on delete restrict,
   is_deleted boolean not null default false,
   created_at timestamptz not null default clock_timestamp(),
-  updated_at timestamptz not null default clock_timestamp(),
-  constraint users_name_check check (char_length(name) <= 200 and name ~ U&'[^\0009-\000D\0020\0085\00A0\1680\2000-\200B\2028\2029\202F\205F\2060\3000\FEFF]')
+  constraint users_name_check check (char_length(name) <= 200 and not app_private.is_blank(name))
 );
 comment on table app_public.users is E'@defaultOrderBy CREATED_AT_DESC\nA person. People are never removed, only deactivated: what they did must keep their name.';
 comment on column app_public.users.id is 'Time-ordered UUID (version 7).';
@@ -15,7 +14,6 @@ comment on column app_public.users.name is 'What others call the person; 1 to 20
 comment on column app_public.users.role is 'What the person may do, by the permissions of the role.';
 comment on column app_public.users.is_deleted is 'Deactivated: may no longer log in, and every session of theirs is dead.';
 comment on column app_public.users.created_at is 'When the account was created.';
-comment on column app_public.users.updated_at is E'@behavior -*\nWhen the row last changed.';
 comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and not blanks alone.';
 
 create index if not exists users_role_idx on app_public.users (role, is_deleted);

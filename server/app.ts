@@ -5,7 +5,7 @@ import express from 'express'
 import { makeSchema } from 'postgraphile'
 import { makePgService } from 'postgraphile/adaptors/pg'
 import type { Logger } from 'pino'
-import type { ConfigFor } from './config.ts'
+import { listeningUrl, type ConfigFor } from './config.ts'
 import { openPool } from './transaction.ts'
 import { graphiql } from './graphiql.ts'
 import { makeGraphQLHandler } from './graphql.ts'
@@ -61,12 +61,10 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
   })
   await listen(server, config.port, config.host)
   const { port } = server.address() as AddressInfo
-  const host = config.host.includes(':') ? `[${config.host}]` : config.host
   return {
-    url: `http://${host}:${port}`,
+    url: listeningUrl(config.host, port),
     async close() {
       const closed = new Promise((resolve) => server.close(resolve))
-      server.closeIdleConnections()
       // Callers cannot hold us: neither by a body that never ends, nor by a connection that never asks anything.
       const deadline = setTimeout(() => server.closeAllConnections(), LAST_CALL)
       await Promise.all(Array.from(underWay, (res) => once(res, 'close')))

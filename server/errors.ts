@@ -44,6 +44,8 @@ const REFUSED: Record<string, [Code, string]> = {
   '22009': ['VALIDATION_FAILED', 'A time zone is out of range.'],
   '22023': ['VALIDATION_FAILED', 'A time zone is unknown.'],
   '42501': ['FORBIDDEN', 'You may not do this.'],
+  '40001': ['UNAVAILABLE', 'The request met another and was stopped.'],
+  '40P01': ['UNAVAILABLE', 'The request met another and was stopped.'],
   '57014': ['UNAVAILABLE', 'The request took too long and was stopped.'],
   '55P03': ['UNAVAILABLE', 'The request waited too long for another and was stopped.'],
 }
@@ -100,7 +102,11 @@ export function toClientError(error: unknown, log: Logger): ClientError {
     const raised = RAISED[error.code]
     if (raised) return new ClientError(raised, error.message, { field: error.column || undefined })
     const refused = REFUSED[error.code]
-    if (refused) return new ClientError(...refused, refused[0] === 'UNAVAILABLE' ? { retryAfter: 1 } : {})
+    if (refused) {
+      const [code, message] = refused
+      if (code === 'UNAVAILABLE') log.warn({ err: error }, 'statement stopped')
+      return new ClientError(code, message, code === 'UNAVAILABLE' ? { retryAfter: 1 } : {})
+    }
   }
   if (isUnavailable(error)) {
     log.warn({ err: error }, 'database unavailable')

@@ -45,6 +45,13 @@ interface Result {
   readonly errors?: readonly GraphQLError[]
 }
 
+/** An error, as it is answered. Made once: what is internal is logged by it. */
+interface Formatted {
+  readonly code: Code
+  readonly json: Record<string, unknown>
+  readonly retryAfter: number | undefined
+}
+
 const MAX_BODY = '1mb'
 const CACHED_DOCUMENTS = 500
 
@@ -160,15 +167,14 @@ export function makeGraphQLHandler(services: GraphQLServices) {
     return result
   }
 
-  function format(error: unknown): { code: Code; json: Record<string, unknown>; retryAfter: number | undefined } {
+  function format(error: unknown): Formatted {
     const { code, message, extensions, retryAfter } = toClientError(error, log)
     const { locations, path } = error instanceof GraphQLError ? error : {}
     return { code, json: { message, ...(locations && { locations }), ...(path && { path }), extensions }, retryAfter }
   }
 
   /** Fails the whole call, with the status of its first error. */
-  function refuse(res: ServerResponse, error: unknown): void {
-    const errors = (error instanceof AggregateError ? error.errors : [error]).map(format)
+  function refuse(res: ServerResponse, errors: readonly Formatted[]): void {
     const { code, retryAfter } = errors[0]!
     send(res, STATUS[code], JSON.stringify({ errors: errors.map(({ json }) => json) }), {
       ...retryAfterHeader(retryAfter),
@@ -186,12 +192,12 @@ export function makeGraphQLHandler(services: GraphQLServices) {
       const formatted = errors.map(format)
       // No field can be trusted when the session turns out dead, or the database gone.
       const fatal = formatted.findIndex(({ code }) => code === 'UNAVAILABLE' || (code === 'UNAUTHENTICATED' && caller.session))
-      if (fatal >= 0 || data === undefined) return refuse(res, errors[Math.max(fatal, 0)])
+      if (fatal >= 0 || data === undefined) return refuse(res, [formatted[Math.max(fatal, 0)]!])
       const retryAfter = formatted.find((error) => error.retryAfter)?.retryAfter
       const json = JSON.stringify(formatted.map((error) => error.json))
       send(res, 200, `{"errors":${json},"data":${data}}`, retryAfterHeader(retryAfter))
     } catch (error) {
-      refuse(res, error)
+      refuse(res, (error instanceof AggregateError ? error.errors : [error]).map(format))
     }
   }
 }

@@ -126,7 +126,7 @@ const depthRule = depthLimit({
   maxSelfReferentialDepth: 2,
   // What GraphiQL and graphql-js ask of the schema.
   maxIntrospectionDepth: 14,
-  maxDepthByFieldCoordinates: { '__Type.ofType': 9 },
+  maxDepthByFieldCoordinates: { 'Request.auditLogs': 1, '__Type.ofType': 9 },
   revealDetails: true,
 })
 

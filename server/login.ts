@@ -106,7 +106,7 @@ export const LoginPlugin = extendSchema((build) => {
         """
         accessToken: String!
         """
-        Buys a new access token when this one has expired.
+        The session's refresh token; a door to redeem it at comes with REST.
         """
         refreshToken: String!
         """

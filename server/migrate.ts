@@ -68,6 +68,7 @@ async function authenticatorOf(client: pg.Client): Promise<string> {
 /** Whoever waits for a lock on a table holds up all that come after: a migration gives up instead, and can be run again. */
 function withLockTimeout(connectionString: string): string {
   const url = new URL(connectionString)
-  if (!url.searchParams.has('options')) url.searchParams.set('options', '-c lock_timeout=5s')
+  const given = url.searchParams.get('options') ?? ''
+  url.searchParams.set('options', `-c lock_timeout=5s ${given}`) // Of two settings the last one counts.
   return url.toString()
 }

@@ -25,14 +25,22 @@ const NamesPlugin: GraphileConfig.Plugin = {
   },
 }
 
-/** What PostgreSQL's catalog cannot say of functions: no null comes out of an array, and none should come in for an id. */
+/** What PostgreSQL's catalog cannot say of functions: no null comes out of these arrays, and none should come in for this id. */
 const NullabilityPlugin = changeNullability({
   Request: { availableActions: '[!]!' },
   User: { permissions: '[!]!' },
-  ...Object.fromEntries(
-    ['Update', 'Delete', 'Submit', 'Approve', 'Reject', 'Assign'].map((action) => [`${action}RequestInput`, { requestId: '!' }]),
-  ),
 })
+const RequiredIdPlugin: GraphileConfig.Plugin = {
+  name: 'RequiredIdPlugin',
+  schema: {
+    hooks: {
+      GraphQLInputObjectType_fields_field(field, { graphql }, { scope: { isMutationInput, fieldName } }) {
+        if (!isMutationInput || fieldName !== 'requestId') return field
+        return { ...field, type: new graphql.GraphQLNonNull(graphql.getNullableType(field.type)) }
+      },
+    },
+  },
+}
 
 /** How the GraphQL schema is made of the database's. What is in it is decided there, by grants and by smart tags. */
 export const preset: GraphileConfig.Preset = {
@@ -43,7 +51,7 @@ export const preset: GraphileConfig.Preset = {
     PgAggregatesPreset,
     ListsPreset,
   ],
-  plugins: [NamesPlugin, NullabilityPlugin, DescriptionsPlugin, LoginPlugin],
+  plugins: [NamesPlugin, NullabilityPlugin, RequiredIdPlugin, DescriptionsPlugin, LoginPlugin],
   disablePlugins: [
     // Opaque node ids: a row's id is its UUID.
     'NodePlugin',

@@ -61,7 +61,7 @@ function keepPrepared(client: PoolClient, name: string): void {
 /**
  * Runs one statement as the caller, in a transaction of its own and in one round trip: who is asking, the statement and
  * the commit are sent together. Should the identity be refused, or the statement fail, what follows in the aborted
- * transaction fails too, and its commit is a rollback: nothing ever runs as the login role. A reading transaction is
+ * transaction fails too, and its commit is a rollback: no statement of a caller ever runs as the login role. A reading transaction is
  * read-only, and its commit is not waited for. Throws RQ401 when the session is dead.
  */
 export async function asCaller<Row>(

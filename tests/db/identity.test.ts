@@ -72,7 +72,7 @@ describe('forging', () => {
         value(await by(as, `select count(*)::integer from ${sights[3]}`)),
       ])
       expect(seen).toEqual([0, 0, 0, 0])
-      expect(await by(as, `select app_public.create_request('Forged')`)).toBe('RQ403')
+      expect(await by(as, `select app_public.create_request('Forged')`)).toBe('RQ401')
     })
   })
 
@@ -117,7 +117,11 @@ describe('forging', () => {
     for (const person of ['manager', 'admin'] as const) {
       for (const role of roles.slice(1)) {
         const as = { 'assent.session': stage.secret[person], role }
-        const outcome = await by(as, `select app_hidden.transition((select r from app_public.requests r where r.id = $1), 'APPROVE', null, '{}')`, [id])
+        const outcome = await by(
+          as,
+          `select app_hidden.transition((select r from app_public.requests r where r.id = $1), 'APPROVE', null, '{}')`,
+          [id],
+        )
         if (role === ownRole[person]) expect(outcome).toMatchObject({ rowCount: 1 })
         else expect(['RQ403', 'RQ404']).toContain(outcome)
       }
@@ -129,7 +133,13 @@ describe('forging', () => {
     for (const role of ['assent_manager', 'assent_admin']) {
       const as = { 'assent.session': stage.secret.user, role }
       expect(await by(as, 'select app_public.approve_request($1)', [id])).toBe('RQ404')
-      expect(['RQ403', 'RQ404']).toContain(await by(as, `select app_hidden.transition((select r from app_public.requests r where r.id = $1), 'APPROVE', null, '{}')`, [id]))
+      expect(['RQ403', 'RQ404']).toContain(
+        await by(
+          as,
+          `select app_hidden.transition((select r from app_public.requests r where r.id = $1), 'APPROVE', null, '{}')`,
+          [id],
+        ),
+      )
     }
   })
 
@@ -253,7 +263,11 @@ describe('temporary objects, should somebody be allowed to make them,', () => {
       ]),
     ).toEqual([stage.id.user, false, stage.id.user, 'RQ403', 'RQ403', 'RQ403', 0, 0, null])
     expect(['RQ403', 'RQ404']).toContain(
-      (await shadowed([`select app_hidden.transition((select r from app_public.requests r where r.id operator(pg_catalog.=) '${foreign.id}'), 'APPROVE', null, '{}')`]))[0],
+      (
+        await shadowed([
+          `select app_hidden.transition((select r from app_public.requests r where r.id operator(pg_catalog.=) '${foreign.id}'), 'APPROVE', null, '{}')`,
+        ])
+      )[0],
     )
   })
 
@@ -396,6 +410,13 @@ describe('an account', () => {
       union all select password_hash from app_private.credentials where password_hash <> 'none'`)
     for (const { hash } of rows) expect(hash).toMatch(/^\$2[abxy]\$1[0-9]\$[./A-Za-z0-9]{53}$/)
     expect(new Set(rows.map(({ hash }) => hash)).size).toBe(rows.length)
+  })
+
+  test.each([
+    `app_private.credentials (user_id, email, password_hash) values (gen_random_uuid(), 'x@assent.test', 'none')`,
+    `app_private.sessions (user_id, secret_hash, refresh_hash, expires_at) values (gen_random_uuid(), 'x', 'y', now())`,
+  ])("is somebody's: %s", async (values) => {
+    expect((await stage.attempt('owner', `insert into ${values}`)).code).toBe('23503')
   })
 
   test.each(['secret_hash', 'refresh_hash'])('shares the %s of a session with no other', async (column) => {

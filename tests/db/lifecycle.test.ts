@@ -258,7 +258,7 @@ describe('with no session', () => {
   })
 
   test.each(['assent_user', 'assent_manager', 'assent_admin'])('%s without a person behind it may not create', async (role) => {
-    expect((await stage.attempt('anonymous', `select app_public.create_request('Mine')`, { role })).code).toBe('RQ403')
+    expect((await stage.attempt('anonymous', `select app_public.create_request('Mine')`, { role })).code).toBe('RQ401')
   })
 
   test('the deactivated may not even begin', async () => {

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { openStage, type Person, type Row, type Stage } from './stage.ts'
 
-// A small model of the product, written from contract.md, and random histories that both it and the database go through.
+// A small model of the product, written from the README's tables and not from the SQL, and random histories that both it and the database go through.
 
 const actors = ['user', 'user2', 'manager', 'manager2', 'admin'] as const
 type Actor = (typeof actors)[number]

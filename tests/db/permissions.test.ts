@@ -1,6 +1,6 @@
 import { openStage, people, type Actor, type Attempt, type Person, type Row, type Situation, type Stage } from './stage.ts'
 
-// Who may do what, as contract.md has it. What exists is read from the catalog: a table, a view, a sequence or a function
+// Who may do what, as the README's table has it. What exists is read from the catalog: a table, a view, a sequence or a function
 // that has no line here fails the test. Outcomes: `rows`, `hidden` (no rows, no error), `denied` (42501).
 
 const schemas = `('app_public', 'app_hidden', 'app_private', 'audit')`
@@ -74,7 +74,9 @@ const executors: Record<string, Role[]> = {
   'app_private.register_user(text,text,text,text)': [],
   'app_private.random_secret()': [],
   'app_private.hash_secret(text)': [],
+  'app_private.is_blank(text)': [],
   'app_private.live_session(text)': [],
+  'app_private.caller()': [],
   'app_private.current_ip()': [],
   'app_private.account_key(text)': [],
   'app_private.caller_network()': [],

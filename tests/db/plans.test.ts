@@ -44,7 +44,7 @@ beforeAll(async () => {
   )
   await stage.root.query(
     `insert into app_private.login_attempts (account_key, network, failed)
-     select app_private.account_key(n || '@'), ('10.' || n / 65536 || '.' || n / 256 % 256 || '.' || n % 256 || '/32')::cidr, true from generate_series(1, 20000) n`,
+     select app_private.account_key(n || '@'), ('10.' || n / 65536 || '.' || n / 256 % 256 || '.' || n % 256 || '/32')::cidr, true from generate_series(1, 60000) n`,
   )
   await stage.root.query('set session_replication_role = origin')
   await stage.root.query('vacuum analyze')
@@ -64,6 +64,7 @@ async function pages(person: Person | 'owner', statement: string): Promise<{ pag
           `select set_config('assent.session', $1, true), set_config('role', app_hidden.authenticate($1), true)`,
           [stage.secret[person]],
         )
+      await stage.root.query(`select set_config('assent.ip', '192.0.2.1', true)`)
       const { rows } = await stage.root.query(`explain (analyze, buffers, timing off, format json) ${statement}`)
       const plan = rows[0]['QUERY PLAN'][0].Plan
       return { pages: plan['Shared Hit Blocks'] + plan['Shared Read Blocks'], rows: plan['Actual Rows'] }

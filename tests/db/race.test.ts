@@ -182,9 +182,9 @@ describe('behind another', () => {
   })
 
   test.each([
-    ['deactivated', 'is_deleted = true', ['RQ401', 'RQ403']],
-    ['demoted', `role = 'USER'`, ['RQ403']],
-  ])('a decision that waits while its decider is %s', async (_, change, codes) => {
+    ['deactivated', 'is_deleted = true', 'RQ401'],
+    ['demoted', `role = 'USER'`, 'RQ403'],
+  ])('a decision that waits while its decider is %s', async (_, change, code) => {
     const id = await submitted()
     const decider = deciders[change.length % 2]!
     const meanwhile = async () =>
@@ -197,7 +197,7 @@ describe('behind another', () => {
       { meanwhile },
     )
     await stage.root.query(`update app_public.users set is_deleted = false, role = 'MANAGER' where id = $1`, [decider.id])
-    expect(codes).toContain(later.code)
+    expect(later.code).toBe(code)
     expect(await actionsOf(id)).toEqual(['CREATE', 'SUBMIT', 'ASSIGN'])
   })
 
@@ -212,7 +212,7 @@ describe('behind another', () => {
       decide(1, id),
       { meanwhile },
     )
-    expect(['RQ401', 'RQ403']).toContain(later.code)
+    expect(later.code).toBe('RQ401')
   })
 
   test('an assignment that waits while the assignee is demoted', async () => {

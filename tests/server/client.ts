@@ -73,12 +73,21 @@ export async function startApi(env: Record<string, string> = {}, given?: TestDat
   const graphql: Api['graphql'] = (query, variables, who, headers) => {
     const bearer = typeof who === 'string' ? token(who) : who?.token
     return send({
-      headers: { 'content-type': 'application/json', ...(bearer !== undefined && { authorization: `Bearer ${bearer}` }), ...headers },
+      headers: {
+        'content-type': 'application/json',
+        ...(bearer !== undefined && { authorization: `Bearer ${bearer}` }),
+        ...headers,
+      },
       body: JSON.stringify({ query, variables }),
     })
   }
   let stopped: Promise<void> | undefined
-  const stop = () => (stopped ??= server.close().then(() => Promise.allSettled(sent)).finally(() => agent.destroy()).then(() => {}))
+  const stop = () =>
+    (stopped ??= server
+      .close()
+      .then(() => Promise.allSettled(sent))
+      .finally(() => agent.destroy())
+      .then(() => {}))
 
   return {
     db,
@@ -107,7 +116,10 @@ export async function startApi(env: Record<string, string> = {}, given?: TestDat
 }
 
 /** One HTTP request. `POST /graphql` is what it is unless the call says otherwise. */
-export function sendTo(url: string, { path = '/graphql', method = 'POST', headers, body, agent }: Call & { agent?: Agent }): Promise<Answer> {
+export function sendTo(
+  url: string,
+  { path = '/graphql', method = 'POST', headers, body, agent }: Call & { agent?: Agent },
+): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const req = request(new URL(url), { path, method, headers, agent }, (res) => {
       const chunks: Buffer[] = []
@@ -151,7 +163,13 @@ export function mutation(name: string, selection = 'request { id status version 
 
 /** Creates a draft and takes it as far as is asked; answers its id. */
 export async function newRequest(
-  api: Api, { by = 'user', title = 'A request', submit = false, assignedToId }: { by?: Name; title?: string; submit?: boolean; assignedToId?: string } = {},
+  api: Api,
+  {
+    by = 'user',
+    title = 'A request',
+    submit = false,
+    assignedToId,
+  }: { by?: Name; title?: string; submit?: boolean; assignedToId?: string } = {},
 ): Promise<string> {
   const { createRequest } = await api.data(mutation('createRequest'), { input: { title, assignedToId } }, by)
   const requestId: string = createRequest.request.id

@@ -13,17 +13,24 @@ beforeAll(async () => {
 afterAll(() => api.close())
 
 /** What no caller may ever read: SQL, names of ours, addresses, stacks. */
-const INTERNALS = /\b(select|insert|update|from|relation|column|constraint|plpgsql|syntax error at)\b|app_(public|hidden|private)|postgres|127\.0\.0\.1|node_modules|\.ts\b|\bat .+:\d+/i
+const INTERNALS =
+  /\b(select|insert|update|from|relation|column|constraint|plpgsql|syntax error at)\b|app_(public|hidden|private)|postgres|127\.0\.0\.1|node_modules|\.ts\b|\bat .+:\d+/i
 
 /** Breaks a function of the database for the length of some work. */
 async function broken(name: string, body: string, work: () => Promise<void>): Promise<void> {
-  const { rows: [{ definition }] } = await root.query('select pg_get_functiondef($1::regproc) as definition', [name])
+  const {
+    rows: [{ definition }],
+  } = await root.query('select pg_get_functiondef($1::regproc) as definition', [name])
   const start = definition.indexOf('AS $function$')
   await root.query(`${definition.slice(0, start)} AS $function$ ${body} $function$`)
   await work().finally(() => root.query(definition))
 }
 
-const logLines = (part: string) => api.log().split('\n').filter((line) => line.includes(part))
+const logLines = (part: string) =>
+  api
+    .log()
+    .split('\n')
+    .filter((line) => line.includes(part))
 const digest = (password: string) => createHash('sha256').update(`assent:${password}`).digest('base64')
 
 describe('an internal error', () => {
@@ -36,14 +43,23 @@ describe('an internal error', () => {
       const [error] = answer.body.errors
       expect(error).toEqual({
         message: expect.stringMatching(/^Something went wrong\. Quote this id to your operator: [\da-f-]{36}$/),
-        locations: expect.anything(), path: ['deleteRequest'], extensions: { code: 'INTERNAL' },
+        locations: expect.anything(),
+        path: ['deleteRequest'],
+        extensions: { code: 'INTERNAL' },
       })
       expect(answer.text).not.toMatch(/secret|hidden|XX000/)
       const id = error.message.slice(-36)
       const lines = logLines(id)
       expect(lines).toHaveLength(1)
       expect(JSON.parse(lines[0]!)).toMatchObject({
-        level: 50, id, err: { message: 'secret detail of app_private.sessions', code: 'XX000', detail: 'hidden detail', stack: expect.stringContaining('at ') },
+        level: 50,
+        id,
+        err: {
+          message: 'secret detail of app_private.sessions',
+          code: 'XX000',
+          detail: 'hidden detail',
+          stack: expect.stringContaining('at '),
+        },
       })
     })
   })
@@ -61,8 +77,19 @@ describe('an internal error', () => {
   test('whatever the database raises, callers hear a documented code and nothing of ours', async () => {
     const requestId = await newRequest(api)
     const states: [string, string][] = [
-      ['23505', 'INTERNAL'], ['42P01', 'INTERNAL'], ['40P01', 'INTERNAL'], ['40001', 'INTERNAL'], ['P0001', 'INTERNAL'], ['RQ500', 'INTERNAL'], ['RQ999', 'INTERNAL'],
-      ['42501', 'FORBIDDEN'], ['22P02', 'VALIDATION_FAILED'], ['57014', 'UNAVAILABLE'], ['55P03', 'UNAVAILABLE'], ['57P01', 'UNAVAILABLE'], ['53300', 'UNAVAILABLE'],
+      ['23505', 'INTERNAL'],
+      ['42P01', 'INTERNAL'],
+      ['40P01', 'UNAVAILABLE'],
+      ['40001', 'UNAVAILABLE'],
+      ['P0001', 'INTERNAL'],
+      ['RQ500', 'INTERNAL'],
+      ['RQ999', 'INTERNAL'],
+      ['42501', 'FORBIDDEN'],
+      ['22P02', 'VALIDATION_FAILED'],
+      ['57014', 'UNAVAILABLE'],
+      ['55P03', 'UNAVAILABLE'],
+      ['57P01', 'UNAVAILABLE'],
+      ['53300', 'UNAVAILABLE'],
     ]
     for (const [state, code] of states) {
       const body = `begin raise exception 'select secret from app_private.credentials' using errcode = '${state}', schema = 'app_private', table = 'credentials', column = 'password_hash', constraint = 'x'; end`
@@ -73,6 +100,7 @@ describe('an internal error', () => {
         expect(answer.body.errors[0].message).not.toMatch(INTERNALS)
       })
     }
+    expect(logLines('database unavailable')).toHaveLength(2)
   })
 
   test('in a computed field leaves the rest of the answer', async () => {
@@ -87,17 +115,23 @@ describe('an internal error', () => {
 
   test('in a login is one too', async () => {
     await broken('app_hidden.finish_login', `begin raise exception 'cannot look at %', email; end`, async () => {
-      const answer = await api.graphql(mutation('login', 'accessToken'), { input: { email: 'user@assent.test', password: PASSWORD } })
+      const answer = await api.graphql(mutation('login', 'accessToken'), {
+        input: { email: 'user@assent.test', password: PASSWORD },
+      })
       expect(answer.body.errors[0].extensions).toEqual({ code: 'INTERNAL' })
       expect(answer.text).not.toContain('user@')
     })
-    expect((await api.graphql(mutation('login', 'accessToken'), { input: { email: 'user@assent.test', password: PASSWORD } })).body.errors).toBeUndefined()
+    expect(
+      (await api.graphql(mutation('login', 'accessToken'), { input: { email: 'user@assent.test', password: PASSWORD } })).body
+        .errors,
+    ).toBeUndefined()
   })
 })
 
 test('the messages of refusals are words for people', async () => {
   const messages: string[] = []
-  const hear = async (...call: Parameters<Api['graphql']>) => void messages.push(...(await api.graphql(...call)).body.errors.map((e: { message: string }) => e.message))
+  const hear = async (...call: Parameters<Api['graphql']>) =>
+    void messages.push(...(await api.graphql(...call)).body.errors.map((e: { message: string }) => e.message))
   const requestId = await newRequest(api, { submit: true })
   await hear(mutation('createRequest'), { input: { title: '' } }, 'user')
   await hear(mutation('createRequest'), { input: { title: null } }, 'user')
@@ -130,7 +164,10 @@ describe('secrets', () => {
     await api.code(login, { input: { email: `user@assent.test\0${password}`, password } })
     await api.graphql(`mutation { login(input: { email: "x", password: "${password}" }) { nothing } }`)
     await api.graphql(login, { input: { email: 'x', password: [password] } })
-    await api.send({ headers: { 'content-type': 'application/json' }, body: `{"query":"x","variables":{"password":"${password}"` })
+    await api.send({
+      headers: { 'content-type': 'application/json' },
+      body: `{"query":"x","variables":{"password":"${password}"`,
+    })
     await api.code('{ currentUser { id } }', {}, { token: `${granted.accessToken.slice(0, -1)}x` })
     for (const name of ['app_hidden.begin_login', 'app_hidden.finish_login']) {
       await broken(name, `begin perform 1 / 0; end`, async () => {
@@ -142,11 +179,22 @@ describe('secrets', () => {
     })
     await api.data(mutation('logout', 'clientMutationId'), { input: {} }, { token: granted.accessToken })
 
-    const { rows } = await root.query('select encode(secret_hash, $1) as hash from app_private.sessions union all select password_hash from app_private.credentials', ['hex'])
+    const { rows } = await root.query(
+      'select encode(secret_hash, $1) as hash from app_private.sessions union all select password_hash from app_private.credentials',
+      ['hex'],
+    )
     const session = JSON.parse(Buffer.from(granted.accessToken.split('.')[1], 'base64url').toString()).sid
     const secrets = [
-      PASSWORD, password, digest(PASSWORD), digest(password), granted.accessToken, granted.refreshToken, session, new URL(api.db.urls.auth).password,
-      ...Object.values(api.db.people).map((person) => person.session), ...rows.map((row) => row.hash),
+      PASSWORD,
+      password,
+      digest(PASSWORD),
+      digest(password),
+      granted.accessToken,
+      granted.refreshToken,
+      session,
+      new URL(api.db.urls.auth).password,
+      ...Object.values(api.db.people).map((person) => person.session),
+      ...rows.map((row) => row.hash),
     ]
     expect(logLines('internal error').length).toBeGreaterThan(3)
     expect(secrets.every((secret) => typeof secret === 'string' && secret.length > 15)).toBe(true)
@@ -154,9 +202,13 @@ describe('secrets', () => {
   })
 
   test('nor is the password in PostgreSQL’s own log, when it logs everything', async () => {
-    const { rows: [{ directory }] } = await root.query(`select current_setting('data_directory') as directory`)
+    const {
+      rows: [{ directory }],
+    } = await root.query(`select current_setting('data_directory') as directory`)
     const marker = 'a password that everybody looks for'
-    const { rows: [{ name }] } = await root.query('select current_database() as name')
+    const {
+      rows: [{ name }],
+    } = await root.query('select current_database() as name')
     await root.query(`alter role assent_authenticator in database ${name} set log_statement = 'all'`)
     await root.query(`alter role assent_authenticator in database ${name} set log_parameter_max_length_on_error = -1`)
     const logged = await startApi({}, api.db)
@@ -176,10 +228,17 @@ describe('secrets', () => {
   })
 
   test('nor are they in the audit trail, or kept in the clear', async () => {
-    const { rows: [{ trail }] } = await root.query(`select coalesce(string_agg(a::text, ' '), '') as trail from app_public.audit_logs a`)
-    const { rows: [{ kept }] } = await root.query(
-      `select string_agg(t, ' ') as kept from (select s::text from app_private.sessions s union all select c::text from app_private.credentials c union all select l::text from app_private.login_attempts l) x (t)`)
-    const { login } = await api.data(mutation('login', 'accessToken refreshToken'), { input: { email: 'user2@assent.test', password: PASSWORD } })
+    const {
+      rows: [{ trail }],
+    } = await root.query(`select coalesce(string_agg(a::text, ' '), '') as trail from app_public.audit_logs a`)
+    const {
+      rows: [{ kept }],
+    } = await root.query(
+      `select string_agg(t, ' ') as kept from (select s::text from app_private.sessions s union all select c::text from app_private.credentials c union all select l::text from app_private.login_attempts l) x (t)`,
+    )
+    const { login } = await api.data(mutation('login', 'accessToken refreshToken'), {
+      input: { email: 'user2@assent.test', password: PASSWORD },
+    })
     for (const secret of [PASSWORD, digest(PASSWORD), login.refreshToken, api.db.people.user.session]) {
       expect(trail).not.toContain(secret)
       expect(kept).not.toContain(secret)

@@ -18,9 +18,12 @@ const AUDIT_LOG = 'id actor { id } actorId action request { id } requestId user 
 const PAGE = 'pageInfo { hasNextPage hasPreviousPage startCursor endCursor } totalCount edges { cursor node { id } }'
 
 const login = (email: string, password: string) =>
-  api.data(mutation('login', `clientMutationId accessToken refreshToken expiresAt user { ${USER} }`), { input: { email, password } })
+  api.data(mutation('login', `clientMutationId accessToken refreshToken expiresAt user { ${USER} }`), {
+    input: { email, password },
+  })
 
-const command = (name: Command, requestId: string, input: object = COMMANDS[name]) => [mutation(name), { input: { requestId, ...input } }] as const
+const command = (name: Command, requestId: string, input: object = COMMANDS[name]) =>
+  [mutation(name), { input: { requestId, ...input } }] as const
 
 const uuid = expect.stringMatching(/^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/)
 const time = expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d/)
@@ -30,30 +33,68 @@ describe('the names of the contract', () => {
     const id = await newRequest(api, { title: 'Every field' })
     const { currentUser } = await api.data(`{ currentUser { ${USER} } }`, {}, 'user')
     expect(currentUser).toEqual({
-      id: api.db.people.user.id, email: 'user@assent.test', name: 'Uma User', role: 'USER', permissions: ['request.create'],
-      isDeleted: false, createdAt: time,
+      id: api.db.people.user.id,
+      email: 'user@assent.test',
+      name: 'Uma User',
+      role: 'USER',
+      permissions: ['request.create'],
+      isDeleted: false,
+      createdAt: time,
     })
     const { request } = await api.data(`query ($id: UUID!) { request(id: $id) { ${REQUEST} } }`, { id }, 'user')
     const me = api.db.people.user.id
     expect(request).toEqual({
-      id, title: 'Every field', description: null, status: 'DRAFT', version: 1, creator: { id: me }, creatorId: me,
-      assignedTo: null, assignedToId: null, reviewedBy: null, reviewedById: null, reviewedAt: null, reviewComment: null,
-      submittedAt: null, createdAt: time, updatedAt: time, isDeleted: false, availableActions: ['DELETE', 'SUBMIT', 'UPDATE'],
+      id,
+      title: 'Every field',
+      description: null,
+      status: 'DRAFT',
+      version: 1,
+      creator: { id: me },
+      creatorId: me,
+      assignedTo: null,
+      assignedToId: null,
+      reviewedBy: null,
+      reviewedById: null,
+      reviewedAt: null,
+      reviewComment: null,
+      submittedAt: null,
+      createdAt: time,
+      updatedAt: time,
+      isDeleted: false,
+      availableActions: ['DELETE', 'SUBMIT', 'UPDATE'],
       auditLogs: { nodes: [{ action: 'CREATE' }], totalCount: 1 },
     })
     const { auditLogs } = await api.data(
-      `query ($id: UUID!) { auditLogs(condition: { requestId: $id }) { nodes { ${AUDIT_LOG} } ${PAGE} } }`, { id }, 'user')
-    expect(auditLogs.nodes).toEqual([{
-      id: uuid, actor: { id: me }, actorId: me, action: 'CREATE', request: { id }, requestId: id, user: null, userId: null,
-      metadata: { old_status: null, new_status: 'DRAFT' }, ipAddress: '127.0.0.1', timestamp: time,
-    }])
+      `query ($id: UUID!) { auditLogs(condition: { requestId: $id }) { nodes { ${AUDIT_LOG} } ${PAGE} } }`,
+      { id },
+      'user',
+    )
+    expect(auditLogs.nodes).toEqual([
+      {
+        id: uuid,
+        actor: { id: me },
+        actorId: me,
+        action: 'CREATE',
+        request: { id },
+        requestId: id,
+        user: null,
+        userId: null,
+        metadata: { old_status: null, new_status: 'DRAFT' },
+        ipAddress: '127.0.0.1',
+        timestamp: time,
+      },
+    ])
     const one = await api.data(
       `query ($user: UUID!, $auditLog: UUID!) { user(id: $user) { ${USER} } auditLog(id: $auditLog) { ${AUDIT_LOG} } }`,
-      { user: me, auditLog: auditLogs.nodes[0].id }, 'user')
+      { user: me, auditLog: auditLogs.nodes[0].id },
+      'user',
+    )
     expect(one).toEqual({ user: currentUser, auditLog: auditLogs.nodes[0] })
     const lists = await api.data(
       `{ requests { nodes { ${REQUEST} } ${PAGE} } requestsAwaitingMyDecision { nodes { ${REQUEST} } ${PAGE} } users { nodes { ${USER} } ${PAGE} } }`,
-      {}, 'user')
+      {},
+      'user',
+    )
     expect(lists.requests.nodes).toContainEqual(request)
     expect(lists.users.nodes).toContainEqual(currentUser)
     expect(lists.requestsAwaitingMyDecision.nodes).toEqual([])
@@ -119,19 +160,32 @@ describe('the names of the contract', () => {
   test('each payload gives clientMutationId back', async () => {
     const clientMutationId = 'mine \u0001 ☃ "quoted"'
     const selection = 'clientMutationId'
-    const { login: { clientMutationId: ofLogin } } = await api.data(
-      mutation('login', selection), { input: { email: 'user@assent.test', password: PASSWORD, clientMutationId } })
+    const {
+      login: { clientMutationId: ofLogin },
+    } = await api.data(mutation('login', selection), {
+      input: { email: 'user@assent.test', password: PASSWORD, clientMutationId },
+    })
     expect(ofLogin).toBe(clientMutationId)
-    const { createRequest } = await api.data(mutation('createRequest', selection), { input: { title: 'x', clientMutationId } }, 'user')
+    const { createRequest } = await api.data(
+      mutation('createRequest', selection),
+      { input: { title: 'x', clientMutationId } },
+      'user',
+    )
     expect(createRequest).toEqual({ clientMutationId })
     for (const name of Object.keys(COMMANDS) as Command[]) {
       const decided = !['updateRequest', 'deleteRequest', 'submitRequest'].includes(name)
       const requestId = await newRequest(api, { submit: decided })
       const input = { requestId, clientMutationId, ...COMMANDS[name] }
-      expect(await api.data(mutation(name, selection), { input }, decided ? 'manager' : 'user')).toEqual({ [name]: { clientMutationId } })
+      expect(await api.data(mutation(name, selection), { input }, decided ? 'manager' : 'user')).toEqual({
+        [name]: { clientMutationId },
+      })
     }
-    const { login: { accessToken: token } } = await login('user@assent.test', PASSWORD)
-    expect(await api.data(mutation('logout', selection), { input: { clientMutationId } }, { token })).toEqual({ logout: { clientMutationId } })
+    const {
+      login: { accessToken: token },
+    } = await login('user@assent.test', PASSWORD)
+    expect(await api.data(mutation('logout', selection), { input: { clientMutationId } }, { token })).toEqual({
+      logout: { clientMutationId },
+    })
   })
 })
 
@@ -141,13 +195,25 @@ describe('one life of a request', () => {
 
   test('payloads are fresh, from the draft to its approval', async () => {
     const { user, manager } = api.db.people
-    const created = (await api.data(
-      mutation('createRequest', CHANGED), { input: { title: 'Life', description: 'd', assignedToId: manager.id } }, 'user')).createRequest.request
-    expect(created).toMatchObject({ status: 'DRAFT', version: 1, description: 'd', assignedTo: { id: manager.id }, availableActions: ['DELETE', 'SUBMIT', 'UPDATE'] })
+    const created = (
+      await api.data(
+        mutation('createRequest', CHANGED),
+        { input: { title: 'Life', description: 'd', assignedToId: manager.id } },
+        'user',
+      )
+    ).createRequest.request
+    expect(created).toMatchObject({
+      status: 'DRAFT',
+      version: 1,
+      description: 'd',
+      assignedTo: { id: manager.id },
+      availableActions: ['DELETE', 'SUBMIT', 'UPDATE'],
+    })
     expect(actions(created)).toEqual(['CREATE'])
     const requestId = created.id
 
-    const updated = (await api.data(mutation('updateRequest', CHANGED), { input: { requestId, title: 'Life 2' } }, 'user')).updateRequest.request
+    const updated = (await api.data(mutation('updateRequest', CHANGED), { input: { requestId, title: 'Life 2' } }, 'user'))
+      .updateRequest.request
     expect(updated).toMatchObject({ title: 'Life 2', description: 'd', version: 2, assignedToId: manager.id })
     expect(actions(updated)).toEqual(['UPDATE', 'CREATE'])
 
@@ -155,13 +221,26 @@ describe('one life of a request', () => {
     expect(submitted).toMatchObject({ status: 'SUBMITTED', version: 3, submittedAt: time, availableActions: [] })
     expect(actions(submitted)).toEqual(['SUBMIT', 'UPDATE', 'CREATE'])
 
-    const assigned = (await api.data(mutation('assignRequest', CHANGED), { input: { requestId, assignedToId: null } }, 'manager')).assignRequest.request
-    expect(assigned).toMatchObject({ assignedTo: null, assignedToId: null, version: 4, availableActions: ['APPROVE', 'ASSIGN', 'REJECT'] })
+    const assigned = (await api.data(mutation('assignRequest', CHANGED), { input: { requestId, assignedToId: null } }, 'manager'))
+      .assignRequest.request
+    expect(assigned).toMatchObject({
+      assignedTo: null,
+      assignedToId: null,
+      version: 4,
+      availableActions: ['APPROVE', 'ASSIGN', 'REJECT'],
+    })
 
-    const approved = (await api.data(mutation('approveRequest', CHANGED), { input: { requestId, comment: 'Fine.' } }, 'manager')).approveRequest.request
+    const approved = (await api.data(mutation('approveRequest', CHANGED), { input: { requestId, comment: 'Fine.' } }, 'manager'))
+      .approveRequest.request
     expect(approved).toMatchObject({
-      status: 'APPROVED', version: 5, reviewedBy: { id: manager.id }, reviewedById: manager.id, reviewedAt: time, reviewComment: 'Fine.',
-      availableActions: [], auditLogs: { totalCount: 5 },
+      status: 'APPROVED',
+      version: 5,
+      reviewedBy: { id: manager.id },
+      reviewedById: manager.id,
+      reviewedAt: time,
+      reviewComment: 'Fine.',
+      availableActions: [],
+      auditLogs: { totalCount: 5 },
     })
     expect(actions(approved)).toEqual(['APPROVE', 'ASSIGN', 'SUBMIT', 'UPDATE', 'CREATE'])
     expect(approved.creator).toEqual({ id: user.id })
@@ -188,10 +267,16 @@ describe('one life of a request', () => {
     const id = await newRequest(api, { submit: true, assignedToId: api.db.people.manager2.id })
     const query = 'query ($id: UUID!) { request(id: $id) { availableActions } }'
     const all = ['APPROVE', 'ASSIGN', 'REJECT']
-    for (const [who, expected] of [['user', []], ['manager', []], ['manager2', all], ['admin', all]] as const) {
+    for (const [who, expected] of [
+      ['user', []],
+      ['manager', []],
+      ['manager2', all],
+      ['admin', all],
+    ] as const) {
       expect([who, (await api.data(query, { id }, who)).request.availableActions]).toEqual([who, expected])
       if (expected.length === 0) {
-        for (const name of ['approveRequest', 'rejectRequest', 'assignRequest'] as const) expect(await api.code(...command(name, id), who)).toBe('FORBIDDEN')
+        for (const name of ['approveRequest', 'rejectRequest', 'assignRequest'] as const)
+          expect(await api.code(...command(name, id), who)).toBe('FORBIDDEN')
       }
     }
   })
@@ -200,21 +285,30 @@ describe('one life of a request', () => {
     const { manager } = api.db.people
     const select = 'request { title description assignedToId }'
     const { createRequest } = await api.data(
-      mutation('createRequest', 'request { id }'), { input: { title: 't', description: 'd', assignedToId: manager.id } }, 'user')
+      mutation('createRequest', 'request { id }'),
+      { input: { title: 't', description: 'd', assignedToId: manager.id } },
+      'user',
+    )
     const requestId = createRequest.request.id
-    const update = async (input: object) => (await api.data(mutation('updateRequest', select), { input: { requestId, ...input } }, 'user')).updateRequest.request
+    const update = async (input: object) =>
+      (await api.data(mutation('updateRequest', select), { input: { requestId, ...input } }, 'user')).updateRequest.request
     expect(await update({ title: 'u' })).toEqual({ title: 'u', description: 'd', assignedToId: manager.id })
     expect(await update({ description: null })).toEqual({ title: 'u', description: null, assignedToId: manager.id })
     expect(await update({ assignedToId: null, description: '' })).toEqual({ title: 'u', description: '', assignedToId: null })
     // A variable that is declared but not given counts as left out.
     const { updateRequest } = await api.data(
       `mutation ($id: UUID!, $d: String, $t: String) { updateRequest(input: { requestId: $id, description: $d, title: $t }) { ${select} } }`,
-      { id: requestId, d: 'e' }, 'user')
+      { id: requestId, d: 'e' },
+      'user',
+    )
     expect(updateRequest.request).toEqual({ title: 'u', description: 'e', assignedToId: null })
-    expect(await api.code(mutation('updateRequest', select), { input: { requestId, title: null } }, 'user')).toBe('VALIDATION_FAILED')
+    expect(await api.code(mutation('updateRequest', select), { input: { requestId, title: null } }, 'user')).toBe(
+      'VALIDATION_FAILED',
+    )
     await api.data(mutation('submitRequest'), { input: { requestId } }, 'user')
     const assign = async (input: object) =>
-      (await api.data(mutation('assignRequest', select), { input: { requestId, ...input } }, 'admin')).assignRequest.request.assignedToId
+      (await api.data(mutation('assignRequest', select), { input: { requestId, ...input } }, 'admin')).assignRequest.request
+        .assignedToId
     expect(await assign({ assignedToId: manager.id })).toBe(manager.id)
     expect(await assign({})).toBe(manager.id)
     expect(await assign({ assignedToId: null })).toBeNull()
@@ -223,15 +317,26 @@ describe('one life of a request', () => {
   test('an edit that changes nothing leaves no trace', async () => {
     const requestId = await newRequest(api, { title: 'Same' })
     const { updateRequest } = await api.data(
-      mutation('updateRequest', 'request { version auditLogs { totalCount } }'), { input: { requestId, title: 'Same' } }, 'user')
+      mutation('updateRequest', 'request { version auditLogs { totalCount } }'),
+      { input: { requestId, title: 'Same' } },
+      'user',
+    )
     expect(updateRequest.request).toEqual({ version: 1, auditLogs: { totalCount: 1 } })
   })
 
   test('text is kept byte for byte, and lengths count code points', async () => {
     const text = '  \u0001\ttrailing \r\n é e\u0301 \u202e 😀 \ufffe "\\ $1 \u2028 '
-    const { createRequest } = await api.data(mutation('createRequest', 'request { title description }'), { input: { title: text, description: text } }, 'user')
+    const { createRequest } = await api.data(
+      mutation('createRequest', 'request { title description }'),
+      { input: { title: text, description: text } },
+      'user',
+    )
     expect(createRequest.request).toEqual({ title: text, description: text })
-    for (const [title, fits] of [['😀'.repeat(200), true], ['😀'.repeat(201), false], ['x'.repeat(201), false]] as const) {
+    for (const [title, fits] of [
+      ['😀'.repeat(200), true],
+      ['😀'.repeat(201), false],
+      ['x'.repeat(201), false],
+    ] as const) {
       const { body } = await api.graphql(mutation('createRequest', 'request { title }'), { input: { title } }, 'user')
       expect(body.errors?.[0].extensions.code).toBe(fits ? undefined : 'VALIDATION_FAILED')
       if (fits) expect(body.data.createRequest.request.title).toBe(title)
@@ -261,14 +366,18 @@ describe('errors', () => {
       expect([input, body.errors?.[0].extensions]).toEqual([input, { code: 'VALIDATION_FAILED', ...(field && { field }) }])
       expect(body.data).toEqual({ createRequest: null })
     }
-    expect(await api.code(mutation('createRequest'), { input: { title: 'x', assignedToId: manager.id } }, 'manager')).toBe('VALIDATION_FAILED')
+    expect(await api.code(mutation('createRequest'), { input: { title: 'x', assignedToId: manager.id } }, 'manager')).toBe(
+      'VALIDATION_FAILED',
+    )
     expect((await owner.query(count)).rows).toEqual(before)
 
     const requestId = await newRequest(api, { submit: true })
     for (const comment of [undefined, null, '', ' \n']) {
       expect(await api.code(mutation('rejectRequest'), { input: { requestId, comment } }, 'manager')).toBe('VALIDATION_FAILED')
     }
-    expect(await api.code(mutation('approveRequest'), { input: { requestId, comment: 'x'.repeat(10_001) } }, 'manager')).toBe('VALIDATION_FAILED')
+    expect(await api.code(mutation('approveRequest'), { input: { requestId, comment: 'x'.repeat(10_001) } }, 'manager')).toBe(
+      'VALIDATION_FAILED',
+    )
   })
 
   test('STALE_VERSION on every command, and the current version passes', async () => {
@@ -278,7 +387,10 @@ describe('errors', () => {
       const who = decided ? 'manager' : 'user'
       const version = decided ? 2 : 1
       for (const stale of [version - 1, version + 1]) {
-        expect([name, await api.code(...command(name, id, { ...COMMANDS[name], version: stale }), who)]).toEqual([name, 'STALE_VERSION'])
+        expect([name, await api.code(...command(name, id, { ...COMMANDS[name], version: stale }), who)]).toEqual([
+          name,
+          'STALE_VERSION',
+        ])
       }
       await api.data(...command(name, id, { ...COMMANDS[name], version }), who)
     }
@@ -287,7 +399,8 @@ describe('errors', () => {
   test('INVALID_TRANSITION for the second of two decisions', async () => {
     const id = await newRequest(api, { submit: true })
     const race = await Promise.all(
-      (['manager', 'manager2', 'admin'] as const).map((who) => api.graphql(...command('approveRequest', id), who)))
+      (['manager', 'manager2', 'admin'] as const).map((who) => api.graphql(...command('approveRequest', id), who)),
+    )
     const codes = race.map(({ body }) => body.errors?.[0].extensions.code ?? 'done').sort()
     expect(codes).toEqual(['INVALID_TRANSITION', 'INVALID_TRANSITION', 'done'])
     expect(await api.code(...command('rejectRequest', id), 'admin')).toBe('INVALID_TRANSITION')
@@ -320,26 +433,44 @@ describe('errors', () => {
     expect(await api.code(...command('rejectRequest', decided, wrong), 'manager')).toBe('INVALID_TRANSITION')
     expect(await api.code(...command('rejectRequest', open, wrong), 'manager')).toBe('STALE_VERSION')
     expect(await api.code(...command('rejectRequest', open, { comment: ' ' }), 'manager')).toBe('VALIDATION_FAILED')
-    expect(await api.code(...command('updateRequest', draft, { title: '', assignedToId: NOBODY, version: 7 }), 'user')).toBe('STALE_VERSION')
-    expect(await api.code(...command('assignRequest', decided, { assignedToId: NOBODY, version: 7 }), 'admin')).toBe('INVALID_TRANSITION')
+    expect(await api.code(...command('updateRequest', draft, { title: '', assignedToId: NOBODY, version: 7 }), 'user')).toBe(
+      'STALE_VERSION',
+    )
+    expect(await api.code(...command('assignRequest', decided, { assignedToId: NOBODY, version: 7 }), 'admin')).toBe(
+      'INVALID_TRANSITION',
+    )
   })
 
   test('BAD_REQUEST for what the schema refuses, without a guess at names', async () => {
     const { status, text, body } = await api.graphql('{ requestz { nodes { id } } }', {}, 'user')
     expect([status, body.errors[0].extensions]).toEqual([400, { code: 'BAD_REQUEST' }])
     expect(text).not.toMatch(/did you mean|requests/i)
-    for (const query of ['', '{', '{ currentUser }', 'query ($x: Nope) { currentUser { id } }', '{ request(id: "no uuid") { id } }', '{ request { id } }']) {
+    for (const query of [
+      '',
+      '{',
+      '{ currentUser }',
+      'query ($x: Nope) { currentUser { id } }',
+      '{ request(id: "no uuid") { id } }',
+      '{ request { id } }',
+    ]) {
       expect([query, await api.code(query, {}, 'user')]).toEqual([query, 'BAD_REQUEST'])
     }
     expect(await api.code(...command('approveRequest', NOBODY, { version: 2 ** 31 }), 'user')).toBe('BAD_REQUEST')
     expect(await api.code(...command('approveRequest', 'no uuid'), 'user')).toBe('BAD_REQUEST')
-    expect(await api.code('query ($s: RequestStatus) { requests(condition: { status: $s }) { totalCount } }', { s: 'DRAF' }, 'user')).toBe('BAD_REQUEST')
+    expect(
+      await api.code('query ($s: RequestStatus) { requests(condition: { status: $s }) { totalCount } }', { s: 'DRAF' }, 'user'),
+    ).toBe('BAD_REQUEST')
   })
 })
 
 describe('what a caller may not see', () => {
   /** The answers for an id must be those for an id never used, but for the id itself. */
-  const indistinguishable = async (query: string, variables: (id: string) => object, id: string, who: 'user' | 'user2' | 'manager') => {
+  const indistinguishable = async (
+    query: string,
+    variables: (id: string) => object,
+    id: string,
+    who: 'user' | 'user2' | 'manager',
+  ) => {
     const [hidden, absent] = await Promise.all([id, NOBODY].map((it) => api.graphql(query, variables(it), who)))
     expect(hidden!.text.replaceAll(id, NOBODY)).toBe(absent!.text)
     expect(hidden!.status).toBe(absent!.status)
@@ -351,18 +482,37 @@ describe('what a caller may not see', () => {
     const draft = await newRequest(api, { by: 'user2' })
     const deleted = await newRequest(api, { by: 'user2' })
     await api.data(...command('deleteRequest', deleted), 'user2')
-    const hidden = [[others, 'user'], [draft, 'user'], [draft, 'manager'], [deleted, 'manager'], [deleted, 'user2']] as const
+    const hidden = [
+      [others, 'user'],
+      [draft, 'user'],
+      [draft, 'manager'],
+      [deleted, 'manager'],
+      [deleted, 'user2'],
+    ] as const
     for (const [id, who] of hidden) {
       expect((await api.data('query ($id: UUID!) { request(id: $id) { id } }', { id }, 'admin')).request).toEqual({ id })
-      const body = await indistinguishable(`query ($id: UUID!) { request(id: $id) { ${REQUEST} } }`, (it) => ({ id: it }), id, who)
+      const body = await indistinguishable(
+        `query ($id: UUID!) { request(id: $id) { ${REQUEST} } }`,
+        (it) => ({ id: it }),
+        id,
+        who,
+      )
       expect(body).toEqual({ data: { request: null } })
       for (const name of Object.keys(COMMANDS) as Command[]) {
         for (const extra of [{}, { version: 1 }]) {
-          const answer = await indistinguishable(mutation(name), (requestId) => ({ input: { requestId, ...COMMANDS[name], ...extra } }), id, who)
+          const answer = await indistinguishable(
+            mutation(name),
+            (requestId) => ({ input: { requestId, ...COMMANDS[name], ...extra } }),
+            id,
+            who,
+          )
           expect(answer.errors[0].extensions.code).toBe('NOT_FOUND')
         }
       }
-      for (const list of ['requests(condition: { id: $id }) { totalCount nodes { id } }', 'auditLogs(condition: { requestId: $id }) { totalCount nodes { id } }']) {
+      for (const list of [
+        'requests(condition: { id: $id }) { totalCount nodes { id } }',
+        'auditLogs(condition: { requestId: $id }) { totalCount nodes { id } }',
+      ]) {
         // Whoever deleted a draft keeps the entries of what they did.
         if (who === 'user2' && list.startsWith('audit')) continue
         await indistinguishable(`query ($id: UUID!) { ${list} }`, (it) => ({ id: it }), id, who)
@@ -372,7 +522,9 @@ describe('what a caller may not see', () => {
 
   test('an audit entry of another, and a person, likewise', async () => {
     const requestId = await newRequest(api, { by: 'user2' })
-    const { rows: [{ id }] } = await owner.query('select id from app_public.audit_logs where request_id = $1', [requestId])
+    const {
+      rows: [{ id }],
+    } = await owner.query('select id from app_public.audit_logs where request_id = $1', [requestId])
     const auditLog = `query ($id: UUID!) { auditLog(id: $id) { ${AUDIT_LOG} } }`
     expect((await api.data(auditLog, { id }, 'user2')).auditLog.id).toBe(id)
     for (const who of ['user', 'manager'] as const) {
@@ -381,7 +533,12 @@ describe('what a caller may not see', () => {
     const user = `query ($id: UUID!) { user(id: $id) { ${USER} } }`
     expect(await indistinguishable(user, (it) => ({ id: it }), api.db.people.user2.id, 'user')).toEqual({ data: { user: null } })
     // As an assignee, too: a plain user is refused like somebody who does not exist.
-    await indistinguishable(mutation('createRequest'), (assignedToId) => ({ input: { title: 'x', assignedToId } }), api.db.people.user2.id, 'user')
+    await indistinguishable(
+      mutation('createRequest'),
+      (assignedToId) => ({ input: { title: 'x', assignedToId } }),
+      api.db.people.user2.id,
+      'user',
+    )
   })
 
   test('whom each role sees, and whose address', async () => {
@@ -391,19 +548,31 @@ describe('what a caller may not see', () => {
       return Object.fromEntries(users.nodes.map((u: { name: string; email: string | null }) => [u.name, u.email]))
     }
     const all = {
-      'Ada Admin': 'admin@assent.test', 'Mia Manager': 'manager@assent.test', 'Max Manager': 'manager2@assent.test',
-      'Uma User': 'user@assent.test', 'Ugo User': 'user2@assent.test',
+      'Ada Admin': 'admin@assent.test',
+      'Mia Manager': 'manager@assent.test',
+      'Max Manager': 'manager2@assent.test',
+      'Uma User': 'user@assent.test',
+      'Ugo User': 'user2@assent.test',
     }
     expect(await seen('manager')).toEqual(all)
     expect(await seen('admin')).toEqual(all)
-    expect(await seen('user')).toEqual({ 'Ada Admin': null, 'Mia Manager': null, 'Max Manager': null, 'Uma User': 'user@assent.test' })
+    expect(await seen('user')).toEqual({
+      'Ada Admin': null,
+      'Mia Manager': null,
+      'Max Manager': null,
+      'Uma User': 'user@assent.test',
+    })
   })
 
   test('which requests and entries each role lists', async () => {
     const mine = await newRequest(api, { submit: true })
     const draft = await newRequest(api, { by: 'user2' })
     const list = async (who: 'user' | 'manager' | 'admin') => {
-      const { requests, auditLogs } = await api.data('{ requests(first: 100) { nodes { id } } auditLogs(first: 100) { nodes { requestId } } }', {}, who)
+      const { requests, auditLogs } = await api.data(
+        '{ requests(first: 100) { nodes { id } } auditLogs(first: 100) { nodes { requestId } } }',
+        {},
+        who,
+      )
       const ids = requests.nodes.map((r: { id: string }) => r.id)
       const audited = auditLogs.nodes.map((a: { requestId: string }) => a.requestId)
       return [mine, draft].flatMap((id) => [ids.includes(id), audited.includes(id)])
@@ -421,7 +590,11 @@ describe('what a caller may not see', () => {
     const query = `query ($id: UUID!) { request(id: $id) { reviewedBy { name isDeleted email } auditLogs { nodes { actor { name } } } } }`
     for (const who of ['user', 'manager', 'admin'] as const) {
       const { request } = await api.data(query, { id }, who)
-      expect(request.reviewedBy).toEqual({ name: 'Max Manager', isDeleted: true, email: who === 'user' ? null : 'manager2@assent.test' })
+      expect(request.reviewedBy).toEqual({
+        name: 'Max Manager',
+        isDeleted: true,
+        email: who === 'user' ? null : 'manager2@assent.test',
+      })
       expect(request.auditLogs.nodes.map((a: any) => a.actor?.name)).toEqual(['Max Manager', 'Uma User', 'Uma User'])
     }
     await owner.query('update app_public.users set is_deleted = false where id = $1', [manager2.id])
@@ -430,8 +603,14 @@ describe('what a caller may not see', () => {
 
 describe('credentials', () => {
   const QUERIES = [
-    `{ request(id: "${NOBODY}") { id } }`, '{ requests { totalCount } }', '{ requests { nodes { id } } }', '{ requestsAwaitingMyDecision { totalCount } }',
-    `{ user(id: "${NOBODY}") { id } }`, '{ users { nodes { id } } }', `{ auditLog(id: "${NOBODY}") { id } }`, '{ auditLogs { nodes { id } } }',
+    `{ request(id: "${NOBODY}") { id } }`,
+    '{ requests { totalCount } }',
+    '{ requests { nodes { id } } }',
+    '{ requestsAwaitingMyDecision { totalCount } }',
+    `{ user(id: "${NOBODY}") { id } }`,
+    '{ users { nodes { id } } }',
+    `{ auditLog(id: "${NOBODY}") { id } }`,
+    '{ auditLogs { nodes { id } } }',
   ]
 
   test('without them only login, currentUser and introspection answer', async () => {
@@ -442,10 +621,16 @@ describe('credentials', () => {
     expect(await api.code(mutation('createRequest'), { input: { title: 'x' } })).toBe('UNAUTHENTICATED')
     expect(await api.code(mutation('createRequest'), { input: { title: '' } })).toBe('UNAUTHENTICATED')
     expect(await api.code(mutation('logout', 'clientMutationId'), { input: {} })).toBe('UNAUTHENTICATED')
-    for (const name of Object.keys(COMMANDS) as Command[]) expect(await api.code(...command(name, NOBODY))).toBe('UNAUTHENTICATED')
+    for (const name of Object.keys(COMMANDS) as Command[])
+      expect(await api.code(...command(name, NOBODY))).toBe('UNAUTHENTICATED')
   })
 
-  const ANY_CALL = ['{ currentUser { id } }', '{ __typename }', '{ __schema { queryType { name } } }', '{ requests { totalCount } }']
+  const ANY_CALL = [
+    '{ currentUser { id } }',
+    '{ __typename }',
+    '{ __schema { queryType { name } } }',
+    '{ requests { totalCount } }',
+  ]
 
   /** The whole call fails: 401, no data. */
   const expectRefused = async (headers: Record<string, string>) => {
@@ -466,7 +651,10 @@ describe('credentials', () => {
     const hmac = (input: string, algorithm: string) => createHmac(algorithm, JWT_SECRET).update(input).digest('base64url')
     const hs512 = `${base64({ alg: 'HS512', typ: 'JWT' })}.${payload}`
     const tokens = {
-      'no token': '', garbage: 'garbage', 'two parts': `${header}.${payload}`, 'no signature': `${header}.${payload}.`,
+      'no token': '',
+      garbage: 'garbage',
+      'two parts': `${header}.${payload}`,
+      'no signature': `${header}.${payload}.`,
       'tampered payload': `${header}.${tampered}.${signature}`,
       'tampered signature': `${header}.${payload}.${signature.startsWith('A') ? 'B' : 'A'}${signature.slice(1)}`,
       'alg none': `${base64({ alg: 'none', typ: 'JWT' })}.${base64({ ...claims, exp: 2 ** 31 })}.`,
@@ -474,9 +662,12 @@ describe('credentials', () => {
       'foreign key': sign(claims, 'another key, of at least 32 characters'),
       expired: sign({ ...claims, exp: Math.floor(Date.now() / 1000) - 1 }),
       'not yet valid': sign({ ...claims, nbf: Math.floor(Date.now() / 1000) + 3600 }),
-      'another issuer': sign({ ...claims, iss: 'else' }), 'another audience': sign({ ...claims, aud: 'else' }),
-      'no session': sign({ iss: 'assent', aud: 'assent' }), 'session no string': sign({ ...claims, sid: 1 }),
-      'empty session': sign({ ...claims, sid: '' }), 'unknown session': sign({ ...claims, sid: 'x'.repeat(43) }),
+      'another issuer': sign({ ...claims, iss: 'else' }),
+      'another audience': sign({ ...claims, aud: 'else' }),
+      'no session': sign({ iss: 'assent', aud: 'assent' }),
+      'session no string': sign({ ...claims, sid: 1 }),
+      'empty session': sign({ ...claims, sid: '' }),
+      'unknown session': sign({ ...claims, sid: 'x'.repeat(43) }),
       'session with NUL': sign({ ...claims, sid: 'x\0' }),
       'the user id as session': sign({ ...claims, sid: api.db.people.user.id }),
     }
@@ -490,7 +681,9 @@ describe('credentials', () => {
   })
 
   test('a login is refused, and does nothing, when its own credentials are bad', async () => {
-    const { login: { accessToken: token } } = await login('user2@assent.test', PASSWORD)
+    const {
+      login: { accessToken: token },
+    } = await login('user2@assent.test', PASSWORD)
     await api.data(mutation('logout', 'clientMutationId'), { input: {} }, { token })
     const count = async () => (await owner.query(`select count(*) from app_public.audit_logs where action like 'LOGIN%'`)).rows
     const before = await count()
@@ -506,18 +699,24 @@ describe('credentials', () => {
     await api.data(mutation('logout', 'clientMutationId'), { input: {} }, { token })
     await expectRefused({ authorization: `Bearer ${token}` })
     expect(await api.code(mutation('logout', 'clientMutationId'), { input: {} }, { token })).toBe('UNAUTHENTICATED')
-    expect((await api.data('{ currentUser { id } }', {}, { token: second.login.accessToken })).currentUser.id).toBe(api.db.people.user.id)
+    expect((await api.data('{ currentUser { id } }', {}, { token: second.login.accessToken })).currentUser.id).toBe(
+      api.db.people.user.id,
+    )
   })
 
   test('an expired session is dead, whatever its token says', async () => {
-    const { login: { accessToken: token } } = await login('user@assent.test', PASSWORD)
+    const {
+      login: { accessToken: token },
+    } = await login('user@assent.test', PASSWORD)
     await owner.query(`update app_private.sessions set expires_at = now() where secret_hash = app_private.hash_secret($1)`, [
-      (jwt.decode(token) as { sid: string }).sid])
+      (jwt.decode(token) as { sid: string }).sid,
+    ])
     await expectRefused({ authorization: `Bearer ${token}` })
   })
 
   test('a deactivated user is out, and a reactivated one in again, with the same token', async () => {
-    const set = (value: boolean) => owner.query('update app_public.users set is_deleted = $1 where id = $2', [value, api.db.people.user2.id])
+    const set = (value: boolean) =>
+      owner.query('update app_public.users set is_deleted = $1 where id = $2', [value, api.db.people.user2.id])
     const headers = { authorization: `Bearer ${api.token('user2')}` }
     await api.data('{ currentUser { id } }', {}, 'user2')
     await set(true)
@@ -530,7 +729,8 @@ describe('credentials', () => {
 
   test('a changed role counts from the next request on, with the same token', async () => {
     const id = await newRequest(api, { submit: true })
-    const set = (role: string) => owner.query('update app_public.users set role = $1 where id = $2', [role, api.db.people.user2.id])
+    const set = (role: string) =>
+      owner.query('update app_public.users set role = $1 where id = $2', [role, api.db.people.user2.id])
     const query = 'query ($id: UUID!) { currentUser { role permissions } request(id: $id) { availableActions } }'
     const user = { currentUser: { role: 'USER', permissions: ['request.create'] }, request: null }
     expect(await api.data(query, { id }, 'user2')).toEqual(user)
@@ -549,7 +749,9 @@ describe('credentials', () => {
     try {
       expect((await others.data('{ currentUser { id } }', {}, 'user')).currentUser.id).toBe(api.db.people.user.id)
       const input = { email: 'user@assent.test', password: PASSWORD }
-      const { login: { accessToken } } = await others.data(mutation('login', 'accessToken'), { input })
+      const {
+        login: { accessToken },
+      } = await others.data(mutation('login', 'accessToken'), { input })
       expect(await api.code('{ currentUser { id } }', {}, { token: accessToken })).toBe('UNAUTHENTICATED')
     } finally {
       await others.close()
@@ -560,6 +762,8 @@ describe('credentials', () => {
 test('whatever was done here, the requests agree with their trail', async () => {
   const auditor = await api.db.connect('auditor')
   expect((await auditor.query('select * from audit.disagreements')).rows).toEqual([])
-  const { rows } = await auditor.query(`select distinct action from app_public.audit_logs where request_id is not null order by 1`)
+  const { rows } = await auditor.query(
+    `select distinct action from app_public.audit_logs where request_id is not null order by 1`,
+  )
   expect(rows.map((r) => r.action)).toEqual(['APPROVE', 'ASSIGN', 'CREATE', 'DELETE', 'REJECT', 'SUBMIT', 'UPDATE'])
 })

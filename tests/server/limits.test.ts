@@ -12,7 +12,8 @@ beforeAll(async () => {
 afterAll(() => api.close())
 
 const JSON_TYPE = { 'content-type': 'application/json' }
-const post = (body: string | Buffer, headers: Record<string, string> = {}) => api.send({ headers: { ...JSON_TYPE, ...headers }, body })
+const post = (body: string | Buffer, headers: Record<string, string> = {}) =>
+  api.send({ headers: { ...JSON_TYPE, ...headers }, body })
 const codeOf = ({ body, text }: Answer) => body?.errors?.[0].extensions.code ?? text
 const expectBadRequest = (answer: Answer) => expect([answer.status, codeOf(answer)]).toEqual([400, 'BAD_REQUEST'])
 
@@ -53,10 +54,15 @@ describe('documents', () => {
     const create = 'createRequest(input: { title: "x" }) { clientMutationId }'
     const login = `login(input: { email: "user@assent.test", password: "${PASSWORD}" }) { accessToken }`
     const two = [
-      `mutation { a: ${create} b: ${create} }`, `mutation { ${create} ${create} }`, `mutation { ...F } fragment F on Mutation { a: ${create} b: ${create} }`,
-      `mutation { ... on Mutation { a: ${create} } ... { b: ${create} } }`, `mutation { ...F ...F } fragment F on Mutation { ${create} }`,
+      `mutation { a: ${create} b: ${create} }`,
+      `mutation { ${create} ${create} }`,
+      `mutation { ...F } fragment F on Mutation { a: ${create} b: ${create} }`,
+      `mutation { ... on Mutation { a: ${create} } ... { b: ${create} } }`,
+      `mutation { ...F ...F } fragment F on Mutation { ${create} }`,
       `mutation { a: ${create} ...F } fragment F on Mutation { ...G } fragment G on Mutation { b: ${create} }`,
-      `mutation { ${login} ${create} }`, `mutation { a: ${login} b: ${login} }`, `mutation { ${create} __typename }`,
+      `mutation { ${login} ${create} }`,
+      `mutation { a: ${login} b: ${login} }`,
+      `mutation { ${create} __typename }`,
     ]
     for (const query of two) expectBadRequest(await api.graphql(query, {}, 'user'))
     expect([await requestCount(), await auditCount()]).toEqual(before)
@@ -69,20 +75,27 @@ describe('documents', () => {
     expectBadRequest(await api.graphql(`{ auditLogs { ...F } } fragment F on AuditLogConnection { ${nested(4)} }`, {}, 'user'))
     await api.data(`{ currentUser { ${aliases(30, 'id')} } }`, {}, 'user')
     expectBadRequest(await api.graphql(`{ currentUser { ${aliases(31, 'id')} } }`, {}, 'user'))
-    expectBadRequest(await api.graphql(`query ($x: UUID!) { requests(filter: { id: { in: [$x, $x] } }) { totalCount } }`, { x: NOBODY }, 'user'))
-    const uses = (n: number) => `query ($x: UUID!) { requests(filter: { or: [${'{ id: { equalTo: $x } } '.repeat(n)}] }) { totalCount } }`
+    expectBadRequest(
+      await api.graphql(`query ($x: UUID!) { requests(filter: { id: { in: [$x, $x] } }) { totalCount } }`, { x: NOBODY }, 'user'),
+    )
+    const uses = (n: number) =>
+      `query ($x: UUID!) { requests(filter: { or: [${'{ id: { equalTo: $x } } '.repeat(n)}] }) { totalCount } }`
     expect(await api.data(uses(60), { x: NOBODY }, 'user')).toEqual({ requests: { totalCount: 0 } })
     expectBadRequest(await api.graphql(uses(61), { x: NOBODY }, 'user'))
     const tokens = (n: number) => `{ requests(filter: { id: { in: [${`"${NOBODY}" `.repeat(n)}] } }) { totalCount } }`
     expect(await api.data(tokens(1900), {}, 'user')).toEqual({ requests: { totalCount: 0 } })
     expectBadRequest(await api.graphql(tokens(2000), {}, 'user'))
     expectBadRequest(await api.graphql('{ currentUser '.repeat(900), {}, 'user'))
-    expectBadRequest(await api.graphql(`{ requests(filter: ${'{ not: '.repeat(600)} {} ${'}'.repeat(600)}) { totalCount } }`, {}, 'user'))
+    expectBadRequest(
+      await api.graphql(`{ requests(filter: ${'{ not: '.repeat(600)} {} ${'}'.repeat(600)}) { totalCount } }`, {}, 'user'),
+    )
   })
 
   test('documents that grow exponentially are answered quickly', async () => {
     const bomb = (n: number, type: string, leaf: string, spread: (next: string) => string) =>
-      Array.from({ length: n }, (_, i) => `fragment F${i} on ${type} { ${i === n - 1 ? leaf : spread(`...F${i + 1}`)} }`).join(' ')
+      Array.from({ length: n }, (_, i) => `fragment F${i} on ${type} { ${i === n - 1 ? leaf : spread(`...F${i + 1}`)} }`).join(
+        ' ',
+      )
     const bombs = [
       `{ ...F0 } ${bomb(60, 'Query', 'currentUser { id }', (f) => `${f} ${f} ${f} ${f}`)}`,
       `{ currentUser { ...F0 } } ${bomb(60, 'User', 'id name', (f) => `${f} ${f} ${f} ${f}`)}`,
@@ -103,7 +116,8 @@ describe('documents', () => {
     const ask = (operationName: unknown, text = query) =>
       post(JSON.stringify({ query: text, operationName }), { authorization: `Bearer ${api.token('user')}` })
     expect((await ask('B')).body).toEqual({ data: { currentUser: { name: 'Uma User' } } })
-    for (const name of ['C', '', undefined, null, '__proto__', 'constructor', 'a'.repeat(10_000), '\0', '😀']) expectBadRequest(await ask(name))
+    for (const name of ['C', '', undefined, null, '__proto__', 'constructor', 'a'.repeat(10_000), '\0', '😀'])
+      expectBadRequest(await ask(name))
     for (const name of [1, {}, [], true]) expectBadRequest(await ask(name))
     // The operation that is named counts, and not the first one.
     const before = await requestCount()
@@ -111,13 +125,22 @@ describe('documents', () => {
     expect((await ask('A', both)).body.data).toEqual({ currentUser: { id: api.db.people.user.id } })
     expect(await requestCount()).toBe(before)
     expect((await ask('B', both)).body.data).toEqual({ createRequest: { request: { title: 'by name' } } })
-    for (const text of ['subscription { currentUser { id } }', 'subscription S { x }', 'fragment F on Query { currentUser { id } }', 'type A { b: Int }', '']) {
+    for (const text of [
+      'subscription { currentUser { id } }',
+      'subscription S { x }',
+      'fragment F on Query { currentUser { id } }',
+      'type A { b: Int }',
+      '',
+    ]) {
       expectBadRequest(await ask(undefined, text))
     }
   })
 
   test('directives of incremental delivery do not break an answer', async () => {
-    for (const query of ['{ currentUser { id ... @defer { name } } }', '{ requests { nodes @stream(initialCount: 0) { id } } }']) {
+    for (const query of [
+      '{ currentUser { id ... @defer { name } } }',
+      '{ requests { nodes @stream(initialCount: 0) { id } } }',
+    ]) {
       const answer = await api.graphql(query, {}, 'user')
       expect(answer.body).toBeDefined()
       expect(answer.status).toBeLessThan(500)
@@ -143,7 +166,9 @@ describe('bodies', () => {
   })
 
   test('compressed: read, but only as far as the limit', async () => {
-    expect((await post(gzipSync(JSON.stringify({ query })), { 'content-encoding': 'gzip' })).body).toEqual({ data: { currentUser: null } })
+    expect((await post(gzipSync(JSON.stringify({ query })), { 'content-encoding': 'gzip' })).body).toEqual({
+      data: { currentUser: null },
+    })
     const bomb = gzipSync(JSON.stringify({ query, variables: { pad: 'x'.repeat(100_000_000) } }))
     const [answer, seconds] = await timed(post(bomb, { 'content-encoding': 'gzip' }))
     expect([answer.status, codeOf(answer), seconds < 2]).toEqual([413, 'PAYLOAD_TOO_LARGE', true])
@@ -154,7 +179,15 @@ describe('bodies', () => {
 
   test('that are no application/json are 415', async () => {
     const body = JSON.stringify({ query })
-    for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/graphql', 'application/jsonx', 'json', '']) {
+    for (const type of [
+      'text/plain',
+      'application/x-www-form-urlencoded',
+      'multipart/form-data; boundary=x',
+      'application/graphql',
+      'application/jsonx',
+      'json',
+      '',
+    ]) {
       const answer = await post(body, { 'content-type': type })
       expect([type, answer.status, codeOf(answer)]).toEqual([type, 415, 'UNSUPPORTED_MEDIA_TYPE'])
     }
@@ -162,10 +195,20 @@ describe('bodies', () => {
     expect([none.status, codeOf(none)]).toEqual([415, 'UNSUPPORTED_MEDIA_TYPE'])
     const latin = await post(body, { 'content-type': 'application/json; charset=latin1' })
     expect([latin.status, codeOf(latin)]).toEqual([415, 'UNSUPPORTED_MEDIA_TYPE'])
-    for (const type of ['application/json; charset=utf-8', 'APPLICATION/JSON', 'application/json;charset="UTF-8"', 'application/json ; x=y']) {
+    for (const type of [
+      'application/json; charset=utf-8',
+      'APPLICATION/JSON',
+      'application/json;charset="UTF-8"',
+      'application/json ; x=y',
+    ]) {
       expect([type, (await post(body, { 'content-type': type })).status]).toEqual([type, 200])
     }
-    for (const type of ['application/json; charset=utf-nonsense', 'application/json; charset=', 'application/json; charset="', 'application/json;;;']) {
+    for (const type of [
+      'application/json; charset=utf-nonsense',
+      'application/json; charset=',
+      'application/json; charset="',
+      'application/json;;;',
+    ]) {
       const answer = await post(body, { 'content-type': type })
       expect([type, answer.body !== undefined, answer.status < 500]).toEqual([type, true, true])
     }
@@ -181,10 +224,25 @@ describe('bodies', () => {
 
   test('that are no call are 400', async () => {
     const bodies = [
-      '', ' ', 'null', 'true', '1', '"x"', '[]', '{}', '{', '{"query":', 'query { currentUser { id } }', JSON.stringify([{ query }]), JSON.stringify([{ query }, { query }]),
+      '',
+      ' ',
+      'null',
+      'true',
+      '1',
+      '"x"',
+      '[]',
+      '{}',
+      '{',
+      '{"query":',
+      'query { currentUser { id } }',
+      JSON.stringify([{ query }]),
+      JSON.stringify([{ query }, { query }]),
       ...[null, 1, true, [], {}, [query]].map((wrong) => JSON.stringify({ query: wrong })),
       ...[1, true, [], '{}', 'x', [{}]].map((variables) => JSON.stringify({ query, variables })),
-      '\ufeff\ufeff{}', `${JSON.stringify({ query })}}`, "{'query': '{ __typename }'}", '{"query":"{ __typename }\n"}',
+      '\ufeff\ufeff{}',
+      `${JSON.stringify({ query })}}`,
+      "{'query': '{ __typename }'}",
+      '{"query":"{ __typename }\n"}',
     ]
     for (const body of bodies) {
       const answer = await post(body)
@@ -212,15 +270,29 @@ describe('bodies', () => {
     const create = mutation('createRequest')
     for (const bad of ['\\ud800', 'x\\udc00y', '\\udc00\\ud800', '\\u0000', 'a\\u0000b']) {
       for (const field of ['title', 'description']) {
-        const answer = await post(`{"query":${JSON.stringify(create)},"variables":{"input":{"title":"t","${field}":"${bad}"}}}`, { authorization })
+        const answer = await post(`{"query":${JSON.stringify(create)},"variables":{"input":{"title":"t","${field}":"${bad}"}}}`, {
+          authorization,
+        })
         expect([bad, codeOf(answer)]).toEqual([bad, 'VALIDATION_FAILED'])
       }
       const literal = `mutation { createRequest(input: { title: \\"${bad}\\" }) { clientMutationId } }`
-      expect([bad, codeOf(await post(`{"query":"${literal}"}`, { authorization }))]).toEqual([bad, expect.stringMatching(/^(BAD_REQUEST|VALIDATION_FAILED)$/)])
+      expect([bad, codeOf(await post(`{"query":"${literal}"}`, { authorization }))]).toEqual([
+        bad,
+        expect.stringMatching(/^(BAD_REQUEST|VALIDATION_FAILED)$/),
+      ])
     }
-    expect(codeOf(await post(`{"query":${JSON.stringify(mutation('login', 'accessToken'))},"variables":{"input":{"email":"a\\u0000@b","password":"x"}}}`))).toBe('VALIDATION_FAILED')
+    expect(
+      codeOf(
+        await post(
+          `{"query":${JSON.stringify(mutation('login', 'accessToken'))},"variables":{"input":{"email":"a\\u0000@b","password":"x"}}}`,
+        ),
+      ),
+    ).toBe('VALIDATION_FAILED')
     expect(await requestCount()).toBe(before)
-    const pair = await post(`{"query":${JSON.stringify(mutation('createRequest', 'request { title }'))},"variables":{"input":{"title":"\\ud83d\\ude00"}}}`, { authorization })
+    const pair = await post(
+      `{"query":${JSON.stringify(mutation('createRequest', 'request { title }'))},"variables":{"input":{"title":"\\ud83d\\ude00"}}}`,
+      { authorization },
+    )
     expect(pair.body.data.createRequest.request.title).toBe('😀')
   })
 
@@ -240,20 +312,29 @@ describe('bodies', () => {
       expect(answer.text.length).toBeLessThan(2_000_000)
     }
     expect((await api.graphql(`{ currentUser { id } } #${long}`, {}, 'user')).status).toBe(200)
-    for (const [open, close] of [['[', ']'], ['{"a":', '}']] as const) {
+    for (const [open, close] of [
+      ['[', ']'],
+      ['{"a":', '}'],
+    ] as const) {
       for (const depth of [1000, 100_000]) {
         const deep = `${open.repeat(depth)}1${close.repeat(depth)}`
         expectBadRequest(await post(`{"query":"{ __typename }","variables":{"x":${deep}}}`))
-        expectBadRequest(await post(`{"query":"query ($f: RequestFilter) { requests(filter: $f) { totalCount } }","variables":{"f":${deep}}}`))
+        expectBadRequest(
+          await post(`{"query":"query ($f: RequestFilter) { requests(filter: $f) { totalCount } }","variables":{"f":${deep}}}`),
+        )
         expect((await post(`{"query":"{ __typename }","extensions":${deep}}`)).status).toBe(200)
       }
     }
     for (const key of ['__proto__', 'constructor', 'toString', 'hasOwnProperty']) {
-      expect((await post(`{"query":"{ __typename }","${key}":{"query":"{ x }"},"variables":{"${key}":{"x":1}}}`)).body).toEqual({ data: { __typename: 'Query' } })
+      expect((await post(`{"query":"{ __typename }","${key}":{"query":"{ x }"},"variables":{"${key}":{"x":1}}}`)).body).toEqual({
+        data: { __typename: 'Query' },
+      })
       expectBadRequest(await post(`{"${key}":{"query":"{ __typename }"}}`))
       const authorization = `Bearer ${api.token('user')}`
       const input = `{"title":"x","${key}":{"title":"y"}}`
-      expectBadRequest(await post(`{"query":${JSON.stringify(mutation('createRequest'))},"variables":{"input":${input}}}`, { authorization }))
+      expectBadRequest(
+        await post(`{"query":${JSON.stringify(mutation('createRequest'))},"variables":{"input":${input}}}`, { authorization }),
+      )
     }
     expect(({} as any).query).toBeUndefined()
   })
@@ -267,13 +348,20 @@ describe('in production', () => {
   afterAll(() => production.close())
 
   test('strangers get no introspection, and the schema is not guessed from errors', async () => {
-    for (const query of [getIntrospectionQuery(), '{ __type(name: "User") { name } }', '{ ...F } fragment F on Query { x: __schema { types { name } } }']) {
+    for (const query of [
+      getIntrospectionQuery(),
+      '{ __type(name: "User") { name } }',
+      '{ ...F } fragment F on Query { x: __schema { types { name } } }',
+    ]) {
       expectBadRequest(await production.graphql(query))
       expect((await production.graphql(query, {}, 'user')).status).toBe(200)
       expect((await production.graphql(query, {}, { token: 'bad' })).status).toBe(401)
       expect((await api.graphql(query)).status).toBe(200)
     }
-    expect((await production.data('{ __typename currentUser { id __typename } }'))).toEqual({ __typename: 'Query', currentUser: null })
+    expect(await production.data('{ __typename currentUser { id __typename } }')).toEqual({
+      __typename: 'Query',
+      currentUser: null,
+    })
     expect((await production.graphql('{ requezts { x } }')).text).not.toMatch(/did you mean/i)
   })
 
@@ -289,7 +377,19 @@ describe('in production', () => {
   })
 
   test('no other path says what runs here', async () => {
-    for (const path of ['/', '/graphql/', '/graphql/x', '/nowhere', '/%', '/%ff', '/graphiql/%', '/graphiql/static/%ff', '/graphiql/static/../../package.json', '/healthz/%', '//']) {
+    for (const path of [
+      '/',
+      '/graphql/',
+      '/graphql/x',
+      '/nowhere',
+      '/%',
+      '/%ff',
+      '/graphiql/%',
+      '/graphiql/static/%ff',
+      '/graphiql/static/../../package.json',
+      '/healthz/%',
+      '//',
+    ]) {
       for (const server of [production, api]) {
         const { status, text, headers } = await server.send({ method: 'GET', path })
         expect([path, status < 500]).toEqual([path, true])
@@ -317,7 +417,9 @@ describe('when the database is slow or away', () => {
     await other.query('rollback')
     expectUnavailable(answer)
     expect(seconds).toBeLessThan(9)
-    expect((await api.data('query ($id: UUID!) { request(id: $id) { title } }', { id: requestId }, 'user')).request.title).toBe('A request')
+    expect((await api.data('query ($id: UUID!) { request(id: $id) { title } }', { id: requestId }, 'user')).request.title).toBe(
+      'A request',
+    )
     await api.data(mutation('updateRequest'), { input: { requestId, title: 'In time' } }, 'user')
   })
 
@@ -326,7 +428,9 @@ describe('when the database is slow or away', () => {
     const other = await api.db.connect('owner')
     await other.query('begin')
     await other.query('select from app_public.requests where id = $1 for update', [requestId])
-    const waiting = Array.from({ length: 10 }, () => api.graphql(mutation('updateRequest'), { input: { requestId, title: 'Waited' } }, 'user'))
+    const waiting = Array.from({ length: 10 }, () =>
+      api.graphql(mutation('updateRequest'), { input: { requestId, title: 'Waited' } }, 'user'),
+    )
     // The ten must hold the pool's ten connections before the eleventh comes.
     const root = await api.db.connect('root')
     const blocked = `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
@@ -342,7 +446,9 @@ describe('when the database is slow or away', () => {
   test('terminated connections fail what is under way, and the next call finds new ones', async () => {
     const root = await api.db.connect('root')
     await Promise.all(Array.from({ length: 10 }, () => api.data('{ requests { totalCount } }', {}, 'user')))
-    await root.query(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'assent api'`)
+    await root.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'assent api'`,
+    )
     const answers = await Promise.all(Array.from({ length: 30 }, () => api.graphql('{ requests { totalCount } }', {}, 'user')))
     for (const answer of answers) {
       if (answer.status !== 200) expectUnavailable(answer)
@@ -356,7 +462,8 @@ describe('when the database is slow or away', () => {
   test('without a database everything is UNAVAILABLE within a second or so, until it is back', async () => {
     const proxy = await startProxy(api.db.urls.auth)
     const far = await startApi({ AUTH_DATABASE_URL: proxy.url }, api.db)
-    const login = () => far.graphql(mutation('login', 'accessToken'), { input: { email: 'user@assent.test', password: PASSWORD } })
+    const login = () =>
+      far.graphql(mutation('login', 'accessToken'), { input: { email: 'user@assent.test', password: PASSWORD } })
     const calls = [
       () => far.graphql('{ requests { totalCount } }', {}, 'user'),
       () => far.graphql(mutation('createRequest'), { input: { title: 'x' } }, 'user'),
@@ -364,8 +471,7 @@ describe('when the database is slow or away', () => {
       () => far.graphql('{ __typename }', {}, 'user'),
     ]
     const all = async (expected: (answer: Answer) => void) => {
-      for (const call of calls) {
-        const [answer, seconds] = await timed(call())
+      for (const [answer, seconds] of await Promise.all(calls.map((call) => timed(call())))) {
         expected(answer)
         expect(seconds).toBeLessThan(2)
       }

@@ -12,7 +12,11 @@ beforeAll(async () => {
 afterAll(() => db.close())
 
 const connections = async () =>
-  (await root.query(`select count(*)::int as n from pg_stat_activity where datname = current_database() and application_name = 'assent api'`)).rows[0].n
+  (
+    await root.query(
+      `select count(*)::int as n from pg_stat_activity where datname = current_database() and application_name = 'assent api'`,
+    )
+  ).rows[0].n
 
 async function until(condition: () => Promise<boolean>): Promise<void> {
   for (let i = 0; i < 500; i++) {
@@ -31,7 +35,11 @@ async function hold(requestId: string): Promise<() => Promise<unknown>> {
 }
 
 const someoneWaits = async () =>
-  (await root.query(`select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`)).rows[0].n > 0
+  (
+    await root.query(
+      `select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+    )
+  ).rows[0].n > 0
 
 describe('close()', () => {
   test('refuses new connections, lets what is under way finish, then closes the pools', async () => {
@@ -88,7 +96,9 @@ describe('startServer()', () => {
     await until(async () => (await connections()) === 0)
     const proxy = await startProxy(db.urls.auth)
     await proxy.cut()
-    await expect(startApi({ AUTH_DATABASE_URL: proxy.url }, db)).rejects.toMatchObject({ message: expect.stringContaining('ECONNREFUSED') })
+    await expect(startApi({ AUTH_DATABASE_URL: proxy.url }, db)).rejects.toMatchObject({
+      message: expect.stringContaining('ECONNREFUSED'),
+    })
   })
 })
 
