@@ -59,12 +59,12 @@ comment on constraint audit_logs_subject_check on app_public.audit_logs is 'An e
 comment on constraint audit_logs_request_creator_check on app_public.audit_logs is 'A request is named together with its creator.';
 comment on constraint audit_logs_metadata_check on app_public.audit_logs is 'Metadata is a JSON object.';
 
-create index if not exists audit_logs_timestamp_idx on app_public.audit_logs ("timestamp" desc, id);
-create index if not exists audit_logs_actor_id_idx on app_public.audit_logs (actor_id, "timestamp" desc, id);
-create index if not exists audit_logs_action_idx on app_public.audit_logs (action, "timestamp" desc, id);
-create index if not exists audit_logs_request_id_idx on app_public.audit_logs (request_id, "timestamp" desc, id);
-create index if not exists audit_logs_request_creator_id_idx on app_public.audit_logs (request_creator_id, "timestamp" desc, id);
-create index if not exists audit_logs_user_id_idx on app_public.audit_logs (user_id, "timestamp" desc, id);
+create index if not exists audit_logs_timestamp_idx on app_public.audit_logs ("timestamp", id);
+create index if not exists audit_logs_actor_id_idx on app_public.audit_logs (actor_id, "timestamp", id);
+create index if not exists audit_logs_action_idx on app_public.audit_logs (action, "timestamp", id);
+create index if not exists audit_logs_request_id_idx on app_public.audit_logs (request_id, "timestamp", id);
+create index if not exists audit_logs_request_creator_id_idx on app_public.audit_logs (request_creator_id, "timestamp", id);
+create index if not exists audit_logs_user_id_idx on app_public.audit_logs (user_id, "timestamp", id);
 
 -- Append-only ------------------------------------------------------------------------------------------------------
 

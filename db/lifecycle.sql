@@ -180,7 +180,7 @@ begin
     limit 1;
   end if;
   raise exception using errcode = 'RQ422',
-    message = coalesce(v_message, format('%s must not be null.', violated_column)), column = coalesce(v_column, '');
+    message = coalesce(v_message, format('The %s must not be null.', replace(violated_column, '_', ' '))), column = coalesce(v_column, '');
 end
 $$;
 comment on function app_private.raise_violation(text, text) is

@@ -74,13 +74,13 @@ comment on constraint requests_reviewed_by_check on app_public.requests is 'What
 comment on constraint requests_is_deleted_check on app_public.requests is 'Only a draft can be deleted.';
 comment on constraint requests_version_check on app_public.requests is 'Versions count from 1.';
 
--- Each list's filter first, then its order (newest first; the id makes the order total, for cursors). Row-level
+-- Each list's filter first, then its order, read backwards for newest first; the id makes it total, for cursors. Row-level
 -- security lets a filter reach an index only by a leakproof operator: = on text and uuid is, on an enum it is not.
-create index if not exists requests_created_at_idx on app_public.requests (created_at desc, id);
-create index if not exists requests_creator_id_idx on app_public.requests (creator_id, created_at desc, id);
-create index if not exists requests_status_idx on app_public.requests (status, created_at desc, id);
-create index if not exists requests_assigned_to_id_idx on app_public.requests (assigned_to_id, created_at desc, id);
-create index if not exists requests_reviewed_by_id_idx on app_public.requests (reviewed_by_id, created_at desc, id);
+create index if not exists requests_created_at_idx on app_public.requests (created_at, id);
+create index if not exists requests_creator_id_idx on app_public.requests (creator_id, created_at, id);
+create index if not exists requests_status_idx on app_public.requests (status, created_at, id);
+create index if not exists requests_assigned_to_id_idx on app_public.requests (assigned_to_id, created_at, id);
+create index if not exists requests_reviewed_by_id_idx on app_public.requests (reviewed_by_id, created_at, id);
 -- What waits for a decision, oldest first: it stays as small as the backlog, however much has been decided.
 create index if not exists requests_waiting_idx on app_public.requests (submitted_at, id)
   include (status, creator_id, assigned_to_id)

@@ -170,12 +170,12 @@ comment on constraint audit_logs_request_creator_id_fkey on app_public.audit_log
 comment on constraint audit_logs_request_id_fkey on app_public.audit_logs is '@behavior +manyRelation:resource:connection
 @foreignFieldName auditLogs';
 comment on constraint audit_logs_subject_check on app_public.audit_logs is 'An entry is about a request or about a person.';
-CREATE INDEX audit_logs_action_idx ON app_public.audit_logs USING btree (action, "timestamp" DESC, id);
-CREATE INDEX audit_logs_actor_id_idx ON app_public.audit_logs USING btree (actor_id, "timestamp" DESC, id);
-CREATE INDEX audit_logs_request_creator_id_idx ON app_public.audit_logs USING btree (request_creator_id, "timestamp" DESC, id);
-CREATE INDEX audit_logs_request_id_idx ON app_public.audit_logs USING btree (request_id, "timestamp" DESC, id);
-CREATE INDEX audit_logs_timestamp_idx ON app_public.audit_logs USING btree ("timestamp" DESC, id);
-CREATE INDEX audit_logs_user_id_idx ON app_public.audit_logs USING btree (user_id, "timestamp" DESC, id);
+CREATE INDEX audit_logs_action_idx ON app_public.audit_logs USING btree (action, "timestamp", id);
+CREATE INDEX audit_logs_actor_id_idx ON app_public.audit_logs USING btree (actor_id, "timestamp", id);
+CREATE INDEX audit_logs_request_creator_id_idx ON app_public.audit_logs USING btree (request_creator_id, "timestamp", id);
+CREATE INDEX audit_logs_request_id_idx ON app_public.audit_logs USING btree (request_id, "timestamp", id);
+CREATE INDEX audit_logs_timestamp_idx ON app_public.audit_logs USING btree ("timestamp", id);
+CREATE INDEX audit_logs_user_id_idx ON app_public.audit_logs USING btree (user_id, "timestamp", id);
 CREATE TRIGGER _100_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON app_public.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 alter table app_public.audit_logs enable always trigger _100_append_only;
 alter table app_public.audit_logs enable row level security;
@@ -330,11 +330,11 @@ comment on constraint requests_submitted_at_check on app_public.requests is 'Wha
 comment on constraint requests_title_blank on app_public.requests is 'The title must not be blank.';
 comment on constraint requests_title_length on app_public.requests is 'The title must have at most 200 characters.';
 comment on constraint requests_version_check on app_public.requests is 'Versions count from 1.';
-CREATE INDEX requests_assigned_to_id_idx ON app_public.requests USING btree (assigned_to_id, created_at DESC, id);
-CREATE INDEX requests_created_at_idx ON app_public.requests USING btree (created_at DESC, id);
-CREATE INDEX requests_creator_id_idx ON app_public.requests USING btree (creator_id, created_at DESC, id);
-CREATE INDEX requests_reviewed_by_id_idx ON app_public.requests USING btree (reviewed_by_id, created_at DESC, id);
-CREATE INDEX requests_status_idx ON app_public.requests USING btree (status, created_at DESC, id);
+CREATE INDEX requests_assigned_to_id_idx ON app_public.requests USING btree (assigned_to_id, created_at, id);
+CREATE INDEX requests_created_at_idx ON app_public.requests USING btree (created_at, id);
+CREATE INDEX requests_creator_id_idx ON app_public.requests USING btree (creator_id, created_at, id);
+CREATE INDEX requests_reviewed_by_id_idx ON app_public.requests USING btree (reviewed_by_id, created_at, id);
+CREATE INDEX requests_status_idx ON app_public.requests USING btree (status, created_at, id);
 CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (submitted_at, id) INCLUDE (status, creator_id, assigned_to_id) WHERE ((submitted_at IS NOT NULL) AND (reviewed_at IS NULL) AND (NOT is_deleted));
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_guard BEFORE INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__guard();
@@ -420,7 +420,7 @@ comment on column app_public.users.role is 'What the person may do, by the permi
 comment on column app_public.users.is_deleted is 'Deactivated: may no longer log in, and every session of theirs is dead.';
 comment on column app_public.users.created_at is 'When the account was created.';
 comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and not blanks alone.';
-CREATE INDEX users_created_at_idx ON app_public.users USING btree (created_at DESC, id);
+CREATE INDEX users_created_at_idx ON app_public.users USING btree (created_at, id);
 CREATE INDEX users_role_idx ON app_public.users USING btree (role, is_deleted);
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.users FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.users FOR EACH ROW EXECUTE FUNCTION app_private.tg_users__audit();
@@ -1044,7 +1044,7 @@ begin
     limit 1;
   end if;
   raise exception using errcode = 'RQ422',
-    message = coalesce(v_message, format('%s must not be null.', violated_column)), column = coalesce(v_column, '');
+    message = coalesce(v_message, format('The %s must not be null.', replace(violated_column, '_', ' '))), column = coalesce(v_column, '');
 end
 $function$;
 comment on routine app_private.raise_violation(text,text) is 'Tells a caller what a violated constraint says of itself by its comment. Raises RQ422, with the column.';

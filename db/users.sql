@@ -17,7 +17,7 @@ comment on column app_public.users.created_at is 'When the account was created.'
 comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and not blanks alone.';
 
 create index if not exists users_role_idx on app_public.users (role, is_deleted);
-create index if not exists users_created_at_idx on app_public.users (created_at desc, id);
+create index if not exists users_created_at_idx on app_public.users (created_at, id);
 
 create table if not exists app_private.credentials (
   user_id uuid primary key references app_public.users on delete cascade,

@@ -76,8 +76,8 @@ async function pages(person: Person | 'owner', statement: string): Promise<{ pag
   return explain()
 }
 
-const newest = 'order by created_at desc, id limit 20'
-const latest = 'order by "timestamp" desc, id limit 20'
+const newest = 'order by created_at desc, id desc limit 20'
+const latest = 'order by "timestamp" desc, id desc limit 20'
 const id = (person: Person) => `'${stage.id[person]}'`
 
 const lists: [string, Person | 'owner', () => string][] = [

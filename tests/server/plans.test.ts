@@ -74,19 +74,25 @@ async function plansOf(name: Name, query: string): Promise<Plan[]> {
   const client = { query: async (statement: (typeof statements)[0]) => (statements.push(statement), { rows: [], rowCount: 0 }) }
   const document = parse(query.replaceAll('$ID', db.people[name].id))
   await execute({
-    schema, document, resolvedPreset, middleware: null,
+    schema,
+    document,
+    resolvedPreset,
+    middleware: null,
     contextValue: { pgSettings: null, withPgClient: (_: unknown, work: (c: unknown) => unknown) => work(client) },
   } as never)
   expect(statements.length).toBeGreaterThan(0)
-  return Promise.all(statements.map(async ({ text, values }) => {
-    const [row] = await db.commit(name, `explain (analyze, timing off, format json) ${text}`, values)
-    return row!['QUERY PLAN'][0].Plan
-  }))
+  return Promise.all(
+    statements.map(async ({ text, values }) => {
+      const [row] = await db.commit(name, `explain (analyze, timing off, format json) ${text}`, values)
+      return row!['QUERY PLAN'][0].Plan
+    }),
+  )
 }
 
 const nodes = (plan: Plan): Plan[] => [plan, ...(plan.Plans ?? []).flatMap(nodes)]
 const growing = ['requests', 'audit_logs', 'users']
-const isFullScan = (node: Plan) => node['Node Type'] === 'Seq Scan' && growing.includes(node['Relation Name'] ?? '') && node['Actual Loops'] > 0
+const isFullScan = (node: Plan) =>
+  node['Node Type'] === 'Seq Scan' && growing.includes(node['Relation Name'] ?? '') && node['Actual Loops'] > 0
 /** Rows that a node has read, kept or not. */
 const rowsRead = (node: Plan) => node['Actual Loops'] * (node['Actual Rows'] + (node['Rows Removed by Filter'] ?? 0))
 
@@ -94,7 +100,9 @@ describe.each(roles)('as %s', (role) => {
   test.each(Object.entries(lists))('%s', async (_, query) => {
     for (const plan of await plansOf(role, query)) {
       expect(nodes(plan).filter(isFullScan)).toEqual([])
-      const read = nodes(plan).filter((node) => growing.includes(node['Relation Name'] ?? '')).map(rowsRead)
+      const read = nodes(plan)
+        .filter((node) => growing.includes(node['Relation Name'] ?? ''))
+        .map(rowsRead)
       expect(Math.max(0, ...read)).toBeLessThan(REQUESTS / 10)
     }
   })
@@ -105,6 +113,9 @@ test.each(counts)('as %s: count of %s', async (role, _, query) => {
 })
 
 test('a full scan would be seen', async () => {
-  const [row] = await db.commit('admin', `explain (analyze, timing off, format json) select count(*) from app_public.requests where title like '%x%'`)
+  const [row] = await db.commit(
+    'admin',
+    `explain (analyze, timing off, format json) select count(*) from app_public.requests where title like '%x%'`,
+  )
   expect(nodes(row!['QUERY PLAN'][0].Plan).filter(isFullScan)).toHaveLength(1)
 })
