@@ -13,6 +13,8 @@ const database = {
 
 export default {
   testTimeout: 30_000,
+  // One worker a core: much of the time goes into waiting for hashes and locks.
+  maxWorkers: '100%',
   globalSetup: './tests/postgres.ts',
   globalTeardown: './tests/postgres.teardown.ts',
   projects: [

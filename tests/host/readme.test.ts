@@ -9,18 +9,22 @@ import { command, type Running } from './process.ts'
 
 const readme = await readFile('README.md', 'utf8')
 const tour = readme.slice(readme.indexOf('## A tour'), readme.indexOf('## The life'))
+/** Blanks at the end of a line do not show on a page. */
+const trimLines = (text: string) => text.replace(/ +$/gm, '')
+
 /** Each block of commands, and the block of output that follows it, if one does. */
 const steps = [...tour.matchAll(/```sh\n([^]*?)```\n(?:\n```(?:json|text)\n([^]*?)```)?/g)].map(([, commands, output]) => ({
   commands: commands!,
-  output,
+  output: output && trimLines(output),
 }))
 
 let folder: string
+let dataDir: string
 let product: Running
 
 afterAll(async () => {
   await product.end('SIGTERM')
-  await rm(folder, { recursive: true, force: true })
+  for (const each of [folder, dataDir]) await rm(each, { recursive: true, force: true })
 })
 
 /** Runs the commands in one shell, and splits what it prints by step. */
@@ -33,12 +37,12 @@ async function run(url: string): Promise<string[]> {
   // The machine's own psql and curl, or what stands in for them.
   const path = `${process.env.PATH}:${resolve('tests/host/bin')}`
   const { stdout } = await promisify(execFile)('bash', ['-c', script], { cwd: folder, env: { ...process.env, PATH: path } })
-  return stdout.split('@@@\n').slice(0, -1)
+  return stdout.split('@@@\n').slice(0, -1).map(trimLines)
 }
 
 test('its commands print what it says', async () => {
   folder = await mkdtemp(join(tmpdir(), 'assent-readme-'))
-  const dataDir = await mkdtemp(join(tmpdir(), 'assent-readme-data-'))
+  dataDir = await mkdtemp(join(tmpdir(), 'assent-readme-data-'))
   await symlink(dataDir, join(folder, '.data'))
   product = command('start', { DATA_DIR: dataDir, PORT: '0' })
   const outputs = await run(await product.until(/GraphQL +(http:\S+)\/graphql[^]*psql/))
