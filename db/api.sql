@@ -16,25 +16,35 @@ $$;
 comment on function app_hidden.visible_request(uuid) is 'The request as the caller may see it, or nulls.';
 grant execute on function app_hidden.visible_request(uuid) to assent_user, assent_manager, assent_admin;
 
--- "Left out" must differ from null in an edit. These two values are nobody's: the UUID is RFC 9562's Max UUID, and the
--- character is one that Unicode promises never to assign.
+-- "Left out" must differ from null in an edit, and from every value that a caller could send.
+create or replace function app_hidden.left_out()
+  returns uuid
+  language sql
+  stable
+as $$
+  select md5(pg_backend_pid() || transaction_timestamp()::text)::uuid
+$$;
+comment on function app_hidden.left_out() is
+  'The default of arguments that may be left out: a value of this transaction alone, which nobody can know before it.';
+
 create or replace function app_hidden.given(field text, value text)
   returns jsonb
   language sql
-  immutable
+  stable
 as $$
-  select case when value is not distinct from U&'\FFFF' then '{}' else jsonb_build_object(field, value) end
+  select case when value is not distinct from app_hidden.left_out()::text then '{}' else jsonb_build_object(field, value) end
 $$;
 comment on function app_hidden.given(text, text) is 'The field as a change, or no change when the caller left it out.';
 create or replace function app_hidden.given(field text, value uuid)
   returns jsonb
   language sql
-  immutable
+  stable
 as $$
-  select case when value is not distinct from 'ffffffff-ffff-ffff-ffff-ffffffffffff' then '{}' else jsonb_build_object(field, value) end
+  select case when value is not distinct from app_hidden.left_out() then '{}' else jsonb_build_object(field, value) end
 $$;
 comment on function app_hidden.given(text, uuid) is 'The field as a change, or no change when the caller left it out.';
-grant execute on function app_hidden.given(text, text), app_hidden.given(text, uuid) to assent_user, assent_manager, assent_admin;
+grant execute on function app_hidden.left_out(), app_hidden.given(text, text), app_hidden.given(text, uuid)
+  to assent_user, assent_manager, assent_admin;
 
 -- Mutations --------------------------------------------------------------------------------------------------------
 
@@ -51,9 +61,9 @@ comment on function app_public.create_request(text, text, uuid) is
 
 create or replace function app_public.update_request(
   request_id uuid,
-  title text default U&'\FFFF',
-  description text default U&'\FFFF',
-  assigned_to_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+  title text default app_hidden.left_out()::text,
+  description text default app_hidden.left_out()::text,
+  assigned_to_id uuid default app_hidden.left_out(),
   version integer default null
 )
   returns app_public.requests
@@ -107,7 +117,7 @@ comment on function app_public.reject_request(uuid, text, integer) is
 
 create or replace function app_public.assign_request(
   request_id uuid,
-  assigned_to_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+  assigned_to_id uuid default app_hidden.left_out(),
   version integer default null
 )
   returns app_public.requests

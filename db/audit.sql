@@ -44,11 +44,11 @@ create table if not exists app_public.audit_logs (
 );
 comment on table app_public.audit_logs is E'@defaultOrderBy TIMESTAMP_DESC\nThe audit trail, append-only: who did what, to what, when and from where.';
 comment on column app_public.audit_logs.id is 'Time-ordered UUID (version 7).';
-comment on column app_public.audit_logs.actor_id is 'Who did it; null for a failed login, and for what a DBA did by SQL.';
+comment on column app_public.audit_logs.actor_id is E'@behavior -orderBy\nWho did it; null for a failed login, and for what a DBA did by SQL.';
 comment on column app_public.audit_logs.action is 'What was done: CREATE, UPDATE, SUBMIT, APPROVE, REJECT, ASSIGN, DELETE, LOGIN, LOGIN_FAILED, LOGOUT, USER_CREATE and so on.';
-comment on column app_public.audit_logs.request_id is 'The request it was about.';
+comment on column app_public.audit_logs.request_id is E'@behavior -orderBy\nThe request it was about.';
 comment on column app_public.audit_logs.request_creator_id is E'@behavior -*\nThe creator of that request, who never changes: kept here so that row-level security reads one index, and not every request.';
-comment on column app_public.audit_logs.user_id is 'The person it was about.';
+comment on column app_public.audit_logs.user_id is E'@behavior -orderBy\nThe person it was about.';
 comment on column app_public.audit_logs.metadata is 'old_status and new_status where the status changed; otherwise each changed field with its old and new value. Never a secret.';
 comment on column app_public.audit_logs.ip_address is 'The address it came from, as the outermost trusted proxy saw it.';
 comment on column app_public.audit_logs."timestamp" is 'When: the clock at that moment, not the start of the transaction.';

@@ -40,7 +40,7 @@ begin
   end if;
   select l.database_role into v_role from app_private.live_session(secret) l;
   if v_role is null then
-    raise exception using errcode = 'RQ401', message = 'These credentials are not, or no longer, valid.';
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
   end if;
   return v_role;
 end

@@ -130,7 +130,7 @@ declare
   v_edge app_public.request_transitions;
 begin
   if not exists (select from app_private.live_session(current_setting('assent.session', true))) then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are needed, and these are none.';
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
   end if;
 
   if not exists (

@@ -53,11 +53,11 @@ comment on column app_public.requests.description is 'The particulars, in at mos
 comment on column app_public.requests.status is 'Where it stands.';
 comment on column app_public.requests.version is E'@behavior -attribute:aggregate\nGoes up by one at every change. Name it in a change, and the change fails with STALE_VERSION if another came first.';
 comment on column app_public.requests.creator_id is 'Who asks.';
-comment on column app_public.requests.assigned_to_id is 'The one manager or admin who is to decide; null: any. One who can no longer decide counts as none.';
-comment on column app_public.requests.reviewed_by_id is 'Who decided; never the creator.';
+comment on column app_public.requests.assigned_to_id is E'@behavior -orderBy\nThe one manager or admin who is to decide; null: any. One who can no longer decide counts as none.';
+comment on column app_public.requests.reviewed_by_id is E'@behavior -orderBy\nWho decided; never the creator.';
 comment on column app_public.requests.reviewed_at is 'When it was decided.';
 comment on column app_public.requests.review_comment is 'What the decision says, in at most 10,000 characters; a rejection always says something.';
-comment on column app_public.requests.submitted_at is E'@behavior +orderBy +filterBy\nWhen it was submitted.';
+comment on column app_public.requests.submitted_at is E'@behavior +filterBy -orderBy\nWhen it was submitted.';
 comment on column app_public.requests.created_at is 'When it was created.';
 comment on column app_public.requests.updated_at is 'When it last changed.';
 comment on column app_public.requests.is_deleted is E'@behavior +filterBy\nDeleted by its creator while a draft; only admins still see it.';
@@ -81,7 +81,7 @@ create index if not exists requests_creator_id_idx on app_public.requests (creat
 create index if not exists requests_status_idx on app_public.requests (status, created_at, id);
 create index if not exists requests_assigned_to_id_idx on app_public.requests (assigned_to_id, created_at, id);
 create index if not exists requests_reviewed_by_id_idx on app_public.requests (reviewed_by_id, created_at, id);
--- What waits for a decision, oldest first: it stays as small as the backlog, however much has been decided.
-create index if not exists requests_waiting_idx on app_public.requests (submitted_at, id)
+-- What waits for a decision, oldest first (as GraphQL orders it: server/lists.ts): it stays as small as the backlog, however much has been decided.
+create index if not exists requests_waiting_idx on app_public.requests (coalesce(submitted_at, '9999-12-31Z'), id)
   include (status, creator_id, assigned_to_id)
   where submitted_at is not null and reviewed_at is null and not is_deleted;

@@ -154,12 +154,15 @@ create table app_public.audit_logs (
 comment on table app_public.audit_logs is '@defaultOrderBy TIMESTAMP_DESC
 The audit trail, append-only: who did what, to what, when and from where.';
 comment on column app_public.audit_logs.id is 'Time-ordered UUID (version 7).';
-comment on column app_public.audit_logs.actor_id is 'Who did it; null for a failed login, and for what a DBA did by SQL.';
+comment on column app_public.audit_logs.actor_id is '@behavior -orderBy
+Who did it; null for a failed login, and for what a DBA did by SQL.';
 comment on column app_public.audit_logs.action is 'What was done: CREATE, UPDATE, SUBMIT, APPROVE, REJECT, ASSIGN, DELETE, LOGIN, LOGIN_FAILED, LOGOUT, USER_CREATE and so on.';
-comment on column app_public.audit_logs.request_id is 'The request it was about.';
+comment on column app_public.audit_logs.request_id is '@behavior -orderBy
+The request it was about.';
 comment on column app_public.audit_logs.request_creator_id is '@behavior -*
 The creator of that request, who never changes: kept here so that row-level security reads one index, and not every request.';
-comment on column app_public.audit_logs.user_id is 'The person it was about.';
+comment on column app_public.audit_logs.user_id is '@behavior -orderBy
+The person it was about.';
 comment on column app_public.audit_logs.metadata is 'old_status and new_status where the status changed; otherwise each changed field with its old and new value. Never a secret.';
 comment on column app_public.audit_logs.ip_address is 'The address it came from, as the outermost trusted proxy saw it.';
 comment on column app_public.audit_logs."timestamp" is 'When: the clock at that moment, not the start of the transaction.';
@@ -308,11 +311,13 @@ comment on column app_public.requests.status is 'Where it stands.';
 comment on column app_public.requests.version is '@behavior -attribute:aggregate
 Goes up by one at every change. Name it in a change, and the change fails with STALE_VERSION if another came first.';
 comment on column app_public.requests.creator_id is 'Who asks.';
-comment on column app_public.requests.assigned_to_id is 'The one manager or admin who is to decide; null: any. One who can no longer decide counts as none.';
-comment on column app_public.requests.reviewed_by_id is 'Who decided; never the creator.';
+comment on column app_public.requests.assigned_to_id is '@behavior -orderBy
+The one manager or admin who is to decide; null: any. One who can no longer decide counts as none.';
+comment on column app_public.requests.reviewed_by_id is '@behavior -orderBy
+Who decided; never the creator.';
 comment on column app_public.requests.reviewed_at is 'When it was decided.';
 comment on column app_public.requests.review_comment is 'What the decision says, in at most 10,000 characters; a rejection always says something.';
-comment on column app_public.requests.submitted_at is '@behavior +orderBy +filterBy
+comment on column app_public.requests.submitted_at is '@behavior +filterBy -orderBy
 When it was submitted.';
 comment on column app_public.requests.created_at is 'When it was created.';
 comment on column app_public.requests.updated_at is 'When it last changed.';
@@ -335,7 +340,7 @@ CREATE INDEX requests_created_at_idx ON app_public.requests USING btree (created
 CREATE INDEX requests_creator_id_idx ON app_public.requests USING btree (creator_id, created_at, id);
 CREATE INDEX requests_reviewed_by_id_idx ON app_public.requests USING btree (reviewed_by_id, created_at, id);
 CREATE INDEX requests_status_idx ON app_public.requests USING btree (status, created_at, id);
-CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (submitted_at, id) INCLUDE (status, creator_id, assigned_to_id) WHERE ((submitted_at IS NOT NULL) AND (reviewed_at IS NULL) AND (NOT is_deleted));
+CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (COALESCE(submitted_at, '9999-12-31 00:00:00+00'::timestamp with time zone), id) INCLUDE (status, creator_id, assigned_to_id) WHERE ((submitted_at IS NOT NULL) AND (reviewed_at IS NULL) AND (NOT is_deleted));
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_guard BEFORE INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__guard();
 CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__audit();
@@ -585,7 +590,7 @@ begin
   end if;
   select l.database_role into v_role from app_private.live_session(secret) l;
   if v_role is null then
-    raise exception using errcode = 'RQ401', message = 'These credentials are not, or no longer, valid.';
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
   end if;
   return v_role;
 end
@@ -719,9 +724,9 @@ grant execute on routine app_hidden.finish_login(uuid,text,text) to assent_authe
 CREATE OR REPLACE FUNCTION app_hidden.given(field text, value text)
  RETURNS jsonb
  LANGUAGE sql
- IMMUTABLE
+ STABLE
 AS $function$
-  select case when value is not distinct from U&'\FFFF' then '{}' else jsonb_build_object(field, value) end
+  select case when value is not distinct from app_hidden.left_out()::text then '{}' else jsonb_build_object(field, value) end
 $function$;
 comment on routine app_hidden.given(text,text) is 'The field as a change, or no change when the caller left it out.';
 grant execute on routine app_hidden.given(text,text) to assent_admin, assent_manager, assent_user;
@@ -729,9 +734,9 @@ grant execute on routine app_hidden.given(text,text) to assent_admin, assent_man
 CREATE OR REPLACE FUNCTION app_hidden.given(field text, value uuid)
  RETURNS jsonb
  LANGUAGE sql
- IMMUTABLE
+ STABLE
 AS $function$
-  select case when value is not distinct from 'ffffffff-ffff-ffff-ffff-ffffffffffff' then '{}' else jsonb_build_object(field, value) end
+  select case when value is not distinct from app_hidden.left_out() then '{}' else jsonb_build_object(field, value) end
 $function$;
 comment on routine app_hidden.given(text,uuid) is 'The field as a change, or no change when the caller left it out.';
 grant execute on routine app_hidden.given(text,uuid) to assent_admin, assent_manager, assent_user;
@@ -752,6 +757,16 @@ end
 $function$;
 comment on routine app_hidden.has_permission(text) is 'May the person who is asking do this? False for nobody.';
 grant execute on routine app_hidden.has_permission(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.left_out()
+ RETURNS uuid
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select md5(pg_backend_pid() || transaction_timestamp()::text)::uuid
+$function$;
+comment on routine app_hidden.left_out() is 'The default of arguments that may be left out: a value of this transaction alone, which nobody can know before it.';
+grant execute on routine app_hidden.left_out() to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.my_parties(r app_public.requests)
  RETURNS text[]
@@ -995,7 +1010,7 @@ declare
   v_edge app_public.request_transitions;
 begin
   if not exists (select from app_private.live_session(current_setting('assent.session', true))) then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are needed, and these are none.';
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
   end if;
 
   if not exists (
@@ -1215,7 +1230,7 @@ $function$;
 comment on routine app_public.approve_request(uuid,text,integer) is 'Approves a submitted request, for good. Of two decisions at once the second gets INVALID_TRANSITION.';
 grant execute on routine app_public.approve_request(uuid,text,integer) to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_public.assign_request(request_id uuid, assigned_to_id uuid DEFAULT 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid, version integer DEFAULT NULL::integer)
+CREATE OR REPLACE FUNCTION app_public.assign_request(request_id uuid, assigned_to_id uuid DEFAULT app_hidden.left_out(), version integer DEFAULT NULL::integer)
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$
@@ -1322,7 +1337,7 @@ $function$;
 comment on routine app_public.submit_request(uuid,integer) is 'Submits a draft of one''s own for decision. It can no longer be edited.';
 grant execute on routine app_public.submit_request(uuid,integer) to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_public.update_request(request_id uuid, title text DEFAULT U&'\FFFF'::text, description text DEFAULT U&'\FFFF'::text, assigned_to_id uuid DEFAULT 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid, version integer DEFAULT NULL::integer)
+CREATE OR REPLACE FUNCTION app_public.update_request(request_id uuid, title text DEFAULT (app_hidden.left_out())::text, description text DEFAULT (app_hidden.left_out())::text, assigned_to_id uuid DEFAULT app_hidden.left_out(), version integer DEFAULT NULL::integer)
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$

@@ -74,8 +74,7 @@ export class ClientError extends Error {
   }
 }
 
-export const unauthenticated = (): ClientError =>
-  new ClientError('UNAUTHENTICATED', 'Valid credentials are needed, and these are none.')
+export const unauthenticated = (): ClientError => new ClientError('UNAUTHENTICATED', 'Valid credentials are required.')
 
 /** No connection to be had, or lost under way: SQLSTATE classes 08, 53 and 57P, the socket's errors, and pg's own. */
 function isUnavailable(error: unknown): boolean {

@@ -191,8 +191,13 @@ export function makeGraphQLHandler(services: GraphQLServices) {
 
       const formatted = errors.map(format)
       // No field can be trusted when the session turns out dead, or the database gone.
-      const fatal = formatted.findIndex(({ code }) => code === 'UNAVAILABLE' || (code === 'UNAUTHENTICATED' && caller.session))
-      if (fatal >= 0 || data === undefined) return refuse(res, [formatted[Math.max(fatal, 0)]!])
+      const fatal = formatted.find(({ code }) => code === 'UNAVAILABLE' || (code === 'UNAUTHENTICATED' && caller.session))
+      if (fatal) {
+        // Not of one field then, and not to be told from a token that was never good.
+        const { message, extensions } = fatal.json
+        return refuse(res, [{ ...fatal, json: { message, extensions } }])
+      }
+      if (data === undefined) return refuse(res, formatted)
       const retryAfter = formatted.find((error) => error.retryAfter)?.retryAfter
       const json = JSON.stringify(formatted.map((error) => error.json))
       send(res, 200, `{"errors":${json},"data":${data}}`, retryAfterHeader(retryAfter))

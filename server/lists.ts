@@ -1,9 +1,9 @@
 import 'graphile-config'
 import { lambda, type ConnectionStep, type Step } from 'postgraphile/grafast'
 import type { GraphQLEnumType } from 'postgraphile/graphql'
-import type { PgSelectQueryBuilder, PgSelectStep } from 'postgraphile/@dataplan/pg'
+import { TYPES, type PgResource, type PgSelectQueryBuilder, type PgSelectStep } from 'postgraphile/@dataplan/pg'
 import { sql } from 'postgraphile/pg-sql2'
-import { wrapPlans } from 'postgraphile/utils'
+import { addPgTableOrderBy, orderByAscDesc, wrapPlans } from 'postgraphile/utils'
 import { ClientError } from './errors.ts'
 
 const PAGE_SIZE = 20
@@ -35,6 +35,17 @@ const hideDeleted = (inputs: readonly unknown[]) => (query: PgSelectQueryBuilder
   if (!inputs.some((input) => mentions(input, 'isDeleted'))) query.where(sql`not ${query.alias}.is_deleted`)
 }
 
+/** An order that is null or empty is the order of time all the same: ids are time-ordered. */
+const inOrder = (direction: 'ASC' | 'DESC') => (orderBy: unknown) => (query: PgSelectQueryBuilder) => {
+  if (Array.isArray(orderBy) && orderBy.length > 0) return
+  query.orderBy({ attribute: 'id', direction })
+  query.setOrderIsUnique()
+}
+
+/** The names of the orders that a smart tag on the function or the table gives, separated by blanks. */
+const defaultOrderOf = ({ extensions, codec }: PgResource): string | undefined =>
+  (extensions?.tags?.['defaultOrderBy'] ?? codec.extensions?.tags?.['defaultOrderBy']) as string | undefined
+
 const noPlan = () => {}
 
 const ListArgumentsPlugin: GraphileConfig.Plugin = {
@@ -56,17 +67,14 @@ const ListArgumentsPlugin: GraphileConfig.Plugin = {
           if (!isPgFieldConnection || !pgFieldResource) return arg
           // ListPlansPlugin sets both, together.
           if (argName === 'first' || argName === 'last') return { ...arg, applyPlan: noPlan }
-          const order =
-            pgFieldResource.extensions?.tags?.['defaultOrderBy'] ?? pgFieldResource.codec.extensions?.tags?.['defaultOrderBy']
+          const order = defaultOrderOf(pgFieldResource)
           if (argName !== 'orderBy' || !order) return arg
           const orders = build.graphql.getNamedType(arg.type) as GraphQLEnumType
-          const defaultValue = String(order)
-            .split(' ')
-            .map((name) => {
-              const value = orders.getValue(name)
-              if (!value) throw new Error(`@defaultOrderBy: ${orders.name} has no ${name}`)
-              return value.value
-            })
+          const defaultValue = order.split(' ').map((name) => {
+            const value = orders.getValue(name)
+            if (!value) throw new Error(`@defaultOrderBy: ${orders.name} has no ${name}`)
+            return value.value
+          })
           return { ...arg, defaultValue }
         },
       },
@@ -88,13 +96,24 @@ const ListPlansPlugin = wrapPlans(
       )
       $connection.setFirst(lambda($page, (page) => page.first, true))
       if (has('last')) $connection.setLast(lambda($page, (page) => page.last, true))
+      const $rows = $connection.getSubplan() as unknown as PgSelectStep
+      const direction = defaultOrderOf(resource)?.endsWith('_DESC') ? 'DESC' : 'ASC'
+      $rows.apply(lambda(argument('orderBy'), inOrder(direction), true))
       if (resource.codec.extensions?.tags?.['hideDeleted'] && !resource.parameters) {
-        const $rows = $connection.getSubplan() as unknown as PgSelectStep
         $rows.apply(lambda(['condition', 'filter'].map(argument), hideDeleted, true))
       }
       return $connection
     },
 )
 
+/** Drafts come last: pages by cursor lose rows where the order's column is null, so that this one never is. */
+const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableName: 'requests' }, () =>
+  orderByAscDesc(
+    'SUBMITTED_AT',
+    ({ alias }) => ({ fragment: sql`coalesce(${alias}.submitted_at, '9999-12-31Z')`, codec: TYPES.timestamptz }),
+    { nullable: false },
+  ),
+)
+
 /** What every list has: a page of at most 100 rows, newest first. */
-export const ListsPreset: GraphileConfig.Preset = { plugins: [ListArgumentsPlugin, ListPlansPlugin] }
+export const ListsPreset: GraphileConfig.Preset = { plugins: [ListArgumentsPlugin, ListPlansPlugin, SubmittedAtPlugin] }

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:4a069e3164a704c97657f2be194c40ab78f5c7fa
+--! Hash: sha1:3f59251783c1cc7348a4b994d854295abbfb6e38
 --! Message: the core
 
 --! Included index.sql
@@ -284,7 +284,7 @@ begin
   end if;
   select l.database_role into v_role from app_private.live_session(secret) l;
   if v_role is null then
-    raise exception using errcode = 'RQ401', message = 'These credentials are not, or no longer, valid.';
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
   end if;
   return v_role;
 end
@@ -407,11 +407,11 @@ comment on column app_public.requests.description is 'The particulars, in at mos
 comment on column app_public.requests.status is 'Where it stands.';
 comment on column app_public.requests.version is E'@behavior -attribute:aggregate\nGoes up by one at every change. Name it in a change, and the change fails with STALE_VERSION if another came first.';
 comment on column app_public.requests.creator_id is 'Who asks.';
-comment on column app_public.requests.assigned_to_id is 'The one manager or admin who is to decide; null: any. One who can no longer decide counts as none.';
-comment on column app_public.requests.reviewed_by_id is 'Who decided; never the creator.';
+comment on column app_public.requests.assigned_to_id is E'@behavior -orderBy\nThe one manager or admin who is to decide; null: any. One who can no longer decide counts as none.';
+comment on column app_public.requests.reviewed_by_id is E'@behavior -orderBy\nWho decided; never the creator.';
 comment on column app_public.requests.reviewed_at is 'When it was decided.';
 comment on column app_public.requests.review_comment is 'What the decision says, in at most 10,000 characters; a rejection always says something.';
-comment on column app_public.requests.submitted_at is E'@behavior +orderBy +filterBy\nWhen it was submitted.';
+comment on column app_public.requests.submitted_at is E'@behavior +filterBy -orderBy\nWhen it was submitted.';
 comment on column app_public.requests.created_at is 'When it was created.';
 comment on column app_public.requests.updated_at is 'When it last changed.';
 comment on column app_public.requests.is_deleted is E'@behavior +filterBy\nDeleted by its creator while a draft; only admins still see it.';
@@ -435,8 +435,8 @@ create index if not exists requests_creator_id_idx on app_public.requests (creat
 create index if not exists requests_status_idx on app_public.requests (status, created_at, id);
 create index if not exists requests_assigned_to_id_idx on app_public.requests (assigned_to_id, created_at, id);
 create index if not exists requests_reviewed_by_id_idx on app_public.requests (reviewed_by_id, created_at, id);
--- What waits for a decision, oldest first: it stays as small as the backlog, however much has been decided.
-create index if not exists requests_waiting_idx on app_public.requests (submitted_at, id)
+-- What waits for a decision, oldest first (as GraphQL orders it: server/lists.ts): it stays as small as the backlog, however much has been decided.
+create index if not exists requests_waiting_idx on app_public.requests (coalesce(submitted_at, '9999-12-31Z'), id)
   include (status, creator_id, assigned_to_id)
   where submitted_at is not null and reviewed_at is null and not is_deleted;
 --! EndIncluded requests.sql
@@ -487,11 +487,11 @@ create table if not exists app_public.audit_logs (
 );
 comment on table app_public.audit_logs is E'@defaultOrderBy TIMESTAMP_DESC\nThe audit trail, append-only: who did what, to what, when and from where.';
 comment on column app_public.audit_logs.id is 'Time-ordered UUID (version 7).';
-comment on column app_public.audit_logs.actor_id is 'Who did it; null for a failed login, and for what a DBA did by SQL.';
+comment on column app_public.audit_logs.actor_id is E'@behavior -orderBy\nWho did it; null for a failed login, and for what a DBA did by SQL.';
 comment on column app_public.audit_logs.action is 'What was done: CREATE, UPDATE, SUBMIT, APPROVE, REJECT, ASSIGN, DELETE, LOGIN, LOGIN_FAILED, LOGOUT, USER_CREATE and so on.';
-comment on column app_public.audit_logs.request_id is 'The request it was about.';
+comment on column app_public.audit_logs.request_id is E'@behavior -orderBy\nThe request it was about.';
 comment on column app_public.audit_logs.request_creator_id is E'@behavior -*\nThe creator of that request, who never changes: kept here so that row-level security reads one index, and not every request.';
-comment on column app_public.audit_logs.user_id is 'The person it was about.';
+comment on column app_public.audit_logs.user_id is E'@behavior -orderBy\nThe person it was about.';
 comment on column app_public.audit_logs.metadata is 'old_status and new_status where the status changed; otherwise each changed field with its old and new value. Never a secret.';
 comment on column app_public.audit_logs.ip_address is 'The address it came from, as the outermost trusted proxy saw it.';
 comment on column app_public.audit_logs."timestamp" is 'When: the clock at that moment, not the start of the transaction.';
@@ -752,7 +752,7 @@ declare
   v_edge app_public.request_transitions;
 begin
   if not exists (select from app_private.live_session(current_setting('assent.session', true))) then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are needed, and these are none.';
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
   end if;
 
   if not exists (
@@ -1122,25 +1122,35 @@ $$;
 comment on function app_hidden.visible_request(uuid) is 'The request as the caller may see it, or nulls.';
 grant execute on function app_hidden.visible_request(uuid) to assent_user, assent_manager, assent_admin;
 
--- "Left out" must differ from null in an edit. These two values are nobody's: the UUID is RFC 9562's Max UUID, and the
--- character is one that Unicode promises never to assign.
+-- "Left out" must differ from null in an edit, and from every value that a caller could send.
+create or replace function app_hidden.left_out()
+  returns uuid
+  language sql
+  stable
+as $$
+  select md5(pg_backend_pid() || transaction_timestamp()::text)::uuid
+$$;
+comment on function app_hidden.left_out() is
+  'The default of arguments that may be left out: a value of this transaction alone, which nobody can know before it.';
+
 create or replace function app_hidden.given(field text, value text)
   returns jsonb
   language sql
-  immutable
+  stable
 as $$
-  select case when value is not distinct from U&'\FFFF' then '{}' else jsonb_build_object(field, value) end
+  select case when value is not distinct from app_hidden.left_out()::text then '{}' else jsonb_build_object(field, value) end
 $$;
 comment on function app_hidden.given(text, text) is 'The field as a change, or no change when the caller left it out.';
 create or replace function app_hidden.given(field text, value uuid)
   returns jsonb
   language sql
-  immutable
+  stable
 as $$
-  select case when value is not distinct from 'ffffffff-ffff-ffff-ffff-ffffffffffff' then '{}' else jsonb_build_object(field, value) end
+  select case when value is not distinct from app_hidden.left_out() then '{}' else jsonb_build_object(field, value) end
 $$;
 comment on function app_hidden.given(text, uuid) is 'The field as a change, or no change when the caller left it out.';
-grant execute on function app_hidden.given(text, text), app_hidden.given(text, uuid) to assent_user, assent_manager, assent_admin;
+grant execute on function app_hidden.left_out(), app_hidden.given(text, text), app_hidden.given(text, uuid)
+  to assent_user, assent_manager, assent_admin;
 
 -- Mutations --------------------------------------------------------------------------------------------------------
 
@@ -1157,9 +1167,9 @@ comment on function app_public.create_request(text, text, uuid) is
 
 create or replace function app_public.update_request(
   request_id uuid,
-  title text default U&'\FFFF',
-  description text default U&'\FFFF',
-  assigned_to_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+  title text default app_hidden.left_out()::text,
+  description text default app_hidden.left_out()::text,
+  assigned_to_id uuid default app_hidden.left_out(),
   version integer default null
 )
   returns app_public.requests
@@ -1213,7 +1223,7 @@ comment on function app_public.reject_request(uuid, text, integer) is
 
 create or replace function app_public.assign_request(
   request_id uuid,
-  assigned_to_id uuid default 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+  assigned_to_id uuid default app_hidden.left_out(),
   version integer default null
 )
   returns app_public.requests

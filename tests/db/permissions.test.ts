@@ -66,6 +66,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.people_on_my_requests()': ['assent_user'],
   'app_hidden.transition(app_public.requests,text,integer,jsonb)': people3,
   'app_hidden.visible_request(uuid)': people3,
+  'app_hidden.left_out()': people3,
   'app_hidden.given(text,text)': people3,
   'app_hidden.given(text,uuid)': people3,
   'app_private.uuid_v7()': [],

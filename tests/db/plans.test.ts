@@ -105,8 +105,16 @@ const lists: [string, Person | 'owner', () => string][] = [
     'manager',
     () => `select * from app_public.requests where reviewed_by_id = ${id('manager2')} ${newest}`,
   ],
-  ['the inbox', 'manager', () => 'select * from app_public.requests_awaiting_my_decision() order by submitted_at, id limit 20'],
-  ['the inbox', 'admin', () => 'select * from app_public.requests_awaiting_my_decision() order by submitted_at, id limit 20'],
+  [
+    'the inbox',
+    'manager',
+    () => `select * from app_public.requests_awaiting_my_decision() order by coalesce(submitted_at, '9999-12-31Z'), id limit 20`,
+  ],
+  [
+    'the inbox',
+    'admin',
+    () => `select * from app_public.requests_awaiting_my_decision() order by coalesce(submitted_at, '9999-12-31Z'), id limit 20`,
+  ],
   ['the number of the inbox', 'manager', () => 'select count(*) from app_public.requests_awaiting_my_decision()'],
   ['the trail', 'admin', () => `select * from app_public.audit_logs ${latest}`],
   ['the trail', 'manager', () => `select * from app_public.audit_logs ${latest}`],

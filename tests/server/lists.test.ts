@@ -155,10 +155,10 @@ describe('pages', () => {
     const everything = (await walk('requests', '', 100)).sort()
     for (const order of [
       '[CREATOR_ID_ASC]',
-      '[ASSIGNED_TO_ID_DESC]',
+      '[SUBMITTED_AT_DESC]',
       '[CREATOR_ID_DESC, CREATED_AT_ASC]',
       '[PRIMARY_KEY_DESC]',
-      '[REVIEWED_BY_ID_ASC]',
+      '[CREATED_AT_DESC]',
     ]) {
       const walked = await walk('requests', `orderBy: ${order}`, 40)
       expect([order, [...walked].sort()]).toEqual([order, everything])
