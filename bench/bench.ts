@@ -292,7 +292,7 @@ await setup({ rootDatabaseUrl: ROOT_DATABASE_URL, databaseUrl: DATABASE_URL, aut
 await applyCurrent({ databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL }, pino({ level: 'warn' }))
 const { sessions, ids } = await seed(DATABASE_URL, AUTH_DATABASE_URL)
 
-const server = spawn(process.execPath, ['server/main.js', 'server'], {
+const server = spawn(process.execPath, ['--max-semi-space-size=4', 'server/main.js', 'server'], {
   stdio: 'inherit',
   env: { ...process.env, PORT: String(PORT), AUTH_DATABASE_URL, JWT_SECRET, NODE_ENV: 'production', LOG_LEVEL: 'warn' },
 })
