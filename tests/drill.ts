@@ -1,13 +1,10 @@
 import { spawn } from 'node:child_process'
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
-import pino from 'pino'
-import { startEmbedded } from '../server/embedded.ts'
-import { applyCurrent } from '../server/migrate.ts'
-import { setup } from '../server/setup.ts'
 import { mutations, type Mutation } from './mutations.ts'
+import { startCluster, type Cluster } from './postgres.ts'
 
 // `node tests/drill.ts [pattern]`: is there a test for it? Changes one thing in the migrated database at a time, by
 // tests/mutations.ts, runs tests/db on that until a test fails that passes without the change, and says which changes none
@@ -25,29 +22,12 @@ const likely: [RegExp, string][] = [
   [/transition|guard|can_decide|my_parties|visible_request|requests.*constraint/, 'lifecycle'],
 ]
 
-type Cluster = { readonly url: string; readonly environment: (database: string) => string; stop(): Promise<void> }
+/** A connection string, to another database of its server. */
+const at = (url: string, database: string) => Object.assign(new URL(url), { pathname: `/${database}` }).toString()
 
-async function startCluster(): Promise<Cluster> {
-  const dataDir = await mkdtemp(join(tmpdir(), 'assent-drill-'))
-  const settings = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '200' }
-  const postgres = await startEmbedded({ dataDir, settings })
-  const { ROOT_DATABASE_URL: rootDatabaseUrl, DATABASE_URL: databaseUrl, AUTH_DATABASE_URL: authDatabaseUrl } = postgres.secrets
-  await setup({ rootDatabaseUrl, databaseUrl, authDatabaseUrl, auditorDatabaseUrl: postgres.secrets.AUDITOR_DATABASE_URL })
-  await applyCurrent({ databaseUrl, authDatabaseUrl }, pino({ level: 'warn' }))
-  const owner = new pg.Client(databaseUrl)
-  await owner.connect()
-  await owner.query(await readFile(join(root, 'db/demo.sql'), 'utf8'))
-  await owner.end()
-  const at = (url: string, database: string) => Object.assign(new URL(url), { pathname: `/${database}` }).toString()
-  return {
-    url: at(rootDatabaseUrl, 'assent'),
-    environment: (database) => JSON.stringify({ ...postgres.secrets, DATABASE_URL: at(databaseUrl, database) }),
-    async stop() {
-      await postgres.stop()
-      await rm(dataDir, { recursive: true, force: true })
-    },
-  }
-}
+/** What tests/database.ts reads, with this database as the template. */
+const secretsOf = ({ secrets }: Cluster, database: string) =>
+  JSON.stringify({ ...secrets, DATABASE_URL: at(secrets.DATABASE_URL, database) })
 
 /** The names of the tests that fail in one file, with the database as template; undefined where Jest itself failed. */
 async function failures(cluster: Cluster, database: string, file: string): Promise<Set<string>> {
@@ -72,7 +52,7 @@ async function failures(cluster: Cluster, database: string, file: string): Promi
     {
       cwd: root,
       stdio: 'ignore',
-      env: { ...process.env, TEST_POSTGRES_18: cluster.environment(database), TEST_POSTGRES_15: '{}' },
+      env: { ...process.env, TEST_POSTGRES_18: secretsOf(cluster, database), TEST_POSTGRES_15: '{}' },
     },
   )
   await new Promise((resolve) => child.once('exit', resolve))
@@ -91,12 +71,12 @@ async function withDatabase<Result>(
   { sql, undo }: Mutation,
   work: (database: string) => Promise<Result>,
 ): Promise<Result> {
-  const admin = new pg.Client(cluster.url.replace(/\/assent$/, '/postgres'))
+  const admin = new pg.Client(cluster.secrets.ROOT_DATABASE_URL)
   await admin.connect()
   const database = `drill_${process.hrtime.bigint()}`
   await admin.query(`create database ${database} template assent owner assent_owner`)
   try {
-    const changed = new pg.Client(cluster.url.replace(/\/assent$/, `/${database}`))
+    const changed = new pg.Client(at(cluster.secrets.ROOT_DATABASE_URL, database))
     await changed.connect()
     await changed.query(sql).finally(() => changed.end())
     return await work(database)
@@ -130,9 +110,9 @@ const present = (await readdir(join(root, 'tests/db')))
 const files = [...order, ...present.filter((name) => !order.includes(name) && name !== 'catalog'), 'catalog'].filter((name) =>
   present.includes(name),
 )
-const clusters = await Promise.all([startCluster(), startCluster()])
+const clusters = await Promise.all([startCluster(18), startCluster(18)])
 try {
-  const database = new pg.Client(clusters[0]!.url)
+  const database = new pg.Client(at(clusters[0]!.secrets.ROOT_DATABASE_URL, 'assent'))
   await database.connect()
   const all = (await mutations(database)).filter(({ name }) => pattern.test(name))
   await database.end()

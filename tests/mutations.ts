@@ -72,15 +72,13 @@ const transition = 'app_hidden.transition(app_public.requests,text,integer,jsonb
 const permitted = 'app_private.permitted_transition(app_public.requests,text,integer)'
 const guard = 'app_private.tg_requests__guard()'
 const live = 'app_private.live_session(text)'
-const parties = 'app_hidden.my_parties(app_public.requests)'
 
 const edits: [string, string, string][] = [
   ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'person_id <> creator_id and', ''],
   ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'decides_any or', ''],
   ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'live_assignee_id is null or', ''],
   ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'or live_assignee_id = person_id', ''],
-  ['app_hidden.current_user_id()', `where l.database_role = current_setting('role')`, ''],
-  [parties, `where l.database_role = current_setting('role')`, ''],
+  ['app_private.caller()', `where l.database_role = current_setting('role')`, ''],
   [live, 'and s.revoked_at is null', ''],
   [live, 'and s.expires_at > now()', ''],
   [live, 'and not u.is_deleted', ''],

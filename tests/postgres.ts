@@ -7,7 +7,12 @@ import { startEmbedded, type Embedded } from '../server/embedded.ts'
 import { applyCurrent } from '../server/migrate.ts'
 import { setup } from '../server/setup.ts'
 
-const running: { postgres: Embedded; dataDir: string }[] = []
+export interface Cluster {
+  readonly secrets: Embedded['secrets']
+  stop(): Promise<void>
+}
+
+const running: Cluster[] = []
 
 /** Jest's global setup: a throw-away PostgreSQL of each version, with a migrated template to clone. */
 export default async function (): Promise<void> {
@@ -16,11 +21,18 @@ export default async function (): Promise<void> {
 
 async function start(major: 15 | 18): Promise<void> {
   if (process.env[`TEST_POSTGRES_${major}`]) return // drill.ts brings its own
+  const cluster = await startCluster(major)
+  running.push(cluster)
+  // Read by database.ts in Jest's workers, which inherit the environment.
+  process.env[`TEST_POSTGRES_${major}`] = JSON.stringify(cluster.secrets)
+}
+
+/** A throw-away PostgreSQL whose database is migrated and has the demo accounts. */
+export async function startCluster(major: 15 | 18): Promise<Cluster> {
   const dataDir = await mkdtemp(join(tmpdir(), `assent-test-${major}-`))
   const settings = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '200' }
-  const postgres = await startEmbedded({ dataDir, major, settings })
-  running.push({ postgres, dataDir })
-  const { ROOT_DATABASE_URL, DATABASE_URL, AUTH_DATABASE_URL, AUDITOR_DATABASE_URL } = postgres.secrets
+  const { secrets, stop } = await startEmbedded({ dataDir, major, settings })
+  const { ROOT_DATABASE_URL, DATABASE_URL, AUTH_DATABASE_URL, AUDITOR_DATABASE_URL } = secrets
   await setup({
     rootDatabaseUrl: ROOT_DATABASE_URL,
     databaseUrl: DATABASE_URL,
@@ -32,14 +44,16 @@ async function start(major: 15 | 18): Promise<void> {
   await owner.connect()
   await owner.query(await readFile('db/demo.sql', 'utf8'))
   await owner.end()
-  // Read by database.ts in Jest's workers, which inherit the environment.
-  process.env[`TEST_POSTGRES_${major}`] = JSON.stringify(postgres.secrets)
+  return {
+    secrets,
+    async stop() {
+      await stop()
+      await rm(dataDir, { recursive: true, force: true })
+    },
+  }
 }
 
 /** Jest's global teardown. */
 export async function stopAll(): Promise<void> {
-  for (const { postgres, dataDir } of running) {
-    await postgres.stop()
-    await rm(dataDir, { recursive: true, force: true })
-  }
+  for (const cluster of running) await cluster.stop()
 }
