@@ -139,6 +139,43 @@ grant execute on function
   app_public.assign_request(uuid, uuid, integer)
   to assent_user, assent_manager, assent_admin;
 
+create or replace function app_public.update_user(
+  user_id uuid,
+  name text default app_hidden.left_out()::text,
+  role text default app_hidden.left_out()::text
+)
+  returns app_public.users
+  language sql
+  volatile
+as $$
+  select app_hidden.change_user(app_hidden.visible_user(user_id), app_hidden.given('name', name) || app_hidden.given('role', role))
+$$;
+comment on function app_public.update_user(uuid, text, text) is
+  'Renames somebody or changes their role, for admins; it holds from their next request on. What is left out stays as it is. INVALID_TRANSITION: it is the last active admin.';
+
+create or replace function app_public.deactivate_user(user_id uuid)
+  returns app_public.users
+  language sql
+  volatile
+as $$
+  select app_hidden.change_user(app_hidden.visible_user(user_id), '{"is_deleted": true}')
+$$;
+comment on function app_public.deactivate_user(uuid) is
+  'Deactivates somebody, for admins: their sessions end, what they did keeps their name, and what was assigned to them any manager can decide. INVALID_TRANSITION: it is the last active admin.';
+
+create or replace function app_public.reactivate_user(user_id uuid)
+  returns app_public.users
+  language sql
+  volatile
+as $$
+  select app_hidden.change_user(app_hidden.visible_user(user_id), '{"is_deleted": false}')
+$$;
+comment on function app_public.reactivate_user(uuid) is 'Lets somebody in again, for admins.';
+
+grant execute on function
+  app_public.update_user(uuid, text, text), app_public.deactivate_user(uuid), app_public.reactivate_user(uuid)
+  to assent_user, assent_manager, assent_admin;
+
 -- Queries ----------------------------------------------------------------------------------------------------------
 
 create or replace function app_public.get_current_user()

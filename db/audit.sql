@@ -20,6 +20,8 @@ insert into app_public.audit_actions (action, description) values
   ('LOGIN',           'Somebody logged in.'),
   ('LOGIN_FAILED',    'A login failed: no actor; about the account, if there is one.'),
   ('LOGOUT',          'Somebody logged out.'),
+  ('SESSION_REVOKE',  'Somebody ended other sessions of theirs; or nobody did: a refresh token was used twice.'),
+  ('PASSWORD_CHANGE', 'Somebody changed their password, which ended their other sessions.'),
   ('USER_CREATE',     'A person was added.'),
   ('USER_UPDATE',     'A person''s name or role was changed.'),
   ('USER_DEACTIVATE', 'A person was deactivated.'),

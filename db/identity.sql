@@ -18,12 +18,11 @@ as $$
   join app_public.users u on u.id = s.user_id
   join app_public.roles r on r.role = u.role
   where s.secret_hash = app_private.hash_secret(secret)
-    and s.revoked_at is null
-    and s.expires_at > now()
+    and app_private.is_live(s)
     and not u.is_deleted
 $$;
 comment on function app_private.live_session(text) is
-  'The session that a secret opens, if it still lives: not revoked, not expired, of an active person. The one definition of it.';
+  'The session that a secret opens, if it is live and of an active person. The one definition of it.';
 
 create or replace function app_hidden.authenticate(secret text)
   returns name
@@ -39,14 +38,16 @@ begin
     return 'assent_anonymous';
   end if;
   select l.database_role into v_role from app_private.live_session(secret) l;
-  if v_role is null then
+  if v_role is null and secret like 'cookie:%' then
+    return 'assent_anonymous';
+  elsif v_role is null then
     raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
   end if;
   return v_role;
 end
 $$;
 comment on function app_hidden.authenticate(text) is
-  'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown.';
+  'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown. A browser sends its cookie unasked: a dead one counts as none.';
 grant execute on function app_hidden.authenticate(text) to :DATABASE_AUTHENTICATOR;
 
 create or replace function app_private.caller()

@@ -6,8 +6,13 @@
 --!include identity.sql
 --!include requests.sql
 --!include audit.sql
+--!include validation.sql
 --!include lifecycle.sql
 --!include login.sql
+--!include people.sql
+--!include idempotency.sql
 --!include api.sql
+--!include search.sql
+--!include rest.sql
 --!include policies.sql
 --!include audit_views.sql

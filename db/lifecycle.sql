@@ -161,31 +161,6 @@ $$;
 comment on function app_private.permitted_transition(app_public.requests, text, integer) is
   'The edge that an action takes from where the request stands. Raises RQ401 when the session has ended meanwhile, RQ403 when the caller is not the party for it, else RQ409 when no edge leads from here, else RQ412 when the version is another.';
 
-create or replace function app_private.raise_violation(violated_constraint text, violated_column text)
-  returns void
-  language plpgsql
-  stable
-  set search_path to pg_catalog, pg_temp
-as $$
-declare
-  v_message text;
-  v_column text := violated_column;
-begin
-  if violated_constraint <> '' then
-    select obj_description(c.oid, 'pg_constraint'), a.attname into v_message, v_column
-    from pg_constraint c
-    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
-    where c.conname = violated_constraint and c.connamespace = 'app_public'::regnamespace
-    order by a.attnum desc -- The column that was written; what it is compared with stands before it in the table.
-    limit 1;
-  end if;
-  raise exception using errcode = 'RQ422',
-    message = coalesce(v_message, format('The %s must not be null.', replace(violated_column, '_', ' '))), column = coalesce(v_column, '');
-end
-$$;
-comment on function app_private.raise_violation(text, text) is
-  'Tells a caller what a violated constraint says of itself by its comment. Raises RQ422, with the column.';
-
 create or replace function app_hidden.transition(
   seen app_public.requests,
   action text,
@@ -221,6 +196,7 @@ begin
     raise exception using errcode = 'RQ403', message = format('%s writes nothing but %s.', action, v_edge.writes);
   end if;
 
+  perform app_private.check_types(changes, 'app_public.requests');
   v_new := jsonb_populate_record(v_old, changes);
   v_new.status := v_edge.to_status;
   v_new.is_deleted := action = 'DELETE';

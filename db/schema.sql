@@ -40,6 +40,8 @@ create schema audit;
 comment on schema audit is 'Views for DBAs and auditors: who did what, and does it all agree.';
 grant usage on schema audit to assent_auditor;
 
+create extension pg_trgm with schema app_private;
+
 create extension pgcrypto with schema app_private;
 
 create table app_private.credentials (
@@ -62,6 +64,29 @@ create policy owner_all on app_private.credentials for all to assent_owner
   using (true)
   with check (true);
 
+create table app_private.idempotency_keys (
+  user_id uuid not null,
+  key text not null,
+  fingerprint bytea not null,
+  answer json not null,
+  created_at timestamp with time zone default now() not null,
+  constraint idempotency_keys_pkey PRIMARY KEY (user_id, key),
+  constraint idempotency_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE,
+  constraint idempotency_keys_key_length CHECK (char_length(key) >= 1 AND char_length(key) <= 255)
+);
+comment on table app_private.idempotency_keys is 'Answers that can be asked for again, for 24 hours.';
+comment on column app_private.idempotency_keys.user_id is 'Whose: keys of others do not meet.';
+comment on column app_private.idempotency_keys.key is 'As the caller named it.';
+comment on column app_private.idempotency_keys.fingerprint is 'Of method, path and body: a keyed digest, because bodies can hold passwords.';
+comment on column app_private.idempotency_keys.answer is 'The answer: status, headers and body.';
+comment on column app_private.idempotency_keys.created_at is 'When it was first answered.';
+comment on constraint idempotency_keys_key_length on app_private.idempotency_keys is 'An Idempotency-Key has 1 to 255 characters.';
+alter table app_private.idempotency_keys enable row level security;
+alter table app_private.idempotency_keys force row level security;
+create policy owner_all on app_private.idempotency_keys for all to assent_owner
+  using (true)
+  with check (true);
+
 create table app_private.login_attempts (
   id uuid default app_private.uuid_v7() not null,
   account_key bytea not null,
@@ -70,7 +95,7 @@ create table app_private.login_attempts (
   failed boolean default false not null,
   constraint login_attempts_pkey PRIMARY KEY (id)
 );
-comment on table app_private.login_attempts is 'Logins under way, and those that failed in the last 15 minutes. A success removes its row: only failures count.';
+comment on table app_private.login_attempts is 'Attempts at a password under way, and those that failed in the last 15 minutes. A success removes its row: only failures count.';
 comment on column app_private.login_attempts.id is 'Time-ordered UUID (version 7).';
 comment on column app_private.login_attempts.account_key is 'SHA-256 of the address in lower case, whether or not there is such an account.';
 comment on column app_private.login_attempts.network is 'The caller''s IPv4 address, or the /64 of its IPv6 address, which is what one caller has there.';
@@ -89,10 +114,13 @@ create table app_private.sessions (
   id uuid default app_private.uuid_v7() not null,
   user_id uuid not null,
   secret_hash bytea not null,
-  refresh_hash bytea not null,
+  refresh_hash bytea,
   created_at timestamp with time zone default now() not null,
   expires_at timestamp with time zone not null,
   revoked_at timestamp with time zone,
+  last_used_at timestamp with time zone default now() not null,
+  ip_address inet,
+  user_agent text,
   constraint sessions_pkey PRIMARY KEY (id),
   constraint sessions_refresh_hash_key UNIQUE (refresh_hash),
   constraint sessions_secret_hash_key UNIQUE (secret_hash),
@@ -101,11 +129,14 @@ create table app_private.sessions (
 comment on table app_private.sessions is 'One row a login. Secrets are 256 random bits, kept as SHA-256.';
 comment on column app_private.sessions.id is 'Time-ordered UUID (version 7).';
 comment on column app_private.sessions.user_id is 'Who logged in.';
-comment on column app_private.sessions.secret_hash is 'SHA-256 of the secret that the access token carries.';
-comment on column app_private.sessions.refresh_hash is 'SHA-256 of the refresh token.';
+comment on column app_private.sessions.secret_hash is 'SHA-256 of the secret that the access token carries, or the cookie after "cookie:".';
+comment on column app_private.sessions.refresh_hash is 'SHA-256 of the one refresh token that is good now; null: a session by cookie has none.';
 comment on column app_private.sessions.created_at is 'When they logged in.';
 comment on column app_private.sessions.expires_at is 'The end of the session whatever happens.';
-comment on column app_private.sessions.revoked_at is 'Set by logout: dead from then on.';
+comment on column app_private.sessions.revoked_at is 'Ended before its time: dead from then on.';
+comment on column app_private.sessions.last_used_at is 'The last request, to the minute. See app_private.is_live.';
+comment on column app_private.sessions.ip_address is 'Where they logged in from.';
+comment on column app_private.sessions.user_agent is 'What they logged in with, as it called itself.';
 CREATE INDEX sessions_user_id_idx ON app_private.sessions USING btree (user_id);
 alter table app_private.sessions enable row level security;
 alter table app_private.sessions force row level security;
@@ -339,6 +370,7 @@ CREATE INDEX requests_assigned_to_id_idx ON app_public.requests USING btree (ass
 CREATE INDEX requests_created_at_idx ON app_public.requests USING btree (created_at, id);
 CREATE INDEX requests_creator_id_idx ON app_public.requests USING btree (creator_id, created_at, id);
 CREATE INDEX requests_reviewed_by_id_idx ON app_public.requests USING btree (reviewed_by_id, created_at, id);
+CREATE INDEX requests_search_idx ON app_public.requests USING gin ((((title || ' '::text) || COALESCE(description, ''::text))) app_private.gin_trgm_ops);
 CREATE INDEX requests_status_idx ON app_public.requests USING btree (status, created_at, id);
 CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (COALESCE(submitted_at, '9999-12-31 00:00:00+00'::timestamp with time zone), id) INCLUDE (status, creator_id, assigned_to_id) WHERE ((submitted_at IS NOT NULL) AND (reviewed_at IS NULL) AND (NOT is_deleted));
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
@@ -425,9 +457,12 @@ comment on column app_public.users.role is 'What the person may do, by the permi
 comment on column app_public.users.is_deleted is 'Deactivated: may no longer log in, and every session of theirs is dead.';
 comment on column app_public.users.created_at is 'When the account was created.';
 comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and not blanks alone.';
+comment on constraint users_role_fkey on app_public.users is 'There is no such role.';
 CREATE INDEX users_created_at_idx ON app_public.users USING btree (created_at, id);
 CREATE INDEX users_role_idx ON app_public.users USING btree (role, is_deleted);
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.users FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _300_keep_an_admin AFTER UPDATE OF role, is_deleted ON app_public.users FOR EACH ROW WHEN (((new.role <> old.role) OR (new.is_deleted AND (NOT old.is_deleted)))) EXECUTE FUNCTION app_private.tg_users__keep_an_admin();
+CREATE TRIGGER _500_end_sessions AFTER UPDATE OF is_deleted ON app_public.users FOR EACH ROW WHEN ((new.is_deleted <> old.is_deleted)) EXECUTE FUNCTION app_private.tg_users__end_sessions();
 CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.users FOR EACH ROW EXECUTE FUNCTION app_private.tg_users__audit();
 alter table app_public.users enable row level security;
 alter table app_public.users force row level security;
@@ -454,6 +489,26 @@ create policy user_select on app_public.users for select to assent_user
    FROM app_hidden.deciders d)))) OR (id = ANY ((( SELECT app_hidden.people_on_my_requests() AS people_on_my_requests))::uuid[])));
 grant select on table app_public.users to assent_admin, assent_auditor, assent_manager, assent_user;
 
+create view app_hidden.audit_log_documents with (security_invoker=true) as
+ SELECT a.id,
+    a.actor_id,
+    a.action,
+    a.request_id,
+    a."timestamp",
+    row_to_json(d.*) AS document
+   FROM app_public.audit_logs a
+     LEFT JOIN app_hidden.people actor ON actor.id = a.actor_id
+     CROSS JOIN LATERAL ( SELECT a.id,
+            actor.*::app_hidden.people AS actor,
+            a.action,
+            a.request_id,
+            a.user_id,
+            a.metadata,
+            host(a.ip_address) AS ip_address,
+            a."timestamp") d;
+comment on view app_hidden.audit_log_documents is 'Audit entries as REST shows them.';
+grant select on table app_hidden.audit_log_documents to assent_admin, assent_manager, assent_user;
+
 create view app_hidden.deciders as
  SELECT u.id AS user_id,
     mine.level >= any_lowest.level AS decides_any
@@ -476,6 +531,14 @@ create view app_hidden.effective_permissions with (security_invoker=true) as
 comment on view app_hidden.effective_permissions is 'Every permission of every role, the inherited ones included.';
 grant select on table app_hidden.effective_permissions to assent_admin, assent_anonymous, assent_auditor, assent_manager, assent_user;
 
+create view app_hidden.people with (security_invoker=true) as
+ SELECT id,
+    name,
+    role
+   FROM app_public.users u;
+comment on view app_hidden.people is 'A person as part of something else.';
+grant select on table app_hidden.people to assent_admin, assent_manager, assent_user;
+
 create view app_hidden.request_deciders with (security_invoker=true) as
  SELECT d.user_id,
     r.*::app_public.requests AS request
@@ -487,6 +550,44 @@ create view app_hidden.request_deciders with (security_invoker=true) as
           WHERE t.who = 'DECIDER'::text));
 comment on view app_hidden.request_deciders is 'Each waiting request with everybody who can decide it now: read by person it is their inbox, by request it is whom to tell.';
 grant select on table app_hidden.request_deciders to assent_admin, assent_auditor, assent_manager, assent_user;
+
+create view app_hidden.request_documents with (security_invoker=true) as
+ SELECT r.id,
+    r.status,
+    r.version,
+    r.creator_id,
+    r.assigned_to_id,
+    r.created_at,
+    r.is_deleted,
+    row_to_json(d.*) AS document
+   FROM app_public.requests r
+     LEFT JOIN app_hidden.people creator ON creator.id = r.creator_id
+     LEFT JOIN app_hidden.people assigned_to ON assigned_to.id = r.assigned_to_id
+     LEFT JOIN app_hidden.people reviewed_by ON reviewed_by.id = r.reviewed_by_id
+     CROSS JOIN LATERAL ( SELECT r.id,
+            r.title,
+            r.description,
+            r.status,
+            r.version,
+            creator.*::app_hidden.people AS creator,
+            assigned_to.*::app_hidden.people AS assigned_to,
+            reviewed_by.*::app_hidden.people AS reviewed_by,
+            r.reviewed_at,
+            r.review_comment,
+            r.submitted_at,
+            r.created_at,
+            r.updated_at,
+            app_public.requests_available_actions(r.*) AS available_actions) d;
+comment on view app_hidden.request_documents is 'Requests as REST shows them, with what lists filter and order by.';
+grant select on table app_hidden.request_documents to assent_admin, assent_manager, assent_user;
+
+create view app_hidden.user_documents with (security_invoker=true) as
+ SELECT id,
+    created_at,
+    app_hidden.user_document(u.*) AS document
+   FROM app_public.users u;
+comment on view app_hidden.user_documents is 'People as REST shows them.';
+grant select on table app_hidden.user_documents to assent_admin, assent_manager, assent_user;
 
 create view audit.decisions as
  SELECT a."timestamp",
@@ -576,6 +677,28 @@ create view audit.request_history as
 comment on view audit.request_history is 'The history of a request: select * from audit.request_history where request_id = … order by "timestamp". One row for every action.';
 grant select on table audit.request_history to assent_auditor;
 
+CREATE OR REPLACE FUNCTION app_hidden.act_on_request(request_id uuid, action text, expected_version integer, body jsonb, OUT id uuid, OUT version integer, OUT document json)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_request app_public.requests;
+begin
+  v_request := app_hidden.transition(
+    case when request_id is not null then app_hidden.visible_request(request_id) end,
+    action,
+    expected_version,
+    body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
+  );
+  id := v_request.id;
+  version := v_request.version;
+  -- A statement of its own sees what transition() has written.
+  select d.document into document from app_hidden.request_documents d where d.id = v_request.id;
+end
+$function$;
+comment on routine app_hidden.act_on_request(uuid,text,integer,jsonb) is 'Takes an action on a request (no id: CREATE) by a JSON body, and shows what became of it. Raises as transition() does.';
+grant execute on routine app_hidden.act_on_request(uuid,text,integer,jsonb) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.authenticate(secret text)
  RETURNS name
  LANGUAGE plpgsql
@@ -589,13 +712,15 @@ begin
     return 'assent_anonymous';
   end if;
   select l.database_role into v_role from app_private.live_session(secret) l;
-  if v_role is null then
+  if v_role is null and secret like 'cookie:%' then
+    return 'assent_anonymous';
+  elsif v_role is null then
     raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
   end if;
   return v_role;
 end
 $function$;
-comment on routine app_hidden.authenticate(text) is 'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown.';
+comment on routine app_hidden.authenticate(text) is 'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown. A browser sends its cookie unasked: a dead one counts as none.';
 grant execute on routine app_hidden.authenticate(text) to assent_authenticator;
 
 CREATE OR REPLACE FUNCTION app_hidden.begin_login(email text, OUT attempt_id uuid, OUT retry_after integer)
@@ -629,7 +754,26 @@ begin
 end
 $function$;
 comment on routine app_hidden.begin_login(text) is 'Counts an attempt to log in, before any password is looked at. retry_after (seconds) instead of an attempt_id: 100 have failed from this address within 15 minutes. To be committed before finish_login.';
-grant execute on routine app_hidden.begin_login(text) to assent_authenticator;
+grant execute on routine app_hidden.begin_login(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.begin_password_change(weakness text, OUT attempt_id uuid, OUT retry_after integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if app_hidden.current_user_id() is null then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
+  perform app_private.refuse_weakness(weakness, 'new_password');
+  select b.attempt_id, b.retry_after into attempt_id, retry_after
+  from app_private.credentials c, app_hidden.begin_login(c.email) b
+  where c.user_id = app_hidden.current_user_id();
+end
+$function$;
+comment on routine app_hidden.begin_password_change(text) is 'As begin_login, of the caller''s own account: who has found an open session shall not guess at its password either. Raises RQ401, and RQ422 for a weakness of the new password.';
+grant execute on routine app_hidden.begin_password_change(text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.can_decide(creator_id uuid, live_assignee_id uuid, person_id uuid, decides_any boolean)
  RETURNS boolean
@@ -640,6 +784,134 @@ AS $function$
 $function$;
 comment on routine app_hidden.can_decide(uuid,uuid,uuid,boolean) is 'The rule of who can decide a request, of a person in app_hidden.deciders: not their own; and unassigned, or assigned to them, unless they decide any. An assignee who is no longer in app_hidden.deciders counts as none.';
 grant execute on routine app_hidden.can_decide(uuid,uuid,uuid,boolean) to assent_admin, assent_auditor, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.change_password(attempt_id uuid, old_digest text, new_digest text, OUT user_id uuid, OUT retry_after integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_me uuid := app_hidden.current_user_id();
+begin
+  select v.user_id, v.retry_after into user_id, retry_after
+  from app_private.credentials c, app_private.verify_password(attempt_id, c.email, old_digest) v
+  where c.user_id = v_me;
+  if user_id is null then
+    return;
+  end if;
+
+  update app_private.credentials c set password_hash = app_private.hash_password(new_digest) where c.user_id = v_me;
+  update app_private.sessions s
+  set revoked_at = now()
+  where s.user_id = v_me and s.revoked_at is null
+    and s.id <> (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l);
+  insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
+  values (v_me, 'PASSWORD_CHANGE', v_me, app_private.current_ip());
+end
+$function$;
+comment on routine app_hidden.change_password(uuid,text,text) is 'Changes the caller''s password and ends their other sessions. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
+grant execute on routine app_hidden.change_password(uuid,text,text) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.change_user(seen app_public.users, changes jsonb)
+ RETURNS app_public.users
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_old app_public.users;
+  v_new app_public.users;
+  v_constraint text;
+  v_column text;
+begin
+  -- One at a time, so that of two admins who demote each other the second is an admin no longer.
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  -- As in transition(): who has seen the person also knows, to the microsecond, when they were added.
+  select * into v_old from app_public.users u where u.id = seen.id and u.created_at = seen.created_at for no key update;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such person.';
+  end if;
+  perform app_private.permit_user_management();
+
+  perform app_private.check_types(changes, 'app_public.users');
+  v_new := jsonb_populate_record(v_old, changes);
+  if v_new is not distinct from v_old then
+    return v_old;
+  end if;
+  update app_public.users u
+  set (name, role, is_deleted) = (v_new.name, v_new.role, v_new.is_deleted)
+  where u.id = v_old.id
+  returning * into v_new;
+  return v_new;
+exception
+  when check_violation or not_null_violation or foreign_key_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
+end
+$function$;
+comment on routine app_hidden.change_user(app_public.users,jsonb) is 'Changes name, role or is_deleted of a person that the caller has seen (RQ404), as one who may (RQ401, RQ403). Raises RQ409 rather than lose the last active admin, and RQ422 for what a constraint refuses.';
+grant execute on routine app_hidden.change_user(app_public.users,jsonb) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.claim_idempotency_key(key text, fingerprints bytea[], OUT state text, OUT answer json)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_me uuid := app_hidden.current_user_id();
+  v_fingerprint bytea;
+begin
+  if v_me is null then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
+  if not pg_try_advisory_xact_lock(hashtextextended('idempotency key ' || claim_idempotency_key.key || ' of ' || v_me, 0)) then
+    state := 'RUNNING';
+    return;
+  end if;
+  delete from app_private.idempotency_keys k where k.user_id = v_me and k.created_at < now() - interval '24 hours';
+  select k.fingerprint, k.answer into v_fingerprint, answer
+  from app_private.idempotency_keys k
+  where k.user_id = v_me and k.key = claim_idempotency_key.key;
+  if not found then
+    state := 'NEW';
+  elsif v_fingerprint = any (fingerprints) then
+    state := 'ANSWERED';
+  else
+    state := 'OTHER';
+    answer := null;
+  end if;
+end
+$function$;
+comment on routine app_hidden.claim_idempotency_key(text,bytea[]) is 'NEW: go on, and end the same transaction with keep_answer. ANSWERED: here is the first answer. OTHER: the key stands for a request with another fingerprint. RUNNING: another transaction is at it. Raises RQ401.';
+grant execute on routine app_hidden.claim_idempotency_key(text,bytea[]) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
+ RETURNS app_public.users
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_user app_public.users;
+  v_constraint text;
+  v_column text;
+begin
+  perform app_private.permit_user_management();
+  perform app_private.refuse_weakness(weakness, 'password');
+  select * into v_user from app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
+  return v_user;
+exception
+  when unique_violation then
+    raise exception using errcode = 'RQ422', column = 'email', message = 'This email address is taken.';
+  when check_violation or not_null_violation or foreign_key_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
+end
+$function$;
+comment on routine app_hidden.create_user(text,text,text,text,text) is 'Adds a person; without a role, as USER. Raises RQ401, RQ403, and RQ422: a weak password (what the server, which alone sees it, finds wrong), an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
+grant execute on routine app_hidden.create_user(text,text,text,text,text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.current_user_id()
  RETURNS uuid
@@ -657,69 +929,81 @@ $function$;
 comment on routine app_hidden.current_user_id() is 'The id of app_private.caller(), or null. Policies call it as (select app_hidden.current_user_id()), once a statement and not once a row.';
 grant execute on routine app_hidden.current_user_id() to assent_admin, assent_anonymous, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, password_digest text, OUT user_id uuid, OUT session_secret text, OUT refresh_secret text, OUT retry_after integer)
+CREATE OR REPLACE FUNCTION app_hidden.end_other_sessions()
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_me uuid := app_hidden.current_user_id();
+  v_count integer;
+begin
+  update app_private.sessions s set revoked_at = now()
+  from app_private.caller() c
+  where s.user_id = c.user_id and s.id <> c.session_id and app_private.is_live(s);
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
+    values (v_me, 'SESSION_REVOKE', v_me, jsonb_build_object('sessions', v_count), app_private.current_ip());
+  end if;
+end
+$function$;
+comment on routine app_hidden.end_other_sessions() is 'Ends all sessions of one''s own but the one that asks.';
+grant execute on routine app_hidden.end_other_sessions() to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.end_session(session_id uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_me uuid := app_hidden.current_user_id();
+begin
+  update app_private.sessions s set revoked_at = now()
+  where s.id = end_session.session_id and s.user_id = v_me and app_private.is_live(s);
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such session.';
+  end if;
+  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
+  values (v_me, 'SESSION_REVOKE', v_me, jsonb_build_object('session_id', end_session.session_id), app_private.current_ip());
+end
+$function$;
+comment on routine app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ404 when there is none.';
+grant execute on routine app_hidden.end_session(uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, password_digest text, by_cookie boolean, user_agent text, OUT user_id uuid, OUT session_secret text, OUT refresh_token text, OUT retry_after integer)
  RETURNS record
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_account_key bytea := app_private.account_key(email);
-  v_since timestamptz := clock_timestamp() - interval '15 minutes';
-  v_blocked_until timestamptz;
   v_known_id uuid;
-  v_hash text;
 begin
-  -- One at a time per account, until the hash is compared and the outcome counted.
-  perform pg_advisory_xact_lock(hashtextextended('login to ' || v_account_key::text, 0));
-  if not exists (
-    select from app_private.login_attempts a where a.id = attempt_id and a.account_key = v_account_key and not a.failed
-  ) then
-    raise exception using errcode = 'RQ401', message = 'This attempt was not begun for this account, or is over.';
-  end if;
-
-  select a.attempted_at + interval '15 minutes' into v_blocked_until
-  from app_private.login_attempts a
-  where a.account_key = v_account_key and a.failed and a.attempted_at > v_since
-  order by a.attempted_at desc
-  offset 9 limit 1;
-  if found then
-    delete from app_private.login_attempts a where a.id = attempt_id;
-    retry_after := greatest(1, ceil(extract(epoch from v_blocked_until - clock_timestamp())));
+  select v.user_id, v.known_id, v.retry_after into user_id, v_known_id, retry_after
+  from app_private.verify_password(attempt_id, email, password_digest) v;
+  if retry_after is not null then
     return;
   end if;
-
-  select c.user_id, c.password_hash, case when not u.is_deleted then u.id end
-  into v_known_id, v_hash, user_id
-  from app_private.credentials c
-  join app_public.users u on u.id = c.user_id
-  where lower(c.email) = lower(finish_login.email);
-
-  -- An unknown account costs the same as a known one: one hash.
-  if v_hash is null then
-    perform app_private.hash_password(password_digest);
-  elsif app_private.crypt(password_digest, v_hash) is distinct from v_hash then
-    user_id := null;
-  end if;
-
-  if user_id is null then
-    update app_private.login_attempts a set failed = true where a.id = attempt_id;
-    insert into app_public.audit_logs (action, user_id, ip_address)
-    values ('LOGIN_FAILED', v_known_id, app_private.current_ip());
-    return;
-  end if;
-
-  delete from app_private.login_attempts a where a.id = attempt_id;
-  session_secret := app_private.random_secret();
-  refresh_secret := app_private.random_secret();
-  insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at)
-  values (user_id, app_private.hash_secret(session_secret), app_private.hash_secret(refresh_secret), now() + interval '30 days');
   insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
-  values (user_id, 'LOGIN', user_id, app_private.current_ip());
+  values (user_id, case when user_id is null then 'LOGIN_FAILED' else 'LOGIN' end, v_known_id, app_private.current_ip());
+  if user_id is null then
+    return;
+  end if;
+
+  -- The session that the browser had gives way to the new one.
+  update app_private.sessions s
+  set revoked_at = now()
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where s.id = l.session_id and by_cookie;
+  select o.session_secret, o.refresh_token into session_secret, refresh_token
+  from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
 end
 $function$;
-comment on routine app_hidden.finish_login(uuid,text,text) is 'Compares the password''s digest and opens a session. No user_id: the address or the password is wrong, and the answer is the same in the same time for both. retry_after (seconds): 10 have failed on this account within 15 minutes. An attempt is good for one login: raises RQ401 for one that is over, unknown or of another account.';
-grant execute on routine app_hidden.finish_login(uuid,text,text) to assent_authenticator;
+comment on routine app_hidden.finish_login(uuid,text,text,boolean,text) is 'Compares the password''s digest and opens a session: for a cookie, or for a token with a refresh token. No user_id: the address or the password is wrong, and the answer is the same in the same time for both. retry_after (seconds): 10 have failed on this account within 15 minutes. Raises RQ401 for an attempt that is over, unknown or of another account.';
+grant execute on routine app_hidden.finish_login(uuid,text,text,boolean,text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.given(field text, value text)
  RETURNS jsonb
@@ -758,6 +1042,18 @@ $function$;
 comment on routine app_hidden.has_permission(text) is 'May the person who is asking do this? False for nobody.';
 grant execute on routine app_hidden.has_permission(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.keep_answer(key text, fingerprint bytea, answer json)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  insert into app_private.idempotency_keys (user_id, key, fingerprint, answer)
+  values (app_hidden.current_user_id(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer)
+$function$;
+comment on routine app_hidden.keep_answer(text,bytea,json) is 'Keeps the answer under the key that this transaction has claimed.';
+grant execute on routine app_hidden.keep_answer(text,bytea,json) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.left_out()
  RETURNS uuid
  LANGUAGE sql
@@ -767,6 +1063,44 @@ AS $function$
 $function$;
 comment on routine app_hidden.left_out() is 'The default of arguments that may be left out: a value of this transaction alone, which nobody can know before it.';
 grant execute on routine app_hidden.left_out() to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.matching_requests(search text)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET plan_cache_mode TO 'force_custom_plan'
+AS $function$
+declare
+  v_me uuid := app_hidden.current_user_id();
+  v_sees_others boolean := app_hidden.has_permission('request.read');
+  v_patterns text[];
+begin
+  -- The longest first. Fewer than three letters or digits together have no trigram to look up.
+  select array_agg('%' || regexp_replace(term, '([\\%_])', '\\\1', 'g') || '%' order by char_length(longest[1]) desc nulls last)
+  into v_patterns
+  from regexp_split_to_table(search, '\s+') term
+  left join lateral regexp_matches(term, '[[:alnum:]]{3,}', 'g') longest on true
+  where term <> '';
+  if char_length(search) > 200 or search !~ '[[:alnum:]]{3}' then
+    raise exception using errcode = 'RQ422', column = 'search',
+      message = 'A search has at most 200 characters, and among them three letters or digits together.';
+  end if;
+
+  return array(
+    select r.id
+    from app_public.requests r
+    where r.title || ' ' || coalesce(r.description, '') ilike v_patterns[1]
+      and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns)
+      and (v_sees_others or r.creator_id = v_me)
+      and not r.is_deleted
+    order by r.created_at desc, r.id desc
+    limit 1000
+  );
+end
+$function$;
+comment on routine app_hidden.matching_requests(text) is 'The newest 1,000 requests that contain every word of the search in their title or description, in any letter case. Of what others created only for who sees any of it; which of it, row-level security says. Raises RQ422.';
+grant execute on routine app_hidden.matching_requests(text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.my_parties(r app_public.requests)
  RETURNS text[]
@@ -800,6 +1134,24 @@ $function$;
 comment on routine app_hidden.my_parties(app_public.requests) is 'What the person who is asking is to the request, whatever its status: of the rows of request_parties.';
 grant execute on routine app_hidden.my_parties(app_public.requests) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.my_sessions()
+ RETURNS TABLE(id uuid, created_at timestamp with time zone, document json)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select s.id, s.created_at, row_to_json(d)
+  from app_private.caller() c
+  join app_private.sessions s on s.user_id = c.user_id
+  cross join lateral (
+    select s.id, s.created_at, s.last_used_at, s.expires_at, host(s.ip_address) as ip_address, s.user_agent,
+      s.id = c.session_id as is_current
+  ) d
+  where app_private.is_live(s)
+$function$;
+comment on routine app_hidden.my_sessions() is 'The live sessions of the person who is asking, as REST shows them.';
+grant execute on routine app_hidden.my_sessions() to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.people_on_my_requests()
  RETURNS uuid[]
  LANGUAGE sql
@@ -814,6 +1166,57 @@ AS $function$
 $function$;
 comment on routine app_hidden.people_on_my_requests() is 'Whoever was assigned, or did anything to, a request of the caller: deciders too, by their audit entry.';
 grant execute on routine app_hidden.people_on_my_requests() to assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.refresh_session(given_token text, OUT user_id uuid, OUT session_secret text, OUT refresh_token text)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_secret text := split_part(given_token, '.', 1);
+  v_session app_private.sessions;
+begin
+  -- Of two refreshes at once the second meets what the first has done.
+  select * into v_session from app_private.sessions s
+  where s.secret_hash = app_private.hash_secret(v_secret) and s.refresh_hash is not null
+  for no key update;
+  if not exists (select from app_private.live_session(v_secret) l where l.session_id = v_session.id) then
+    return;
+  end if;
+
+  if v_session.refresh_hash <> app_private.hash_secret(given_token) then
+    update app_private.sessions s set revoked_at = now() where s.id = v_session.id;
+    insert into app_public.audit_logs (action, user_id, metadata, ip_address)
+    values ('SESSION_REVOKE', v_session.user_id,
+      jsonb_build_object('session_id', v_session.id, 'reason', 'A refresh token was used twice.'), app_private.current_ip());
+    return;
+  end if;
+
+  user_id := v_session.user_id;
+  session_secret := v_secret;
+  refresh_token := v_secret || '.' || app_private.random_secret();
+  update app_private.sessions s
+  set refresh_hash = app_private.hash_secret(refresh_session.refresh_token), last_used_at = now()
+  where s.id = v_session.id;
+end
+$function$;
+comment on routine app_hidden.refresh_session(text) is 'Exchanges a refresh token for the next one. One that was used before is in two hands: it ends its session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
+grant execute on routine app_hidden.refresh_session(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.touch_session()
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  update app_private.sessions s
+  set last_used_at = now()
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where s.id = l.session_id and s.last_used_at < now() - interval '1 minute'
+$function$;
+comment on routine app_hidden.touch_session() is 'Notes that the session is in use, to the minute. A request of its own, so that a request that reads writes nothing.';
+grant execute on routine app_hidden.touch_session() to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.transition(seen app_public.requests, action text, expected_version integer DEFAULT NULL::integer, changes jsonb DEFAULT '{}'::jsonb)
  RETURNS app_public.requests
@@ -844,6 +1247,7 @@ begin
     raise exception using errcode = 'RQ403', message = format('%s writes nothing but %s.', action, v_edge.writes);
   end if;
 
+  perform app_private.check_types(changes, 'app_public.requests');
   v_new := jsonb_populate_record(v_old, changes);
   v_new.status := v_edge.to_status;
   v_new.is_deleted := action = 'DELETE';
@@ -883,6 +1287,20 @@ $function$;
 comment on routine app_hidden.transition(app_public.requests,text,integer,jsonb) is 'The one way in which a request changes: has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
 grant execute on routine app_hidden.transition(app_public.requests,text,integer,jsonb) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.user_document(u app_public.users)
+ RETURNS json
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select row_to_json(d)
+  from (
+    select u.id, app_public.users_email(u) as email, u.name, u.role, app_public.users_permissions(u) as permissions,
+      u.is_deleted, u.created_at
+  ) d
+$function$;
+comment on routine app_hidden.user_document(app_public.users) is 'A person as REST shows them.';
+grant execute on routine app_hidden.user_document(app_public.users) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.visible_request(request_id uuid)
  RETURNS app_public.requests
  LANGUAGE plpgsql
@@ -896,6 +1314,20 @@ end
 $function$;
 comment on routine app_hidden.visible_request(uuid) is 'The request as the caller may see it, or nulls.';
 grant execute on routine app_hidden.visible_request(uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.visible_user(user_id uuid)
+ RETURNS app_public.users
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_user app_public.users;
+begin
+  select * into v_user from app_public.users u where u.id = user_id;
+  return v_user;
+end
+$function$;
+comment on routine app_hidden.visible_user(uuid) is 'The person as the caller may see them, or nulls.';
+grant execute on routine app_hidden.visible_user(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_private.account_key(email text)
  RETURNS bytea
@@ -938,6 +1370,31 @@ AS $function$
 $function$;
 comment on routine app_private.changes(jsonb,jsonb) is 'The fields in which two versions of a row differ: {"field": {"old": …, "new": …}}.';
 
+CREATE OR REPLACE FUNCTION app_private.check_types(changes jsonb, of_table regclass)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_column text;
+  v_type text;
+begin
+  select e.key, case a.atttypid when 'uuid'::regtype then 'a UUID' when 'boolean'::regtype then 'true or false' else 'a string' end
+  into v_column, v_type
+  from jsonb_each(changes) e
+  join pg_attribute a on a.attrelid = of_table and a.attname = e.key
+  where jsonb_typeof(e.value) not in ('null', case a.atttypid when 'boolean'::regtype then 'boolean' else 'string' end)
+    or (a.atttypid = 'uuid'::regtype and e.value #>> '{}' !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
+  order by a.attnum
+  limit 1;
+  if found then
+    raise exception using errcode = 'RQ422', message = format('This must be %s.', v_type), column = v_column;
+  end if;
+end
+$function$;
+comment on routine app_private.check_types(jsonb,regclass) is 'Is each change of the type of its column? PostgreSQL itself would take a number for a text. Raises RQ422, with the column.';
+
 CREATE OR REPLACE FUNCTION app_private.current_ip()
  RETURNS inet
  LANGUAGE sql
@@ -974,6 +1431,15 @@ AS $function$
 $function$;
 comment on routine app_private.is_blank(text) is 'Is there nothing to be seen? Unicode''s white space and zero-width characters, spelt out, so that no locale decides.';
 
+CREATE OR REPLACE FUNCTION app_private.is_live(s app_private.sessions)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select s.revoked_at is null and s.expires_at > now() and s.last_used_at > now() - interval '3 days'
+$function$;
+comment on routine app_private.is_live(app_private.sessions) is 'Not ended, not older than the 30 days it was opened for, and used within the last 3 days. Of an active person: live_session asks.';
+
 CREATE OR REPLACE FUNCTION app_private.live_session(secret text)
  RETURNS TABLE(session_id uuid, user_id uuid, role text, database_role name)
  LANGUAGE sql
@@ -984,11 +1450,33 @@ AS $function$
   join app_public.users u on u.id = s.user_id
   join app_public.roles r on r.role = u.role
   where s.secret_hash = app_private.hash_secret(secret)
-    and s.revoked_at is null
-    and s.expires_at > now()
+    and app_private.is_live(s)
     and not u.is_deleted
 $function$;
-comment on routine app_private.live_session(text) is 'The session that a secret opens, if it still lives: not revoked, not expired, of an active person. The one definition of it.';
+comment on routine app_private.live_session(text) is 'The session that a secret opens, if it is live and of an active person. The one definition of it.';
+
+CREATE OR REPLACE FUNCTION app_private.open_session(user_id uuid, by_cookie boolean, user_agent text, OUT session_secret text, OUT refresh_token text)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  -- A secret says which door it opens: what a token carries is no cookie, however long the token has been expired.
+  session_secret := case when by_cookie then 'cookie:' else '' end || app_private.random_secret();
+  -- It names its session, so that one which is used again is known for what it is, and none need be kept.
+  refresh_token := case when not by_cookie then session_secret || '.' || app_private.random_secret() end;
+  insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at, ip_address, user_agent)
+  values (
+    open_session.user_id,
+    app_private.hash_secret(session_secret),
+    app_private.hash_secret(refresh_token),
+    now() + interval '30 days',
+    nullif(current_setting('assent.ip', true), '')::inet,
+    left(open_session.user_agent, 300)
+  );
+end
+$function$;
+comment on routine app_private.open_session(uuid,boolean,text) is 'A new session, always under new secrets: for an access token and its refresh token, or for a cookie.';
 
 CREATE OR REPLACE FUNCTION app_private.password_digest(password text)
  RETURNS text
@@ -998,6 +1486,22 @@ AS $function$
   select encode(sha256(convert_to('assent:' || password, 'UTF8')), 'base64')
 $function$;
 comment on routine app_private.password_digest(text) is 'The digest that stands for a password on its way to the database: base64(SHA-256("assent:" || password)).';
+
+CREATE OR REPLACE FUNCTION app_private.permit_user_management()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if app_hidden.current_user_id() is null then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
+  if not app_hidden.has_permission('user.manage') then
+    raise exception using errcode = 'RQ403', message = 'You may not administer people.';
+  end if;
+end
+$function$;
+comment on routine app_private.permit_user_management() is 'Raises RQ401 without a live session, RQ403 without the permission.';
 
 CREATE OR REPLACE FUNCTION app_private.permitted_transition(r app_public.requests, action text, expected_version integer)
  RETURNS app_public.request_transitions
@@ -1054,7 +1558,8 @@ begin
     select obj_description(c.oid, 'pg_constraint'), a.attname into v_message, v_column
     from pg_constraint c
     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
-    where c.conname = violated_constraint and c.connamespace = 'app_public'::regnamespace
+    where c.conname = violated_constraint
+      and c.connamespace in ('app_public'::regnamespace, 'app_private'::regnamespace)
     order by a.attnum desc -- The column that was written; what it is compared with stands before it in the table.
     limit 1;
   end if;
@@ -1072,6 +1577,20 @@ AS $function$
   select translate(encode(app_private.gen_random_bytes(32), 'base64'), '+/=', '-_')
 $function$;
 comment on routine app_private.random_secret() is '256 random bits as base64url without padding (RFC 4648, 5).';
+
+CREATE OR REPLACE FUNCTION app_private.refuse_weakness(weakness text, field text)
+ RETURNS void
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if weakness is not null then
+    raise exception using errcode = 'RQ422', message = weakness, column = field;
+  end if;
+end
+$function$;
+comment on routine app_private.refuse_weakness(text,text) is 'Raises RQ422 with what the server, which alone sees a password, finds wrong with it; nothing for null.';
 
 CREATE OR REPLACE FUNCTION app_private.register_user(email text, name text, role text, password_digest text)
  RETURNS app_public.users
@@ -1198,6 +1717,39 @@ end
 $function$;
 comment on routine app_private.tg_users__audit() is 'One entry for each change of a person.';
 
+CREATE OR REPLACE FUNCTION app_private.tg_users__end_sessions()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update app_private.sessions s set revoked_at = now() where s.user_id = new.id and s.revoked_at is null;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_users__end_sessions() is 'Who is deactivated has no session any more; who comes back logs in anew, whatever was opened meanwhile.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_users__keep_an_admin()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  if not exists (
+    select from app_public.users u
+    join app_hidden.effective_permissions p on p.role = u.role
+    where p.permission = 'user.manage' and not u.is_deleted
+  ) and exists (
+    select from app_hidden.effective_permissions p where p.permission = 'user.manage' and p.role = old.role
+  ) then
+    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
+  end if;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_users__keep_an_admin() is 'Somebody can always administer people. Raises RQ409.';
+
 CREATE OR REPLACE FUNCTION app_private.uuid_v7()
  RETURNS uuid
  LANGUAGE plpgsql
@@ -1220,6 +1772,58 @@ begin
 end
 $function$;
 comment on routine app_private.uuid_v7() is 'A time-ordered UUID, version 7 (RFC 9562, 5.7): inserts into a big table stay in its newest index pages.';
+
+CREATE OR REPLACE FUNCTION app_private.verify_password(attempt_id uuid, email text, password_digest text, OUT user_id uuid, OUT known_id uuid, OUT retry_after integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_account_key bytea := app_private.account_key(email);
+  v_since timestamptz := clock_timestamp() - interval '15 minutes';
+  v_blocked_until timestamptz;
+  v_hash text;
+begin
+  -- One at a time per account, until the hash is compared and the outcome counted.
+  perform pg_advisory_xact_lock(hashtextextended('login to ' || v_account_key::text, 0));
+  if not exists (
+    select from app_private.login_attempts a where a.id = attempt_id and a.account_key = v_account_key and not a.failed
+  ) then
+    raise exception using errcode = 'RQ401', message = 'This attempt was not begun for this account, or is over.';
+  end if;
+
+  select a.attempted_at + interval '15 minutes' into v_blocked_until
+  from app_private.login_attempts a
+  where a.account_key = v_account_key and a.failed and a.attempted_at > v_since
+  order by a.attempted_at desc
+  offset 9 limit 1;
+  if found then
+    delete from app_private.login_attempts a where a.id = attempt_id;
+    retry_after := greatest(1, ceil(extract(epoch from v_blocked_until - clock_timestamp())));
+    return;
+  end if;
+
+  select c.user_id, c.password_hash, case when not u.is_deleted then u.id end
+  into known_id, v_hash, user_id
+  from app_private.credentials c
+  join app_public.users u on u.id = c.user_id
+  where lower(c.email) = lower(verify_password.email);
+
+  -- An unknown account costs the same as a known one: one hash.
+  if v_hash is null then
+    perform app_private.hash_password(password_digest);
+  elsif app_private.crypt(password_digest, v_hash) is distinct from v_hash then
+    user_id := null;
+  end if;
+
+  if user_id is null then
+    update app_private.login_attempts a set failed = true where a.id = attempt_id;
+  else
+    delete from app_private.login_attempts a where a.id = attempt_id;
+  end if;
+end
+$function$;
+comment on routine app_private.verify_password(uuid,text,text) is 'Is it the password of an active account? user_id if so; else the attempt counts as failed, and known_id says whose account it was, if anybody''s. retry_after (seconds): 10 have failed on this account within 15 minutes. An attempt is good once: raises RQ401 for one that is over, unknown or of another account.';
 
 CREATE OR REPLACE FUNCTION app_public.approve_request(request_id uuid, comment text DEFAULT NULL::text, version integer DEFAULT NULL::integer)
  RETURNS app_public.requests
@@ -1248,6 +1852,15 @@ AS $function$
 $function$;
 comment on routine app_public.create_request(text,text,uuid) is 'Creates a request, as a draft. VALIDATION_FAILED: the title is blank or too long, the description too long, or the assignee no active manager or admin other than oneself.';
 grant execute on routine app_public.create_request(text,text,uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.deactivate_user(user_id uuid)
+ RETURNS app_public.users
+ LANGUAGE sql
+AS $function$
+  select app_hidden.change_user(app_hidden.visible_user(user_id), '{"is_deleted": true}')
+$function$;
+comment on routine app_public.deactivate_user(uuid) is 'Deactivates somebody, for admins: their sessions end, what they did keeps their name, and what was assigned to them any manager can decide. INVALID_TRANSITION: it is the last active admin.';
+grant execute on routine app_public.deactivate_user(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.delete_request(request_id uuid, version integer DEFAULT NULL::integer)
  RETURNS app_public.requests
@@ -1292,6 +1905,15 @@ end
 $function$;
 comment on routine app_public.logout() is 'Ends the session that the request came with, at once and for every token of it. Raises RQ401 when it is over.';
 grant execute on routine app_public.logout() to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.reactivate_user(user_id uuid)
+ RETURNS app_public.users
+ LANGUAGE sql
+AS $function$
+  select app_hidden.change_user(app_hidden.visible_user(user_id), '{"is_deleted": false}')
+$function$;
+comment on routine app_public.reactivate_user(uuid) is 'Lets somebody in again, for admins.';
+grant execute on routine app_public.reactivate_user(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.reject_request(request_id uuid, comment text DEFAULT NULL::text, version integer DEFAULT NULL::integer)
  RETURNS app_public.requests
@@ -1347,6 +1969,15 @@ $function$;
 comment on routine app_public.update_request(uuid,text,text,uuid,integer) is 'Edits a draft of one''s own. What is left out stays as it is; null clears description and assignedToId.';
 grant execute on routine app_public.update_request(uuid,text,text,uuid,integer) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_public.update_user(user_id uuid, name text DEFAULT (app_hidden.left_out())::text, role text DEFAULT (app_hidden.left_out())::text)
+ RETURNS app_public.users
+ LANGUAGE sql
+AS $function$
+  select app_hidden.change_user(app_hidden.visible_user(user_id), app_hidden.given('name', name) || app_hidden.given('role', role))
+$function$;
+comment on routine app_public.update_user(uuid,text,text) is 'Renames somebody or changes their role, for admins; it holds from their next request on. What is left out stays as it is. INVALID_TRANSITION: it is the last active admin.';
+grant execute on routine app_public.update_user(uuid,text,text) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_public.users_email(u app_public.users)
  RETURNS text
  LANGUAGE sql
@@ -1380,7 +2011,9 @@ insert into app_public.audit_actions values ('DELETE', 'A draft was deleted.');
 insert into app_public.audit_actions values ('LOGIN', 'Somebody logged in.');
 insert into app_public.audit_actions values ('LOGIN_FAILED', 'A login failed: no actor; about the account, if there is one.');
 insert into app_public.audit_actions values ('LOGOUT', 'Somebody logged out.');
+insert into app_public.audit_actions values ('PASSWORD_CHANGE', 'Somebody changed their password, which ended their other sessions.');
 insert into app_public.audit_actions values ('REJECT', 'A request was rejected.');
+insert into app_public.audit_actions values ('SESSION_REVOKE', 'Somebody ended other sessions of theirs; or nobody did: a refresh token was used twice.');
 insert into app_public.audit_actions values ('SUBMIT', 'A request was submitted.');
 insert into app_public.audit_actions values ('UPDATE', 'A draft was edited.');
 insert into app_public.audit_actions values ('USER_CREATE', 'A person was added.');

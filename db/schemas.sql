@@ -19,6 +19,8 @@ alter default privileges revoke execute on functions from public;
 
 -- crypt() and gen_random_bytes(). A trusted extension: the owner of the database may install it.
 create extension if not exists pgcrypto with schema app_private;
+-- Trigrams, so that a search for a part of a word has an index. Trusted too.
+create extension if not exists pg_trgm with schema app_private;
 
 create or replace function app_private.is_blank(value text)
   returns boolean

@@ -14,6 +14,7 @@ comment on column app_public.users.name is 'What others call the person; 1 to 20
 comment on column app_public.users.role is 'What the person may do, by the permissions of the role.';
 comment on column app_public.users.is_deleted is 'Deactivated: may no longer log in, and every session of theirs is dead.';
 comment on column app_public.users.created_at is 'When the account was created.';
+comment on constraint users_role_fkey on app_public.users is 'There is no such role.';
 comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and not blanks alone.';
 
 create index if not exists users_role_idx on app_public.users (role, is_deleted);

@@ -1,20 +1,34 @@
 import { once } from 'node:events'
-import { createServer, type Server, type ServerResponse } from 'node:http'
+import { createServer, STATUS_CODES, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import type { Duplex } from 'node:stream'
 import express from 'express'
 import { makeSchema } from 'postgraphile'
 import { makePgService } from 'postgraphile/adaptors/pg'
+import type { Pool } from 'pg'
 import type { Logger } from 'pino'
 import { listeningUrl, type ConfigFor } from './config.ts'
-import { openPool } from './transaction.ts'
+import { makeCheckCsrf, makeIsOwnOrigin } from './csrf.ts'
+import { docs } from './docs.ts'
+import { ClientError, toClientError } from './errors.ts'
 import { graphiql } from './graphiql.ts'
 import { makeGraphQLHandler } from './graphql.ts'
+import { crossOrigin, securityHeaders } from './headers.ts'
 import { makeIdentify, makeTokens } from './identity.ts'
+import { makeMetrics } from './metrics.ts'
+import { makeOpenApi } from './openapi.ts'
+import { makePasswords } from './passwords.ts'
 import { preset } from './preset.ts'
+import { BASE, makeRestHandler, sendProblem } from './rest.ts'
+import { makeRoutes, type Reference } from './routes.ts'
+import { isKnown, openPool } from './transaction.ts'
+
+const DOCS_PATH = `${BASE}/docs`
+const OPENAPI_PATH = `${BASE}/openapi.json`
 
 const POOL_SIZE = 10
-/** Logins hash in the database, which costs it a core each. */
-const LOGIN_POOL_SIZE = 2
+/** Passwords are hashed in the database, which costs it a core each. */
+const SLOW_POOL_SIZE = 2
 /** Milliseconds that requests under way have to finish when the server closes; no statement runs for longer. */
 const LAST_CALL = 12_000
 
@@ -28,15 +42,47 @@ export async function buildSchema(connectionString: string) {
   }
 }
 
+/** The rows of the reference tables, which the login role may read. */
+async function readReference(pool: Pool): Promise<Reference> {
+  const names = async (table: string, column: string, order = column) => {
+    const { rows } = await pool.query(`select ${column} as name from app_public.${table} order by ${order}`)
+    return rows.map(({ name }) => name as string)
+  }
+  return {
+    statuses: await names('request_statuses', 'status'),
+    actions: await names('audit_actions', 'action'),
+    roles: await names('roles', 'role', 'level'),
+  }
+}
+
 /** Starts the API. `close` stops listening, lets what is under way finish, and closes the pools, in this order. */
 export async function startServer(config: ConfigFor<'server'>, log: Logger): Promise<{ url: string; close(): Promise<void> }> {
   const { schema, resolvedPreset } = await buildSchema(config.authDatabaseUrl)
   const pool = openPool(config.authDatabaseUrl, POOL_SIZE, log)
-  const loginPool = openPool(config.authDatabaseUrl, LOGIN_POOL_SIZE, log)
+  const slowPool = openPool(config.authDatabaseUrl, SLOW_POOL_SIZE, log)
+  const metrics = makeMetrics({ api: pool, slow: slowPool })
+  const reference = await readReference(pool)
+  const routes = makeRoutes(reference)
+
+  const isOwnOrigin = makeIsOwnOrigin(config)
   const tokens = makeTokens(config.jwtSecrets)
-  const identify = makeIdentify(tokens, config.trustProxy)
-  const { production } = config
-  const graphql = makeGraphQLHandler({ schema, resolvedPreset, pool, loginPool, tokens, identify, production, log })
+  const services = {
+    pool,
+    slowPool,
+    passwords: makePasswords(pool, slowPool),
+    tokens,
+    identify: makeIdentify(tokens, config.trustProxy, isKnown),
+    isOwnOrigin,
+    checkCsrf: makeCheckCsrf(pool, isOwnOrigin),
+    explain(thrown: unknown): ClientError {
+      const error = toClientError(thrown, log)
+      metrics.error(error.code)
+      return error
+    },
+  }
+  const graphql = makeGraphQLHandler({ ...services, schema, resolvedPreset, production: config.production })
+  const rest = makeRestHandler({ ...services, routes, config })
+  const openApi = makeOpenApi(routes, reference, config.publicUrl)
 
   const app = express()
   app.disable('x-powered-by')
@@ -49,16 +95,42 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
     if (!ready) res.set('retry-after', '1')
     res.status(ready ? 200 : 503).json({ status: ready ? 'ok' : 'unavailable' })
   })
-  if (!production) app.use('/graphiql', graphiql())
+  app.get('/metrics', async (_req, res) => void res.type(metrics.contentType).send(await metrics.text()))
+  app.get(OPENAPI_PATH, (_req, res) => void res.json(openApi))
+  app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))
+  if (!config.production) app.use('/graphiql', graphiql())
+  app.use((_req, res) => sendProblem(res, services.explain(new ClientError('NOT_FOUND', 'There is no such path.'))))
+  app.use(((error: { status?: number }, _req, res, _next) => {
+    const isTheirs = error.status !== undefined && error.status < 500 // a path that cannot be decoded, for example
+    sendProblem(res, services.explain(isTheirs ? new ClientError('NOT_FOUND', 'There is no such path.') : error))
+  }) satisfies express.ErrorRequestHandler)
 
-  // GraphQL is answered before express: its routing costs as much as a small query.
+  const headers = securityHeaders()
+  const allowOrigins = crossOrigin(config.allowedOrigins)
+
+  /** Answers, and says by which route. What is asked often is answered before express, whose routing costs as much. */
+  async function answer(req: IncomingMessage, res: ServerResponse): Promise<string> {
+    const path = req.url!.split('?', 1)[0]!
+    if (path === '/graphql') return graphql(req, res).then(() => path)
+    if (path.startsWith(`${BASE}/`) && !path.startsWith(DOCS_PATH) && !path.startsWith(OPENAPI_PATH)) return rest(req, res)
+    app(req, res)
+    if (!res.closed) await once(res, 'close')
+    return (req as express.Request).route?.path ?? 'other'
+  }
+
   const underWay = new Set<ServerResponse>()
   const server = createServer((req, res) => {
+    const start = performance.now()
     underWay.add(res.once('close', () => underWay.delete(res)))
-    const path = req.url?.split('?', 1)[0]
-    if (path === '/graphql') void graphql(req, res)
-    else app(req, res)
+    for (const [name, value] of headers) res.setHeader(name, value)
+    const respond = () =>
+      void answer(req, res).then((route) =>
+        metrics.request(req.method!, route, res.statusCode, (performance.now() - start) / 1000),
+      )
+    if (req.headers.origin === undefined) respond()
+    else allowOrigins(req, res, respond)
   })
+  server.on('clientError', refuseConnection)
   await listen(server, config.port, config.host)
   const { port } = server.address() as AddressInfo
   return {
@@ -71,9 +143,18 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
       clearTimeout(deadline)
       server.closeAllConnections()
       await closed
-      await Promise.all([pool.end(), loginPool.end()])
+      await Promise.all([pool.end(), slowPool.end()])
     },
   }
+}
+
+/** What is no HTTP never becomes a request; it is told so all the same. */
+function refuseConnection(error: NodeJS.ErrnoException, socket: Duplex): void {
+  if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
+  const status = { HPE_HEADER_OVERFLOW: 431, ERR_HTTP_REQUEST_TIMEOUT: 408 }[error.code ?? ''] ?? 400
+  const body = JSON.stringify(new ClientError('BAD_REQUEST', 'This is no HTTP request that can be read.', { status }).problem)
+  const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\ncontent-type: application/problem+json; charset=utf-8`
+  socket.end(`${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
 }
 
 function listen(server: Server, port: number, host: string): Promise<void> {

@@ -41,6 +41,13 @@ const commands = {
     ])
   },
 
+  async 'create-admin'() {
+    const { config, log } = prepare('create-admin')
+    const { createAdmin } = await import('./create-admin.ts')
+    const email = await createAdmin(config, process.argv.slice(3))
+    log.info(`${email} is an admin.`)
+  },
+
   async worker(signal: AbortSignal) {
     const { config, log } = prepare('worker')
     const { startWorker } = await import('./worker.ts')

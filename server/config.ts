@@ -8,6 +8,7 @@ const needs = {
   migrate: ['DATABASE_URL'],
   server: ['AUTH_DATABASE_URL', 'JWT_SECRET'],
   worker: ['DATABASE_URL'],
+  'create-admin': ['DATABASE_URL'],
   start: [],
 } as const
 

@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto'
+import { STATUS_CODES, type OutgoingHttpHeaders } from 'node:http'
 import { DatabaseError } from 'pg'
 import { GraphQLError } from 'graphql'
 import type { Logger } from 'pino'
 import { isSafeError } from 'postgraphile/grafast'
 
-/** Every error code that a caller can meet, with its HTTP status. */
+/** Every error code that a caller can meet, with its HTTP status; the conflict of two bodies under one key has 422. */
 export const STATUS = {
   BAD_REQUEST: 400,
   UNAUTHENTICATED: 401,
@@ -12,11 +13,13 @@ export const STATUS = {
   NOT_FOUND: 404,
   METHOD_NOT_ALLOWED: 405,
   INVALID_TRANSITION: 409,
+  IDEMPOTENCY_CONFLICT: 409,
   STALE_VERSION: 412,
   PAYLOAD_TOO_LARGE: 413,
   UNSUPPORTED_MEDIA_TYPE: 415,
   VALIDATION_FAILED: 422,
   TOO_MANY_ATTEMPTS: 429,
+  RATE_LIMITED: 429,
   INTERNAL: 500,
   UNAVAILABLE: 503,
 } as const
@@ -33,6 +36,9 @@ const RAISED: Record<string, Code> = {
   RQ422: 'VALIDATION_FAILED',
 }
 
+/** Where a column has another name than the argument that is written to it. */
+const ARGUMENTS: Record<string, string> = { review_comment: 'comment' }
+
 /** What PostgreSQL itself says and a caller may hear, in words of ours: its own could name a table. */
 const REFUSED: Record<string, [Code, string]> = {
   '22021': ['VALIDATION_FAILED', 'Text must not contain the character NUL.'],
@@ -43,6 +49,7 @@ const REFUSED: Record<string, [Code, string]> = {
   '22008': ['VALIDATION_FAILED', 'A date or time is out of range.'],
   '22009': ['VALIDATION_FAILED', 'A time zone is out of range.'],
   '22023': ['VALIDATION_FAILED', 'A time zone is unknown.'],
+  '54001': ['BAD_REQUEST', 'A value is nested too deeply.'],
   '42501': ['FORBIDDEN', 'You may not do this.'],
   '40001': ['UNAVAILABLE', 'The request met another and was stopped.'],
   '40P01': ['UNAVAILABLE', 'The request met another and was stopped.'],
@@ -53,14 +60,16 @@ const REFUSED: Record<string, [Code, string]> = {
 /** An error that may be shown to the caller as it is. */
 export class ClientError extends Error {
   readonly code: Code
-  /** The input field at fault, as the database names it. */
+  readonly status: number
+  /** The input field at fault, in snake_case. */
   readonly field: string | undefined
   /** Seconds after which it is worth another try. */
   readonly retryAfter: number | undefined
 
-  constructor(code: Code, message: string, details: { field?: string | undefined; retryAfter?: number } = {}) {
+  constructor(code: Code, message: string, details: { status?: number; field?: string | undefined; retryAfter?: number } = {}) {
     super(message)
     this.code = code
+    this.status = details.status ?? STATUS[code]
     this.field = details.field
     this.retryAfter = details.retryAfter
   }
@@ -68,8 +77,28 @@ export class ClientError extends Error {
   get extensions(): Record<string, unknown> {
     return {
       code: this.code,
-      ...(this.field && { field: this.field }),
+      ...(this.field && { field: this.field.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase()) }),
       ...(this.retryAfter && { retryAfter: this.retryAfter }),
+    }
+  }
+
+  /** What REST answers: Problem Details (RFC 9457). */
+  get problem(): Record<string, unknown> {
+    return {
+      type: 'about:blank',
+      title: STATUS_CODES[this.status],
+      status: this.status,
+      detail: this.message,
+      code: this.code,
+      ...(this.field && { errors: { [this.field]: [this.message] } }),
+    }
+  }
+
+  /** What a client is told outside the body. */
+  get headers(): OutgoingHttpHeaders {
+    return {
+      ...(this.retryAfter && { 'retry-after': String(this.retryAfter) }),
+      ...(this.code === 'UNAUTHENTICATED' && { 'www-authenticate': 'Bearer' }),
     }
   }
 }
@@ -99,7 +128,8 @@ export function toClientError(error: unknown, log: Logger): ClientError {
   if (error instanceof Error && isSafeError(error)) return new ClientError('BAD_REQUEST', error.message)
   if (error instanceof DatabaseError && error.code) {
     const raised = RAISED[error.code]
-    if (raised) return new ClientError(raised, error.message, { field: error.column || undefined })
+    if (raised)
+      return new ClientError(raised, error.message, { field: ARGUMENTS[error.column ?? ''] ?? (error.column || undefined) })
     const refused = REFUSED[error.code]
     if (refused) {
       const [code, message] = refused

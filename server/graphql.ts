@@ -1,7 +1,5 @@
-import { isUtf8 } from 'node:buffer'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { LRU } from '@graphile/lru'
-import express from 'express'
 import {
   getOperationAST,
   GraphQLError,
@@ -13,24 +11,27 @@ import {
   type ValidationRule,
 } from 'graphql'
 import type { Pool } from 'pg'
-import type { Logger } from 'pino'
 import type { WithPgClient } from 'postgraphile/@dataplan/pg'
 import { execute } from 'postgraphile/grafast'
-import { asCaller, makeWithPgClient } from './transaction.ts'
-import { ClientError, STATUS, toClientError, type Code } from './errors.ts'
-import type { Identity, Tokens } from './identity.ts'
+import { isObject, readBody } from './body.ts'
+import type { CheckCsrf } from './csrf.ts'
+import { ClientError, type Code } from './errors.ts'
+import type { Identify, Identity, Tokens } from './identity.ts'
 import { checkVariables, documentRules, documentRulesWithoutIntrospection, MAX_TOKENS } from './limits.ts'
-import { login } from './login.ts'
+import type { Passwords } from './passwords.ts'
+import { isAnonymous, makeWithPgClient } from './transaction.ts'
 
 export interface GraphQLServices {
   readonly schema: GraphQLSchema
   readonly resolvedPreset: GraphileConfig.ResolvedPreset
   readonly pool: Pool
-  readonly loginPool: Pool
+  readonly passwords: Passwords
   readonly tokens: Tokens
-  readonly identify: (req: IncomingMessage) => Identity
+  readonly identify: Identify
+  readonly checkCsrf: CheckCsrf
   readonly production: boolean
-  readonly log: Logger
+  /** Turns what was thrown into what the caller may hear. */
+  readonly explain: (error: unknown) => ClientError
 }
 
 interface Call {
@@ -47,44 +48,11 @@ interface Result {
 
 /** An error, as it is answered. Made once: what is internal is logged by it. */
 interface Formatted {
-  readonly code: Code
+  readonly error: ClientError
   readonly json: Record<string, unknown>
-  readonly retryAfter: number | undefined
 }
 
-const MAX_BODY = '1mb'
 const CACHED_DOCUMENTS = 500
-
-/** Bytes that are no UTF-8 would be read as U+FFFD, and kept so. */
-function verifyUtf8(_req: IncomingMessage, _res: ServerResponse, body: Buffer): void {
-  if (!isUtf8(body)) throw new ClientError('BAD_REQUEST', 'The body is not UTF-8.')
-}
-
-const readJson = express.json({ limit: MAX_BODY, type: () => true, strict: false, verify: verifyUtf8 })
-
-/** What the body parser says, in our codes. */
-function toBodyError(error: { status?: number }): ClientError {
-  if (error.status === 413) return new ClientError('PAYLOAD_TOO_LARGE', `The body is larger than ${MAX_BODY}.`)
-  if (error.status === 415)
-    return new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The charset or encoding of the body is not supported.')
-  return new ClientError('BAD_REQUEST', 'The body is not JSON.')
-}
-
-async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unknown> {
-  const contentType = req.headers['content-type'] ?? ''
-  if (!/^application\/json *(;|$)/i.test(contentType)) {
-    throw new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json.')
-  }
-  await new Promise<void>((resolve, reject) =>
-    readJson(req as express.Request, res as express.Response, (error?: unknown) =>
-      error ? reject(toBodyError(error)) : resolve(),
-    ),
-  )
-  return (req as express.Request).body
-}
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** Reads a call as GraphQL over HTTP has it. Throws BAD_REQUEST. */
 function readCall(body: unknown): Call {
@@ -121,25 +89,26 @@ function send(res: ServerResponse, status: number, json: string, headers: Outgoi
   res.end(body)
 }
 
-const retryAfterHeader = (seconds: number | undefined) => (seconds ? { 'retry-after': String(seconds) } : {})
-
 /** Answers `/graphql`: one call, one JSON answer; every error has a code, and nothing internal is in it. */
 export function makeGraphQLHandler(services: GraphQLServices) {
-  const { schema, resolvedPreset, pool, loginPool, tokens, identify, production, log } = services
+  const { schema, resolvedPreset, pool, passwords, tokens, identify, checkCsrf, production, explain } = services
   const documents = makeDocuments(schema, documentRules)
   const documentsForStrangers = production ? makeDocuments(schema, documentRulesWithoutIntrospection) : documents
 
-  async function run({ query, variables, operationName }: Call, caller: Identity): Promise<Result> {
-    const document = (caller.session ? documents : documentsForStrangers)(query)
+  async function run(req: IncomingMessage, { query, variables, operationName }: Call, caller: Identity): Promise<Result> {
+    // In production a document of a stranger is judged by other rules, and a cookie may turn out to be a stranger's.
+    const stranger = caller.session === '' || (production && caller.byCookie && (await isAnonymous(pool, caller)))
+    const document = (stranger ? documentsForStrangers : documents)(query)
     const operation = getOperationAST(document, operationName)?.operation
     if (operation === OperationTypeNode.SUBSCRIPTION) throw new ClientError('BAD_REQUEST', 'A subscription is not answered here.')
-    const mode = operation === OperationTypeNode.MUTATION ? 'write' : 'read'
-    const identity = { ...caller } // login() changes it, for the fields that follow.
-    const withPgClient = makeWithPgClient(pool, identity, mode)
+    const isMutation = operation === OperationTypeNode.MUTATION
+    // login() changes it, for the fields that follow.
+    const identity = { ...(isMutation ? await checkCsrf(req, caller) : caller) }
+    const withPgClient = makeWithPgClient(pool, identity, isMutation ? 'write' : 'read')
     // Any statement proves the session; what needs none, as introspection, must not outlive it.
     let proven = caller.session === ''
     const prove = async () => {
-      if (!proven) await asCaller(pool, caller, 'read', { text: 'select' })
+      if (!proven) await isAnonymous(pool, caller)
     }
     const result = (await execute({
       schema,
@@ -149,15 +118,13 @@ export function makeGraphQLHandler(services: GraphQLServices) {
       operationName,
       contextValue: {
         identity,
+        tokens,
+        passwords,
         pgSettings: null,
         withPgClient: ((settings, callback) => {
           proven = true
           return withPgClient(settings, callback)
         }) as WithPgClient,
-        login: async (email: string, password: string) => {
-          await prove()
-          return login(loginPool, tokens, identity.ip, email, password)
-        },
       },
       middleware: null,
       // The answer's text, made by Grafast as it collects the data.
@@ -167,18 +134,19 @@ export function makeGraphQLHandler(services: GraphQLServices) {
     return result
   }
 
-  function format(error: unknown): Formatted {
-    const { code, message, extensions, retryAfter } = toClientError(error, log)
-    const { locations, path } = error instanceof GraphQLError ? error : {}
-    return { code, json: { message, ...(locations && { locations }), ...(path && { path }), extensions }, retryAfter }
+  function format(thrown: unknown): Formatted {
+    const error = explain(thrown)
+    const { locations, path } = thrown instanceof GraphQLError ? thrown : {}
+    const { message, extensions } = error
+    return { error, json: { message, ...(locations && { locations }), ...(path && { path }), extensions } }
   }
 
   /** Fails the whole call, with the status of its first error. */
   function refuse(res: ServerResponse, errors: readonly Formatted[]): void {
-    const { code, retryAfter } = errors[0]!
-    send(res, STATUS[code], JSON.stringify({ errors: errors.map(({ json }) => json) }), {
-      ...retryAfterHeader(retryAfter),
-      ...(code === 'METHOD_NOT_ALLOWED' && { allow: 'POST' }),
+    const { error } = errors[0]!
+    send(res, error.status, JSON.stringify({ errors: errors.map(({ json }) => json) }), {
+      ...error.headers,
+      ...(error.code === 'METHOD_NOT_ALLOWED' && { allow: 'POST' }),
     })
   }
 
@@ -186,21 +154,22 @@ export function makeGraphQLHandler(services: GraphQLServices) {
     try {
       if (req.method !== 'POST') throw new ClientError('METHOD_NOT_ALLOWED', 'GraphQL is asked by POST.')
       const caller = identify(req)
-      const { data, errors } = await run(readCall(await readBody(req, res)), caller)
+      const { data, errors } = await run(req, readCall(await readBody(req, res)), caller)
       if (!errors) return send(res, 200, `{"data":${data}}`)
 
       const formatted = errors.map(format)
       // No field can be trusted when the session turns out dead, or the database gone.
-      const fatal = formatted.find(({ code }) => code === 'UNAVAILABLE' || (code === 'UNAUTHENTICATED' && caller.session))
+      const isFatal = (code: Code) => code === 'UNAVAILABLE' || (code === 'UNAUTHENTICATED' && caller.session && !caller.byCookie)
+      const fatal = formatted.find(({ error }) => isFatal(error.code))
       if (fatal) {
         // Not of one field then, and not to be told from a token that was never good.
-        const { message, extensions } = fatal.json
+        const { message, extensions } = fatal.error
         return refuse(res, [{ ...fatal, json: { message, extensions } }])
       }
       if (data === undefined) return refuse(res, formatted)
-      const retryAfter = formatted.find((error) => error.retryAfter)?.retryAfter
+      const { headers } = formatted.find(({ error }) => error.retryAfter)?.error ?? {}
       const json = JSON.stringify(formatted.map((error) => error.json))
-      send(res, 200, `{"errors":${json},"data":${data}}`, retryAfterHeader(retryAfter))
+      send(res, 200, `{"errors":${json},"data":${data}}`, headers)
     } catch (error) {
       refuse(res, (error instanceof AggregateError ? error.errors : [error]).map(format))
     }

@@ -6,7 +6,7 @@ import { PostGraphileConnectionFilterPreset } from 'postgraphile-plugin-connecti
 import { changeNullability } from 'postgraphile/utils'
 import { DescriptionsPlugin } from './descriptions.ts'
 import { ListsPreset } from './lists.ts'
-import { LoginPlugin } from './login.ts'
+import { PasswordMutationsPlugin } from './password-mutations.ts'
 
 const NamesPlugin: GraphileConfig.Plugin = {
   name: 'NamesPlugin',
@@ -25,17 +25,19 @@ const NamesPlugin: GraphileConfig.Plugin = {
   },
 }
 
-/** What PostgreSQL's catalog cannot say of functions: no null comes out of these arrays, and none should come in for this id. */
+/** What PostgreSQL's catalog cannot say of functions: no null comes out of these arrays, ids must be given, and a role is one of Role. */
 const NullabilityPlugin = changeNullability({
   Request: { availableActions: '[!]!' },
   User: { permissions: '[!]!' },
 })
-const RequiredIdPlugin: GraphileConfig.Plugin = {
-  name: 'RequiredIdPlugin',
+const ArgumentsPlugin: GraphileConfig.Plugin = {
+  name: 'ArgumentsPlugin',
   schema: {
     hooks: {
-      GraphQLInputObjectType_fields_field(field, { graphql }, { scope: { isMutationInput, fieldName } }) {
-        if (!isMutationInput || fieldName !== 'requestId') return field
+      GraphQLInputObjectType_fields_field(field, { graphql, getInputTypeByName }, { scope: { isMutationInput, fieldName } }) {
+        if (!isMutationInput) return field
+        if (fieldName === 'role') return { ...field, type: getInputTypeByName('Role') }
+        if (fieldName !== 'requestId' && fieldName !== 'userId') return field
         return { ...field, type: new graphql.GraphQLNonNull(graphql.getNullableType(field.type)) }
       },
     },
@@ -51,7 +53,7 @@ export const preset: GraphileConfig.Preset = {
     PgAggregatesPreset,
     ListsPreset,
   ],
-  plugins: [NamesPlugin, NullabilityPlugin, RequiredIdPlugin, DescriptionsPlugin, LoginPlugin],
+  plugins: [NamesPlugin, NullabilityPlugin, ArgumentsPlugin, DescriptionsPlugin, PasswordMutationsPlugin],
   disablePlugins: [
     // Opaque node ids: a row's id is its UUID.
     'NodePlugin',

@@ -27,8 +27,9 @@ function welcome({ production }: Config, url: string): string {
     'Assent is ready. Ctrl-C stops it.',
     '',
     `  GraphQL   ${url}/graphql`,
+    `  REST      ${url}/api/v1/docs/`,
     ...(production ? [] : [`  GraphiQL  ${url}/graphiql`]),
-    `  Health    ${url}/healthz, ${url}/readyz`,
+    `  Health    ${url}/healthz, ${url}/readyz, ${url}/metrics`,
     '',
   ].join('\n')
 }

@@ -10,8 +10,17 @@ import type { Identity } from './identity.ts'
 const IDENTIFY = {
   name: 'identify',
   text: `select set_config('assent.session', $1, true), set_config('assent.ip', $2, true),
-    set_config('role', app_hidden.authenticate($1), true)`,
+    set_config('role', app_hidden.authenticate($1), true) as role`,
 }
+const ANONYMOUS = 'assent_anonymous'
+
+/** Sessions lately seen alive, and the database role of each. */
+const roles = new LRU<string, string>({ maxLength: 50_000 })
+export const isKnown = (session: string): boolean => roles.get(session) !== undefined
+
+/** When this process last had it noted that a session is in use. */
+const touched = new LRU<string, number>({ maxLength: 50_000 })
+const TOUCH_EVERY = 60_000
 
 /** Prepared statements that one connection keeps. Callers choose their texts, so that there must be an end to them. */
 const PREPARED_PER_CONNECTION = 200
@@ -29,7 +38,7 @@ export function openPool(connectionString: string, max: number, log: Logger): Po
     lock_timeout: 5_000,
     idle_in_transaction_session_timeout: 15_000,
     // Compiling pays only for long scans; the API has none.
-    options: '-c jit=off',
+    options: '-c jit=off -c timezone=UTC',
   } as pg.PoolConfig)
   pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
   // Of a connection in use, what is under way on it fails; but an event that nobody heard would end the process.
@@ -58,6 +67,23 @@ function keepPrepared(client: PoolClient, name: string): void {
   if (!names.get(name)) names.set(name, true)
 }
 
+/** The role that the identity was given, remembered for the next request of the session. */
+function roleOf(caller: Identity, { rows }: QueryResult): string {
+  const role = rows[0].role as string
+  if (caller.session === '' || role === ANONYMOUS) return ANONYMOUS
+  roles.set(caller.session, role)
+  return role
+}
+
+/** PostgreSQL refuses what a caller without credentials was not granted: they have to show some. */
+const isRefusal = (error: unknown) => error instanceof pg.DatabaseError && error.code === '42501'
+
+/**
+ * A plan that row-level security had a part in is good for one role, and a connection serves all: each role has prepared
+ * statements of its own. A role that is no longer the session's costs a new plan and nothing else.
+ */
+const nameFor = (caller: Identity, name: string | undefined) => name && `${name} ${roles.get(caller.session) ?? ''}`
+
 /**
  * Runs one statement as the caller, in a transaction of its own and in one round trip: who is asking, the statement and
  * the commit are sent together. Should the identity be refused, or the statement fail, what follows in the aborted
@@ -70,29 +96,65 @@ export async function asCaller<Row>(
   mode: 'read' | 'write',
   statement: PgClientQuery,
 ): Promise<PgClientResult<Row>> {
-  const { text, values, name, arrayMode } = statement
+  const { text, values, arrayMode } = statement
+  const name = nameFor(caller, statement.name)
   const client = await pool.connect()
+  let role = ANONYMOUS
   try {
     const { stream } = connectionOf(client)
     stream.cork()
     if (name) keepPrepared(client, name)
-    const identified = Promise.all([
-      client.query(mode === 'read' ? 'begin read only' : 'begin'),
-      client.query({ ...IDENTIFY, values: [caller.session, caller.ip] }),
-    ])
+    const begun = client.query(mode === 'read' ? 'begin read only' : 'begin')
+    const identified = client.query({ ...IDENTIFY, values: [caller.session, caller.ip] })
     const answered = client.query({ text, values, name, rowMode: arrayMode ? 'array' : undefined } as pg.QueryArrayConfig)
     const committed = client.query('commit')
     stream.uncork()
 
-    for (const promise of [identified, answered, committed]) promise.catch(() => {}) // Each is awaited below, or need not be.
-    await identified // First: why the identity was refused counts, and not that the transaction is aborted.
+    for (const promise of [begun, identified, answered, committed]) promise.catch(() => {}) // Each is awaited below, or need not be.
+    await begun
+    role = roleOf(caller, await identified) // First: why the identity was refused counts, and not that the transaction is aborted.
     const { rows, rowCount } = (await answered) as QueryResult
     if (mode === 'write') await committed
     return { rows, rowCount, notices: [] }
   } catch (error) {
-    // Without credentials, what is not granted asks for them.
-    const denied = error instanceof pg.DatabaseError && error.code === '42501'
-    throw denied && caller.session === '' ? unauthenticated() : error
+    throw role === ANONYMOUS && isRefusal(error) ? unauthenticated() : error
+  } finally {
+    client.release()
+    if (role !== ANONYMOUS) noteUse(pool, caller)
+  }
+}
+
+/** Has the database note, in a transaction of its own and once a minute, that the session is in use. */
+function noteUse(pool: Pool, caller: Identity): void {
+  const now = Date.now()
+  if (now - (touched.get(caller.session) ?? 0) < TOUCH_EVERY || pool.ending) return
+  touched.set(caller.session, now)
+  // Should it fail, the next minute's will do.
+  asCaller(pool, caller, 'write', { text: 'select app_hidden.touch_session()' }).catch(() => {})
+}
+
+/** Who is asking, and whether anybody is: a cookie may be dead. Throws RQ401 when a token's session is. */
+export async function isAnonymous(pool: Pool, caller: Identity): Promise<boolean> {
+  const { rows } = await asCaller<{ role: string }>(pool, caller, 'read', { text: 'select current_role as role' })
+  return rows[0]!.role === ANONYMOUS
+}
+
+/** A statement as the caller: its rows. */
+export type Ask = <Row>(statement: PgClientQuery) => Promise<readonly Row[]>
+
+/** Runs several statements as the caller, in one transaction that is committed unless `work` throws. */
+export async function inTransaction<T>(pool: Pool, caller: Identity, work: (ask: Ask) => Promise<T>): Promise<T> {
+  const client = await pool.connect()
+  let role = ANONYMOUS
+  try {
+    await client.query('begin')
+    role = roleOf(caller, await client.query({ ...IDENTIFY, values: [caller.session, caller.ip] }))
+    const result = await work(async ({ text, values }) => (await client.query(text, values as unknown[])).rows)
+    await client.query('commit')
+    return result
+  } catch (error) {
+    await client.query('rollback').catch(() => {}) // What failed first is what counts.
+    throw role === ANONYMOUS && isRefusal(error) ? unauthenticated() : error
   } finally {
     client.release()
   }

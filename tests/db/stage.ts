@@ -191,7 +191,7 @@ async function addPeople(db: TestDatabase, root: pg.Client) {
 export type Login = {
   user_id: string | null
   session_secret: string | null
-  refresh_secret: string | null
+  refresh_token: string | null
   retry_after: number | null
 }
 
@@ -201,7 +201,7 @@ export const digest = (password: string): string => createHash('sha256').update(
 async function inTransaction(client: pg.Client, ip: string, statement: string, values: unknown[]): Promise<Row> {
   await client.query('begin')
   try {
-    await client.query(`select set_config('assent.ip', $1, true)`, [ip])
+    await client.query(`select set_config('assent.ip', $1, true), set_config('role', app_hidden.authenticate(''), true)`, [ip])
     return (await client.query(statement, values)).rows[0]
   } finally {
     await client.query('commit') // a rollback where it failed
@@ -216,8 +216,7 @@ export async function login(
   ip = '192.0.2.1',
 ): Promise<Login> {
   const begun = await inTransaction(client, ip, 'select * from app_hidden.begin_login($1)', [email])
-  if (begun['retry_after'])
-    return { user_id: null, session_secret: null, refresh_secret: null, retry_after: begun['retry_after'] }
+  if (begun['retry_after']) return { user_id: null, session_secret: null, refresh_token: null, retry_after: begun['retry_after'] }
   return finishLogin(client, begun['attempt_id'], email, password, ip)
 }
 
@@ -228,7 +227,7 @@ export async function finishLogin(
   password: string,
   ip = '192.0.2.1',
 ): Promise<Login> {
-  return (await inTransaction(client, ip, 'select * from app_hidden.finish_login($1, $2, $3)', [
+  return (await inTransaction(client, ip, 'select * from app_hidden.finish_login($1, $2, $3, false, null)', [
     attempt,
     email,
     digest(password),

@@ -40,7 +40,7 @@ const WHO: Who[] = [
   'admin',
   undefined,
   { token: 'garbage' },
-  { token: makeTokens([JWT_SECRET]).sign('dead').token },
+  { token: makeTokens([JWT_SECRET]).sign('dead', 'nobody').token },
 ]
 
 const nasty = fc.constantFrom(
@@ -359,7 +359,7 @@ const selections = (from: number, count: number) =>
   )
 
 test('more statements than a connection keeps, with dead sessions in between, break nobody’s call', async () => {
-  const dead: Who = { token: makeTokens([JWT_SECRET]).sign('dead').token }
+  const dead: Who = { token: makeTokens([JWT_SECRET]).sign('dead', 'nobody').token }
   // One caller after the other: they meet the same connection.
   for (const query of selections(0, 40)) expect((await api.graphql(query, {}, dead)).status).toBe(401)
   for (const query of selections(40, 260)) expect((await api.graphql(query, {}, 'user')).body.errors).toBeUndefined()

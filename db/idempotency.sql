@@ -1,0 +1,74 @@
+-- A POST that is sent again under the same Idempotency-Key has one effect, and gets the first answer again (IETF draft
+-- "The Idempotency-Key HTTP Header Field"). The key is claimed, the action taken and the answer kept in one transaction:
+-- a server that is killed in between leaves nothing of any.
+
+create table if not exists app_private.idempotency_keys (
+  user_id uuid not null references app_public.users on delete cascade,
+  key text not null,
+  fingerprint bytea not null,
+  answer json not null,
+  created_at timestamptz not null default now(),
+  primary key (user_id, key),
+  constraint idempotency_keys_key_length check (char_length(key) between 1 and 255)
+);
+comment on table app_private.idempotency_keys is 'Answers that can be asked for again, for 24 hours.';
+comment on column app_private.idempotency_keys.user_id is 'Whose: keys of others do not meet.';
+comment on column app_private.idempotency_keys.key is 'As the caller named it.';
+comment on column app_private.idempotency_keys.fingerprint is 'Of method, path and body: a keyed digest, because bodies can hold passwords.';
+comment on column app_private.idempotency_keys.answer is 'The answer: status, headers and body.';
+comment on column app_private.idempotency_keys.created_at is 'When it was first answered.';
+comment on constraint idempotency_keys_key_length on app_private.idempotency_keys is 'An Idempotency-Key has 1 to 255 characters.';
+
+create or replace function app_hidden.claim_idempotency_key(
+  key text,
+  fingerprints bytea[],
+  out state text,
+  out answer json
+)
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_me uuid := app_hidden.current_user_id();
+  v_fingerprint bytea;
+begin
+  if v_me is null then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
+  if not pg_try_advisory_xact_lock(hashtextextended('idempotency key ' || claim_idempotency_key.key || ' of ' || v_me, 0)) then
+    state := 'RUNNING';
+    return;
+  end if;
+  delete from app_private.idempotency_keys k where k.user_id = v_me and k.created_at < now() - interval '24 hours';
+  select k.fingerprint, k.answer into v_fingerprint, answer
+  from app_private.idempotency_keys k
+  where k.user_id = v_me and k.key = claim_idempotency_key.key;
+  if not found then
+    state := 'NEW';
+  elsif v_fingerprint = any (fingerprints) then
+    state := 'ANSWERED';
+  else
+    state := 'OTHER';
+    answer := null;
+  end if;
+end
+$$;
+comment on function app_hidden.claim_idempotency_key(text, bytea[]) is
+  'NEW: go on, and end the same transaction with keep_answer. ANSWERED: here is the first answer. OTHER: the key stands for a request with another fingerprint. RUNNING: another transaction is at it. Raises RQ401.';
+
+create or replace function app_hidden.keep_answer(key text, fingerprint bytea, answer json)
+  returns void
+  language sql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+  insert into app_private.idempotency_keys (user_id, key, fingerprint, answer)
+  values (app_hidden.current_user_id(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer)
+$$;
+comment on function app_hidden.keep_answer(text, bytea, json) is 'Keeps the answer under the key that this transaction has claimed.';
+
+grant execute on function app_hidden.claim_idempotency_key(text, bytea[]), app_hidden.keep_answer(text, bytea, json)
+  to assent_user, assent_manager, assent_admin;

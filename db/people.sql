@@ -1,0 +1,153 @@
+-- Administering people: who may is whoever has the permission user.manage. Nobody is ever removed.
+
+create or replace function app_hidden.visible_user(user_id uuid)
+  returns app_public.users
+  language plpgsql
+  volatile -- As visible_request.
+as $$
+declare
+  v_user app_public.users;
+begin
+  select * into v_user from app_public.users u where u.id = user_id;
+  return v_user;
+end
+$$;
+comment on function app_hidden.visible_user(uuid) is 'The person as the caller may see them, or nulls.';
+grant execute on function app_hidden.visible_user(uuid) to assent_user, assent_manager, assent_admin;
+
+create or replace function app_private.permit_user_management()
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if app_hidden.current_user_id() is null then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
+  if not app_hidden.has_permission('user.manage') then
+    raise exception using errcode = 'RQ403', message = 'You may not administer people.';
+  end if;
+end
+$$;
+comment on function app_private.permit_user_management() is 'Raises RQ401 without a live session, RQ403 without the permission.';
+
+create or replace function app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
+  returns app_public.users
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_user app_public.users;
+  v_constraint text;
+  v_column text;
+begin
+  perform app_private.permit_user_management();
+  perform app_private.refuse_weakness(weakness, 'password');
+  select * into v_user from app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
+  return v_user;
+exception
+  when unique_violation then
+    raise exception using errcode = 'RQ422', column = 'email', message = 'This email address is taken.';
+  when check_violation or not_null_violation or foreign_key_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
+end
+$$;
+comment on function app_hidden.create_user(text, text, text, text, text) is
+  'Adds a person; without a role, as USER. Raises RQ401, RQ403, and RQ422: a weak password (what the server, which alone sees it, finds wrong), an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
+grant execute on function app_hidden.create_user(text, text, text, text, text) to assent_user, assent_manager, assent_admin;
+
+create or replace function app_hidden.change_user(seen app_public.users, changes jsonb)
+  returns app_public.users
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_old app_public.users;
+  v_new app_public.users;
+  v_constraint text;
+  v_column text;
+begin
+  -- One at a time, so that of two admins who demote each other the second is an admin no longer.
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  -- As in transition(): who has seen the person also knows, to the microsecond, when they were added.
+  select * into v_old from app_public.users u where u.id = seen.id and u.created_at = seen.created_at for no key update;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such person.';
+  end if;
+  perform app_private.permit_user_management();
+
+  perform app_private.check_types(changes, 'app_public.users');
+  v_new := jsonb_populate_record(v_old, changes);
+  if v_new is not distinct from v_old then
+    return v_old;
+  end if;
+  update app_public.users u
+  set (name, role, is_deleted) = (v_new.name, v_new.role, v_new.is_deleted)
+  where u.id = v_old.id
+  returning * into v_new;
+  return v_new;
+exception
+  when check_violation or not_null_violation or foreign_key_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
+end
+$$;
+comment on function app_hidden.change_user(app_public.users, jsonb) is
+  'Changes name, role or is_deleted of a person that the caller has seen (RQ404), as one who may (RQ401, RQ403). Raises RQ409 rather than lose the last active admin, and RQ422 for what a constraint refuses.';
+grant execute on function app_hidden.change_user(app_public.users, jsonb) to assent_user, assent_manager, assent_admin;
+
+-- Whoever writes, psql included ------------------------------------------------------------------------------------
+
+create or replace function app_private.tg_users__keep_an_admin()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  if not exists (
+    select from app_public.users u
+    join app_hidden.effective_permissions p on p.role = u.role
+    where p.permission = 'user.manage' and not u.is_deleted
+  ) and exists (
+    select from app_hidden.effective_permissions p where p.permission = 'user.manage' and p.role = old.role
+  ) then
+    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
+  end if;
+  return null;
+end
+$$;
+comment on function app_private.tg_users__keep_an_admin() is
+  'Somebody can always administer people. Raises RQ409.';
+
+-- After the statement, when all that it changes is to be seen.
+create or replace trigger _300_keep_an_admin
+  after update of role, is_deleted on app_public.users
+  for each row when (new.role <> old.role or (new.is_deleted and not old.is_deleted))
+  execute function app_private.tg_users__keep_an_admin();
+
+create or replace function app_private.tg_users__end_sessions()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  update app_private.sessions s set revoked_at = now() where s.user_id = new.id and s.revoked_at is null;
+  return null;
+end
+$$;
+comment on function app_private.tg_users__end_sessions() is
+  'Who is deactivated has no session any more; who comes back logs in anew, whatever was opened meanwhile.';
+
+create or replace trigger _500_end_sessions
+  after update of is_deleted on app_public.users
+  for each row when (new.is_deleted <> old.is_deleted)
+  execute function app_private.tg_users__end_sessions();

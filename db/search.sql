@@ -1,0 +1,47 @@
+-- Searching requests by parts of words. The operator for it is not leakproof, so that under row-level security it would
+-- look at every row: this function looks by the index, as the owner, and answers nothing but ids, which row-level
+-- security then filters as any others.
+
+create index if not exists requests_search_idx on app_public.requests
+  using gin ((title || ' ' || coalesce(description, '')) app_private.gin_trgm_ops);
+
+create or replace function app_hidden.matching_requests(search text)
+  returns uuid[]
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+  -- How common the words are decides between the order of time and the index; a plan for any words would know neither.
+  set plan_cache_mode to force_custom_plan
+as $$
+declare
+  v_me uuid := app_hidden.current_user_id();
+  v_sees_others boolean := app_hidden.has_permission('request.read');
+  v_patterns text[];
+begin
+  -- The longest first. Fewer than three letters or digits together have no trigram to look up.
+  select array_agg('%' || regexp_replace(term, '([\\%_])', '\\\1', 'g') || '%' order by char_length(longest[1]) desc nulls last)
+  into v_patterns
+  from regexp_split_to_table(search, '\s+') term
+  left join lateral regexp_matches(term, '[[:alnum:]]{3,}', 'g') longest on true
+  where term <> '';
+  if char_length(search) > 200 or search !~ '[[:alnum:]]{3}' then
+    raise exception using errcode = 'RQ422', column = 'search',
+      message = 'A search has at most 200 characters, and among them three letters or digits together.';
+  end if;
+
+  return array(
+    select r.id
+    from app_public.requests r
+    where r.title || ' ' || coalesce(r.description, '') ilike v_patterns[1]
+      and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns)
+      and (v_sees_others or r.creator_id = v_me)
+      and not r.is_deleted
+    order by r.created_at desc, r.id desc
+    limit 1000
+  );
+end
+$$;
+comment on function app_hidden.matching_requests(text) is
+  'The newest 1,000 requests that contain every word of the search in their title or description, in any letter case. Of what others created only for who sees any of it; which of it, row-level security says. Raises RQ422.';
+grant execute on function app_hidden.matching_requests(text) to assent_user, assent_manager, assent_admin;

@@ -1,0 +1,41 @@
+import type { Pool } from 'pg'
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { Code } from './errors.ts'
+
+/** What Prometheus reads at /metrics: requests, errors by code, the pools, and the process with its event loop. */
+export function makeMetrics(pools: Record<string, Pool>) {
+  const register = new Registry()
+  const registers = [register]
+  collectDefaultMetrics({ register })
+  const requests = new Histogram({
+    name: 'http_request_duration_seconds',
+    help: 'Requests answered, by route and status.',
+    labelNames: ['method', 'route', 'status'],
+    buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10],
+    registers,
+  })
+  const errors = new Counter({ name: 'assent_errors_total', help: 'Errors answered, by code.', labelNames: ['code'], registers })
+  new Gauge({
+    name: 'assent_database_connections',
+    help: 'Connections of each pool, and requests that wait for one.',
+    labelNames: ['pool', 'state'],
+    registers,
+    collect() {
+      for (const [name, { totalCount, idleCount, waitingCount }] of Object.entries(pools)) {
+        this.set({ pool: name, state: 'busy' }, totalCount - idleCount)
+        this.set({ pool: name, state: 'idle' }, idleCount)
+        this.set({ pool: name, state: 'waiting' }, waitingCount)
+      }
+    },
+  })
+  return {
+    contentType: register.contentType,
+    text: () => register.metrics(),
+    error: (code: Code) => errors.inc({ code }),
+    /** `route` as it is declared, without what callers put in its place: there is an end to its values. */
+    request: (method: string, route: string, status: number, seconds: number) =>
+      requests.observe({ method, route, status }, seconds),
+  }
+}
+
+export type Metrics = ReturnType<typeof makeMetrics>

@@ -1,0 +1,35 @@
+/** What a query parameter can be: its JSON Schema, and how its text is read. `read` answers undefined for what it is not. */
+export interface ParameterType {
+  readonly schema: Record<string, unknown>
+  read(text: string): unknown
+}
+
+const matching = (schema: Record<string, unknown>, accepts: (text: string) => boolean): ParameterType => ({
+  schema,
+  read: (text) => (accepts(text) ? text : undefined),
+})
+
+const UUID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i
+export const isUuid = (text: string): boolean => UUID.test(text)
+
+/** RFC 3339, as strictly as PostgreSQL and ECMAScript both read it; without an offset it is UTC. */
+const INSTANT = /^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?)?$/
+
+export const uuid = matching({ type: 'string', format: 'uuid' }, isUuid)
+export const instant = matching(
+  { type: 'string', format: 'date-time' },
+  // A "+" that was not encoded arrives as a blank; then it is no instant.
+  (text) => INSTANT.test(text) && !Number.isNaN(Date.parse(text)),
+)
+export const text = matching({ type: 'string' }, (text) => text.isWellFormed())
+export const oneOf = (choices: readonly string[]): ParameterType =>
+  matching({ type: 'string', enum: choices }, (text) => choices.includes(text))
+export const flag: ParameterType = {
+  schema: { type: 'boolean' },
+  read: (text) => ({ true: true, false: false })[text],
+}
+/** A larger page is asked for in vain, not in error. */
+export const pageSize: ParameterType = {
+  schema: { type: 'integer', minimum: 1, default: 20, description: 'More than 100 means 100.' },
+  read: (text) => (/^\d{1,9}$/.test(text) && Number(text) > 0 ? Math.min(Number(text), 100) : undefined),
+}
