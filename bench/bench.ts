@@ -1,11 +1,11 @@
 /**
- * The project's benchmark: what GraphQL costs over the same SQL.
+ * The project's benchmark: what GraphQL and REST cost over the same SQL.
  *
  *   npm run bench                 two seconds a round, three rounds
  *   npm run bench -- --seconds 5 --rounds 5
  *
- * Each operation runs by turns as plain SQL from a client (pgbench where the machine has it, else `pg`) and over GraphQL,
- * on 10,000 requests, with durable commits. The SQL has the same identity set-up, transaction and columns. Read the
+ * Each operation runs by turns as plain SQL from a client (pgbench where the machine has it, else `pg`), over GraphQL and
+ * over REST, on 10,000 requests, with durable commits. The SQL has the same identity set-up, transaction and columns. Read the
  * ratios, and the CPU time per call: calls per second are this machine's, and the client shares its cores.
  */
 import { execFile, spawn } from 'node:child_process'
@@ -46,11 +46,12 @@ interface Sessions {
   manager: string
 }
 /** A statement of one transaction, and who runs it; `$id` is the row in question, or the id that the first one gave. */
-type Step = { as: keyof Sessions; sql: string; graphql: string }
+type Step = { as: keyof Sessions; sql: string; graphql: string; rest: [method: string, path: string, body?: object] }
 type Operation = { name: string; sampled: boolean; steps: Step[] }
 
 const ROW = `r.id, r.title, r.description, r.status, r.version, r.created_at`
 const FIELDS = 'id title description status version createdAt'
+const LAPTOP = { title: 'A laptop', description: 'The old one is broken' }
 
 const operations: Operation[] = [
   {
@@ -62,6 +63,7 @@ const operations: Operation[] = [
         sql: `select ${ROW}, u.id, u.name, app_public.requests_available_actions(r)
         from app_public.requests r left join app_public.users u on u.id = r.creator_id where r.id = '$id';`,
         graphql: `query($id: UUID!) { request(id: $id) { ${FIELDS} creator { id name } availableActions } }`,
+        rest: ['GET', '/requests/$id/'],
       },
     ],
   },
@@ -71,9 +73,10 @@ const operations: Operation[] = [
     steps: [
       {
         as: 'manager',
-        sql: `select ${ROW}, u.id, u.name from app_public.requests r left join app_public.users u on u.id = r.creator_id
+        sql: `select ${ROW}, u.id, u.name, app_public.requests_available_actions(r) from app_public.requests r left join app_public.users u on u.id = r.creator_id
         where not r.is_deleted order by r.created_at desc, r.id limit 20;`,
-        graphql: `{ requests { nodes { ${FIELDS} creator { id name } } } }`,
+        graphql: `{ requests { nodes { ${FIELDS} creator { id name } availableActions } } }`,
+        rest: ['GET', '/requests/'],
       },
     ],
   },
@@ -85,6 +88,7 @@ const operations: Operation[] = [
         as: 'user',
         sql: `select ${ROW} from app_public.create_request('A laptop', 'The old one is broken') r;`,
         graphql: `mutation { createRequest(input: { title: "A laptop", description: "The old one is broken" }) { request { ${FIELDS} } } }`,
+        rest: ['POST', '/requests/', LAPTOP],
       },
     ],
   },
@@ -96,16 +100,19 @@ const operations: Operation[] = [
         as: 'user',
         sql: `select r.id from app_public.create_request('A laptop', 'The old one is broken') r`,
         graphql: `mutation { createRequest(input: { title: "A laptop", description: "The old one is broken" }) { request { id } } }`,
+        rest: ['POST', '/requests/', LAPTOP],
       },
       {
         as: 'user',
         sql: `select r.id, r.status, r.version from app_public.submit_request('$id') r;`,
         graphql: `mutation($id: UUID!) { submitRequest(input: { requestId: $id }) { request { id status version } } }`,
+        rest: ['POST', '/requests/$id/submit/'],
       },
       {
         as: 'manager',
         sql: `select r.id, r.status, r.version from app_public.approve_request('$id', 'Fine') r;`,
         graphql: `mutation($id: UUID!) { approveRequest(input: { requestId: $id, comment: "Fine" }) { request { id status version } } }`,
+        rest: ['POST', '/requests/$id/approve/', { comment: 'Fine' }],
       },
     ],
   },
@@ -129,42 +136,64 @@ async function keepBusy(call: (client: number) => Promise<void>): Promise<number
 /** One of the sampled ids, in turn. */
 const pick = (ids: string[], n: number) => ids[n % ids.length]!
 
-function graphqlDoor(tokens: Sessions, ids: string[]): Door {
+/** One call of the API, on a connection that stays; answers the JSON. */
+function makeCall(tokens: Record<keyof Sessions, string[]>) {
   const agent = new Agent({ keepAlive: true, maxSockets: CLIENTS })
   let n = 0
-  async function call(token: string, query: string, id: string | undefined): Promise<Record<string, any>> {
-    const body = JSON.stringify({ query, variables: id ? { id } : {} })
+  async function call(as: keyof Sessions, method: string, path: string, json?: object): Promise<Record<string, any>> {
+    const body = json && JSON.stringify(json)
     const req = request({
       agent,
       port: PORT,
-      path: '/graphql',
-      method: 'POST',
+      path,
+      method,
       headers: {
-        'content-type': 'application/json',
-        'content-length': Buffer.byteLength(body),
-        authorization: `Bearer ${token}`,
+        ...(body && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
+        authorization: `Bearer ${pick(tokens[as], n++)}`,
       },
     })
     req.end(body)
     const [res] = await once(req, 'response')
     let text = ''
     for await (const chunk of res) text += chunk
-    const { data, errors } = JSON.parse(text)
-    if (errors) throw new Error(text)
-    return data
+    const answer = JSON.parse(text)
+    if (res.statusCode >= 300 || answer.errors) throw new Error(text)
+    return answer
   }
+  return { call, close: async () => agent.destroy() }
+}
+
+/** A door of the server's: `step` takes one step of an operation, and answers the request's id. */
+function door(name: string, ids: string[], step: (step: Step, id?: string) => Promise<string>, close: Door['close']): Door {
+  let n = 0
   return {
-    name: 'graphql',
+    name,
     run: ({ sampled, steps }) =>
       keepBusy(async () => {
         let id = sampled ? pick(ids, n++) : undefined
-        for (const { as, graphql } of steps) {
-          const [payload] = Object.values(await call(tokens[as], graphql, id))
-          id ??= payload.request?.id
-        }
+        for (const each of steps) id = await step(each, id)
       }),
-    close: async () => agent.destroy(),
+    close,
   }
+}
+
+function graphqlDoor(tokens: Record<keyof Sessions, string[]>, ids: string[]): Door {
+  const { call, close } = makeCall(tokens)
+  const step = async ({ as, graphql: query }: Step, id?: string) => {
+    const { data } = await call(as, 'POST', '/graphql', { query, variables: id ? { id } : {} })
+    const [payload] = Object.values<any>(data)
+    return payload.request?.id
+  }
+  return door('graphql', ids, step, close)
+}
+
+function restDoor(tokens: Record<keyof Sessions, string[]>, ids: string[]): Door {
+  const { call, close } = makeCall(tokens)
+  const step = async ({ as, rest: [method, path, body] }: Step, id?: string) => {
+    const answer = await call(as, method, `/api/v1${path.replace('$id', id ?? '')}`, body)
+    return answer['id']
+  }
+  return door('rest', ids, step, close)
 }
 
 function pgDoor(url: string, sessions: Sessions, ids: string[]): Door {
@@ -308,20 +337,19 @@ for (let tries = 0; tries < 100; tries++) {
 }
 const { makeTokens } = await import('../server/identity.ts')
 const { sign } = makeTokens([JWT_SECRET])
-const tokens = { user: sign(sessions.user).token, manager: sign(sessions.manager).token }
+// As of many callers: each has an allowance of its own.
+const manyOf = (session: string) => Array.from({ length: 1000 }, (_, n) => sign(session, `caller ${n}`).token)
+const tokens = { user: manyOf(sessions.user), manager: manyOf(sessions.manager) }
 const postmaster = Number(readFileSync(join(dataDir, 'postgres/postmaster.pid'), 'utf8').split('\n')[0])
 
 const sql = hasPgbench ? await pgbenchDoor(AUTH_DATABASE_URL, sessions, ids, dataDir) : pgDoor(AUTH_DATABASE_URL, sessions, ids)
-const graphql = graphqlDoor(tokens, ids)
+const doors = [sql, graphqlDoor(tokens, ids), restDoor(tokens, ids)]
 
 console.log(`${REQUESTS} requests, ${CLIENTS} clients, ${ROUNDS} rounds of ${SECONDS} s each; medians\n`)
 console.log('operation                | door          |  calls/s | ratio | CPU µs a call: server | database')
 console.log('-------------------------|---------------|---------:|------:|----------------------:|---------:')
 for (const operation of operations) {
-  const results = new Map<Door, { rate: number; server: number; database: number }[]>([
-    [sql, []],
-    [graphql, []],
-  ])
+  const results = new Map<Door, { rate: number; server: number; database: number }[]>(doors.map((door) => [door, []]))
   for (let round = -1; round < ROUNDS; round++) {
     for (const [door, rounds] of results) {
       const before = { server: cpuSeconds(server.pid!), database: databaseCpu(postmaster) }
@@ -337,8 +365,8 @@ for (const operation of operations) {
         })
     }
   }
-  const ratio = median(results.get(graphql)!.map(({ rate }, i) => results.get(sql)![i]!.rate / rate))
   for (const [door, rounds] of results) {
+    const ratio = median(rounds.map(({ rate }, i) => results.get(sql)![i]!.rate / rate))
     const figure = (key: 'rate' | 'server' | 'database', width: number) =>
       median(rounds.map((r) => r[key]))
         .toFixed(0)
@@ -348,7 +376,7 @@ for (const operation of operations) {
         operation.name.padEnd(24),
         ` ${door.name.padEnd(14)}`,
         ` ${figure('rate', 8)} `,
-        ` ${(door === graphql ? ratio.toFixed(1) : '1').padStart(5)} `,
+        ` ${(door === sql ? '1' : ratio.toFixed(1)).padStart(5)} `,
         ` ${figure('server', 21)} `,
         ` ${figure('database', 8)}`,
       ].join('|'),
@@ -358,7 +386,7 @@ for (const operation of operations) {
 const memory = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server.pid}/status`, 'utf8'))
 if (memory) console.log(`\nServer memory afterwards: ${(Number(memory[1]) / 1024).toFixed(0)} MB`)
 
-await Promise.all([sql.close(), graphql.close()])
+await Promise.all(doors.map((door) => door.close()))
 server.kill('SIGTERM')
 await once(server, 'exit')
 await postgres.stop()

@@ -489,26 +489,6 @@ create policy user_select on app_public.users for select to assent_user
    FROM app_hidden.deciders d)))) OR (id = ANY ((( SELECT app_hidden.people_on_my_requests() AS people_on_my_requests))::uuid[])));
 grant select on table app_public.users to assent_admin, assent_auditor, assent_manager, assent_user;
 
-create view app_hidden.audit_log_documents with (security_invoker=true) as
- SELECT a.id,
-    a.actor_id,
-    a.action,
-    a.request_id,
-    a."timestamp",
-    row_to_json(d.*) AS document
-   FROM app_public.audit_logs a
-     LEFT JOIN app_hidden.people actor ON actor.id = a.actor_id
-     CROSS JOIN LATERAL ( SELECT a.id,
-            actor.*::app_hidden.people AS actor,
-            a.action,
-            a.request_id,
-            a.user_id,
-            a.metadata,
-            host(a.ip_address) AS ip_address,
-            a."timestamp") d;
-comment on view app_hidden.audit_log_documents is 'Audit entries as REST shows them.';
-grant select on table app_hidden.audit_log_documents to assent_admin, assent_manager, assent_user;
-
 create view app_hidden.deciders as
  SELECT u.id AS user_id,
     mine.level >= any_lowest.level AS decides_any
@@ -531,14 +511,6 @@ create view app_hidden.effective_permissions with (security_invoker=true) as
 comment on view app_hidden.effective_permissions is 'Every permission of every role, the inherited ones included.';
 grant select on table app_hidden.effective_permissions to assent_admin, assent_anonymous, assent_auditor, assent_manager, assent_user;
 
-create view app_hidden.people with (security_invoker=true) as
- SELECT id,
-    name,
-    role
-   FROM app_public.users u;
-comment on view app_hidden.people is 'A person as part of something else.';
-grant select on table app_hidden.people to assent_admin, assent_manager, assent_user;
-
 create view app_hidden.request_deciders with (security_invoker=true) as
  SELECT d.user_id,
     r.*::app_public.requests AS request
@@ -551,43 +523,12 @@ create view app_hidden.request_deciders with (security_invoker=true) as
 comment on view app_hidden.request_deciders is 'Each waiting request with everybody who can decide it now: read by person it is their inbox, by request it is whom to tell.';
 grant select on table app_hidden.request_deciders to assent_admin, assent_auditor, assent_manager, assent_user;
 
-create view app_hidden.request_documents with (security_invoker=true) as
- SELECT r.id,
-    r.status,
-    r.version,
-    r.creator_id,
-    r.assigned_to_id,
-    r.created_at,
-    r.is_deleted,
-    row_to_json(d.*) AS document
-   FROM app_public.requests r
-     LEFT JOIN app_hidden.people creator ON creator.id = r.creator_id
-     LEFT JOIN app_hidden.people assigned_to ON assigned_to.id = r.assigned_to_id
-     LEFT JOIN app_hidden.people reviewed_by ON reviewed_by.id = r.reviewed_by_id
-     CROSS JOIN LATERAL ( SELECT r.id,
-            r.title,
-            r.description,
-            r.status,
-            r.version,
-            creator.*::app_hidden.people AS creator,
-            assigned_to.*::app_hidden.people AS assigned_to,
-            reviewed_by.*::app_hidden.people AS reviewed_by,
-            r.reviewed_at,
-            r.review_comment,
-            r.submitted_at,
-            r.created_at,
-            r.updated_at,
-            app_public.requests_available_actions(r.*) AS available_actions) d;
-comment on view app_hidden.request_documents is 'Requests as REST shows them, with what lists filter and order by.';
-grant select on table app_hidden.request_documents to assent_admin, assent_manager, assent_user;
-
-create view app_hidden.user_documents with (security_invoker=true) as
+create view app_private.people with (security_invoker=true) as
  SELECT id,
-    created_at,
-    app_hidden.user_document(u.*) AS document
+    name,
+    role
    FROM app_public.users u;
-comment on view app_hidden.user_documents is 'People as REST shows them.';
-grant select on table app_hidden.user_documents to assent_admin, assent_manager, assent_user;
+comment on view app_private.people is 'A person as part of something else.';
 
 create view audit.decisions as
  SELECT a."timestamp",
@@ -693,11 +634,33 @@ begin
   id := v_request.id;
   version := v_request.version;
   -- A statement of its own sees what transition() has written.
-  select d.document into document from app_hidden.request_documents d where d.id = v_request.id;
+  document := app_hidden.request_document(v_request);
 end
 $function$;
 comment on routine app_hidden.act_on_request(uuid,text,integer,jsonb) is 'Takes an action on a request (no id: CREATE) by a JSON body, and shows what became of it. Raises as transition() does.';
 grant execute on routine app_hidden.act_on_request(uuid,text,integer,jsonb) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.audit_log_document(seen app_public.audit_logs)
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_document json;
+begin
+  select row_to_json(d) into v_document
+  from app_public.audit_logs a
+  cross join lateral (
+    select a.id, (select p from app_private.people p where p.id = a.actor_id) as actor, a.action, a.request_id, a.user_id,
+      a.metadata, host(a.ip_address) as ip_address, a."timestamp"
+  ) d
+  where a.id = seen.id and a."timestamp" = seen."timestamp";
+  return v_document;
+end
+$function$;
+comment on routine app_hidden.audit_log_document(app_public.audit_logs) is 'An audit entry that the caller has seen, as REST shows it.';
+grant execute on routine app_hidden.audit_log_document(app_public.audit_logs) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.authenticate(secret text)
  RETURNS name
@@ -1204,6 +1167,33 @@ $function$;
 comment on routine app_hidden.refresh_session(text) is 'Exchanges a refresh token for the next one. One that was used before is in two hands: it ends its session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
 grant execute on routine app_hidden.refresh_session(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.request_document(seen app_public.requests)
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_document json;
+begin
+  -- As in transition(): who has seen the request also knows, to the microsecond, when it was created.
+  select row_to_json(d) into v_document
+  from app_public.requests r
+  cross join lateral (
+    select r.id, r.title, r.description, r.status, r.version,
+      (select p from app_private.people p where p.id = r.creator_id) as creator,
+      (select p from app_private.people p where p.id = r.assigned_to_id) as assigned_to,
+      (select p from app_private.people p where p.id = r.reviewed_by_id) as reviewed_by,
+      r.reviewed_at, r.review_comment, r.submitted_at, r.created_at, r.updated_at,
+      app_public.requests_available_actions(r) as available_actions
+  ) d
+  where r.id = seen.id and r.created_at = seen.created_at;
+  return v_document;
+end
+$function$;
+comment on routine app_hidden.request_document(app_public.requests) is 'A request that the caller has seen, as REST shows it.';
+grant execute on routine app_hidden.request_document(app_public.requests) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.touch_session()
  RETURNS void
  LANGUAGE sql
@@ -1287,18 +1277,25 @@ $function$;
 comment on routine app_hidden.transition(app_public.requests,text,integer,jsonb) is 'The one way in which a request changes: has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
 grant execute on routine app_hidden.transition(app_public.requests,text,integer,jsonb) to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.user_document(u app_public.users)
+CREATE OR REPLACE FUNCTION app_hidden.user_document(seen app_public.users)
  RETURNS json
- LANGUAGE sql
- STABLE
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  select row_to_json(d)
+declare
+  v_document json;
+begin
+  -- What was seen is shown, and the address to whom users_email() tells it.
+  select row_to_json(d) into v_document
   from (
-    select u.id, app_public.users_email(u) as email, u.name, u.role, app_public.users_permissions(u) as permissions,
-      u.is_deleted, u.created_at
-  ) d
+    select seen.id, app_public.users_email(seen) as email, seen.name, seen.role, app_public.users_permissions(seen) as permissions,
+      seen.is_deleted, seen.created_at
+  ) d;
+  return v_document;
+end
 $function$;
-comment on routine app_hidden.user_document(app_public.users) is 'A person as REST shows them.';
+comment on routine app_hidden.user_document(app_public.users) is 'A person that the caller has seen, as REST shows them.';
 grant execute on routine app_hidden.user_document(app_public.users) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.visible_request(request_id uuid)

@@ -23,6 +23,7 @@ export interface Filter {
 
 export type Query = Record<string, string | string[] | undefined>
 
+const PAGE_SIZE = 20
 /** Rows are counted as far as this: to count more would cost more as tables grow. */
 export const MOST_COUNTED = 10_000
 
@@ -39,38 +40,48 @@ const invalid = (field: string) =>
   new ClientError('VALIDATION_FAILED', `The parameter ${field} has a value that it cannot have.`, { field })
 
 /** Reads query parameters of these types. One without a value counts as left out. Throws VALIDATION_FAILED. */
-function readParameters(types: Record<string, ParameterType>, query: Query): Record<string, any> {
-  const values: Record<string, unknown> = {}
+function readParameters(types: Record<string, ParameterType>, query: Query): Map<string, unknown> {
+  const values = new Map<string, unknown>()
   for (const [name, type] of Object.entries(types)) {
     const given = query[name]
     if (given === undefined || given === '') continue
     const value = typeof given === 'string' ? type.read(given) : undefined
     if (value === undefined) throw invalid(name)
-    values[name] = value
+    values.set(name, value)
   }
   return values
 }
 
-/** Where a page begins: after this row or, backwards, before it. */
-interface Cursor {
-  readonly ordering: string
-  readonly backwards: boolean
+/** A row's place in an ordering. */
+interface Position {
   readonly position: string
   readonly id: string
 }
 
-const encodeCursor = ({ ordering, backwards, position, id }: Cursor): string =>
+/** Where a page begins: after this row or, backwards, before it. */
+interface Cursor extends Position {
+  readonly backwards: boolean
+}
+
+const encodeCursor = (ordering: string, { position, id }: Position, backwards: boolean): string =>
   Buffer.from(JSON.stringify([ordering, backwards, position, id])).toString('base64url')
 
+/** Throws VALIDATION_FAILED for what was not made by encodeCursor, for this ordering. */
 function decodeCursor(cursor: string, ordering: string): Cursor {
+  const [of, backwards, position, id] = parse(Buffer.from(cursor, 'base64url').toString())
+  // PostgreSQL writes an offset in two digits.
+  const at = instant.read(String(position).replace(/([+-]\d\d)$/, '$1:00'))
+  if (of !== ordering || typeof backwards !== 'boolean' || !at || !isUuid(String(id))) throw invalid('cursor')
+  return { backwards, position: String(position), id: String(id) }
+}
+
+function parse(text: string): unknown[] {
   try {
-    const [of, backwards, position, id] = JSON.parse(Buffer.from(cursor, 'base64url').toString()) as any[]
-    const at = instant.read(position.replace(/([+-]\d\d)$/, '$1:00'))
-    if (of === ordering && typeof backwards === 'boolean' && at && isUuid(id)) return { ordering, backwards, position, id }
+    const value: unknown = JSON.parse(text)
+    return Array.isArray(value) ? value : []
   } catch {
-    // It was not made here.
+    return []
   }
-  throw invalid('cursor')
 }
 
 /** The same text always has the same name, so that PostgreSQL plans it once for each connection. */
@@ -81,48 +92,63 @@ export function prepared(text: string): { text: string; name: string } {
   return { text, name }
 }
 
+/** The rows of a page: those beyond the cursor, in the direction that leads away from it. */
+function pageSql(
+  list: List,
+  ordering: string,
+  matching: string,
+  limit: number,
+  beyond?: { backwards: boolean; row: string },
+): string {
+  const column = list.orderings[ordering]!
+  const descending = ordering.startsWith('-') !== (beyond?.backwards ?? false)
+  const direction = descending ? 'desc' : 'asc'
+  return `select ${list.document}::text as document, ${column}::text as position, ${list.id} as id
+    from ${list.from}
+    where ${matching}${beyond ? ` and (${column}, ${list.id}) ${descending ? '<' : '>'} ${beyond.row}` : ''}
+    order by ${column} ${direction}, ${list.id} ${direction}
+    limit ${limit}`
+}
+
 /** Answers one page as JSON text. `url` is the list's own, for links to its neighbours. Throws VALIDATION_FAILED. */
 export async function readPage(ask: Ask, list: List, query: Query, url: string): Promise<string> {
   const parameters = readParameters(parametersOf(list), query)
-  const { ordering = Object.keys(list.orderings)[0]!, page_size: size = 20 } = parameters
-  const cursor = parameters['cursor'] && decodeCursor(parameters['cursor'], ordering)
-  const backwards: boolean = cursor?.backwards ?? false
-  const column = list.orderings[ordering]!
-  const direction = ordering.startsWith('-') !== backwards ? 'desc' : 'asc'
+  const ordering = (parameters.get('ordering') as string | undefined) ?? Object.keys(list.orderings)[0]!
+  const size = (parameters.get('page_size') as number | undefined) ?? PAGE_SIZE
+  const given = parameters.get('cursor') as string | undefined
+  const cursor = given === undefined ? undefined : decodeCursor(given, ordering)
+  const backwards = cursor?.backwards ?? false
 
   const values: unknown[] = []
   const bind = (value: unknown) => `$${values.push(value)}`
   const filters = Object.entries(list.filters).flatMap(([name, { where }]) =>
-    where && name in parameters ? [where(bind(parameters[name]))] : [],
+    where && parameters.has(name) ? [where(bind(parameters.get(name)))] : [],
   )
   const matching = [...list.where, ...filters].join(' and ') || 'true'
   const filterValues = [...values]
-  const beyond = cursor
-    ? ` and (${column}, ${list.id}) ${direction === 'desc' ? '<' : '>'} (${bind(cursor.position)}::timestamptz, ${bind(cursor.id)}::uuid)`
-    : ''
-  const rows = await ask<{ document: string; position: string; id: string }>({
-    ...prepared(
-      `select ${list.document}::text as document, ${column}::text as position, ${list.id} as id from ${list.from}
-       where ${matching}${beyond} order by ${column} ${direction}, ${list.id} ${direction} limit ${size + 1}`,
-    ),
+  const beyond = cursor && { backwards, row: `(${bind(cursor.position)}::timestamptz, ${bind(cursor.id)}::uuid)` }
+  // One row more than is shown tells whether there are more.
+  const rows = await ask<Position & { document: string }>({
+    ...prepared(pageSql(list, ordering, matching, size + 1, beyond)),
     values,
   })
-
+  const hasMore = rows.length > size
   const page = rows.slice(0, size)
   if (backwards) page.reverse()
-  const link = (row: { position: string; id: string } | undefined, backwards: boolean) => {
+
+  const link = (row: Position | undefined, backwards: boolean) => {
     if (!row) return null
-    const search = new URLSearchParams(Object.keys(parameters).map((name): [string, string] => [name, query[name] as string]))
-    search.set('cursor', encodeCursor({ ordering, backwards, position: row.position, id: row.id }))
+    const search = new URLSearchParams(Array.from(parameters.keys(), (name): [string, string] => [name, query[name] as string]))
+    search.set('cursor', encodeCursor(ordering, row, backwards))
     return `${url}?${search}`
   }
-  const hasMore = rows.length > size
   const members = [
     `"results":[${page.map(({ document }) => document).join(',')}]`,
+    // Backwards, the page that we come from is the next one.
     `"next":${JSON.stringify(hasMore || backwards ? link(page.at(-1), false) : null)}`,
-    `"previous":${JSON.stringify(backwards ? (hasMore ? link(page[0], true) : null) : cursor ? link(page[0], true) : null)}`,
+    `"previous":${JSON.stringify(cursor && (hasMore || !backwards) ? link(page[0], true) : null)}`,
   ]
-  if (parameters['count']) {
+  if (parameters.get('count')) {
     const counted = prepared(`select count(*)::integer from (select from ${list.from} where ${matching} limit ${MOST_COUNTED}) c`)
     const [row] = await ask<{ count: number }>({ ...counted, values: filterValues })
     members.push(`"count":${row!.count}`)

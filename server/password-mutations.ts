@@ -15,14 +15,12 @@ declare global {
   }
 }
 
-/** What a mutation is given, and its context. */
-type Given = readonly [input: any, context: Grafast.Context]
-
 /** A mutation's plan: does the work once, and hands what it answers to the payload's plans. */
 const mutation =
-  (work: (input: any, context: Grafast.Context) => Promise<Record<string, unknown>>) => (_$root: Step, fieldArgs: FieldArgs) => {
+  (work: (input: Record<string, string>, context: Grafast.Context) => Promise<Record<string, unknown>>) =>
+  (_$root: Step, fieldArgs: FieldArgs) => {
     const $input = fieldArgs.getRaw('input')
-    const $result = sideEffect(list([$input, context()]), async (given) => work(...(given as unknown as Given)))
+    const $result = sideEffect(list([$input, context()]), ([input, context]) => work(input as Record<string, string>, context))
     return object({ result: $result, clientMutationId: access($input, 'clientMutationId') })
   }
 
@@ -129,7 +127,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
       Mutation: {
         plans: {
           login: mutation(async ({ email, password }, { identity, passwords, tokens }) => {
-            const { userId, secret, refreshToken } = await passwords.login(identity, email, password)
+            const { userId, secret, refreshToken } = await passwords.login(identity, email!, password!)
             // The rest of this request is asked by whom it logged in.
             Object.assign(identity, { session: secret, byCookie: false })
             const { token, expiresAt } = tokens.sign(secret, userId)

@@ -122,13 +122,13 @@ async function createRequest(call: Call): Promise<Answer> {
 /** The entries of one request, which has to be there: an empty page could be of any id. */
 const auditLogsOf = (entries: List) => async (call: Call) => {
   const answer = await list(entries)({ ...call, query: { ...call.query, request_id: idOf(call) } })
-  await show(call, `select id, id::text as document from app_public.requests where id = $1`, [idOf(call)])
+  await show(call, `select id::text as document from app_public.requests where id = $1`, [idOf(call)])
   return answer
 }
 
 // Sessions and tokens -----------------------------------------------------------------------------------------------------
 
-const ME = `select document::text from app_hidden.user_documents where id = (select app_hidden.current_user_id())`
+const ME = `select app_hidden.user_document(u)::text as document from app_public.get_current_user() u where u.id is not null`
 
 async function showMe(call: Call): Promise<string> {
   const [row] = await call.ask<{ document: string }>(prepared(ME))
@@ -207,7 +207,7 @@ async function changePassword({ caller, body, passwords, ask }: Call): Promise<A
 
 // People ------------------------------------------------------------------------------------------------------------------
 
-const USER = `select document::text from app_hidden.user_documents where id = $1`
+const USER = `select app_hidden.user_document(u)::text as document from app_public.users u where u.id = $1`
 const CHANGE_USER = `select app_hidden.user_document(u)::text as document
   from app_hidden.change_user(app_hidden.visible_user($1), $2) u`
 
@@ -235,9 +235,9 @@ const LOGIN = { email: TEXT, password: TEXT }
 export function makeRoutes({ statuses, actions, roles }: Reference): readonly Route[] {
   const byTime = { '-created_at': 'd.created_at', created_at: 'd.created_at' }
   const requests: List = {
-    from: 'app_hidden.request_documents d',
+    from: 'app_public.requests d',
     id: 'd.id',
-    document: 'd.document',
+    document: 'app_hidden.request_document(d)',
     where: ['not d.is_deleted'],
     orderings: byTime,
     filters: {
@@ -253,19 +253,18 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
       },
     },
   }
-  const submittedAt = `coalesce((w.request).submitted_at, '9999-12-31Z')`
-  // Reads what waits by its own index, and only of that the documents.
+  // As requests_waiting_idx has it.
+  const submittedAt = `coalesce(d.submitted_at, '9999-12-31Z')`
   const inbox: List = {
     ...requests,
-    from: 'app_hidden.request_deciders w join app_hidden.request_documents d on d.id = (w.request).id',
-    id: '(w.request).id',
-    where: ['w.user_id = (select app_hidden.current_user_id())'],
+    from: 'app_public.requests_awaiting_my_decision() d',
+    where: [],
     orderings: { submitted_at: submittedAt, '-submitted_at': submittedAt },
   }
   const auditLogs: List = {
-    from: 'app_hidden.audit_log_documents d',
+    from: 'app_public.audit_logs d',
     id: 'd.id',
-    document: 'd.document',
+    document: 'app_hidden.audit_log_document(d)',
     where: [],
     orderings: { '-timestamp': 'd.timestamp', timestamp: 'd.timestamp' },
     filters: {
@@ -277,14 +276,14 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
     },
   }
   const users: List = {
-    from: 'app_hidden.user_documents d',
+    from: 'app_public.users d',
     id: 'd.id',
-    document: 'd.document',
+    document: 'app_hidden.user_document(d)',
     where: [],
     orderings: byTime,
     filters: {},
   }
-  const sessions: List = { ...users, from: 'app_hidden.my_sessions() d' }
+  const sessions: List = { ...users, from: 'app_hidden.my_sessions() d', document: 'd.document' }
 
   const draft = { title: TEXT, description: TEXT_OR_NULL, assigned_to_id: UUID_OR_NULL }
   const action = (name: string, summary: string, body: Route['body'] = {}, required: string[] = []): Route => ({
@@ -428,7 +427,12 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
       tag: 'Requests',
       status: 200,
       shows: 'Request',
-      run: (call) => show(call, `select document::text, version from app_hidden.request_documents where id = $1`, [idOf(call)]),
+      run: (call) =>
+        show(
+          call,
+          `select app_hidden.request_document(r)::text as document, r.version from app_public.requests r where r.id = $1`,
+          [idOf(call)],
+        ),
     },
     {
       method: 'PATCH',

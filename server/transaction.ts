@@ -82,7 +82,7 @@ const isRefusal = (error: unknown) => error instanceof pg.DatabaseError && error
  * A plan that row-level security had a part in is good for one role, and a connection serves all: each role has prepared
  * statements of its own. A role that is no longer the session's costs a new plan and nothing else.
  */
-const nameFor = (caller: Identity, name: string | undefined) => name && `${name} ${roles.get(caller.session) ?? ''}`
+const nameFor = (caller: Identity, name: string | undefined) => name && `${name.slice(0, 40)} ${roles.get(caller.session) ?? ''}` // PostgreSQL takes 63 characters, and PostGraphile's have 64.
 
 /**
  * Runs one statement as the caller, in a transaction of its own and in one round trip: who is asking, the statement and
