@@ -66,6 +66,7 @@ create index if not exists audit_logs_actor_id_idx on app_public.audit_logs (act
 create index if not exists audit_logs_action_idx on app_public.audit_logs (action, "timestamp", id);
 create index if not exists audit_logs_request_id_idx on app_public.audit_logs (request_id, "timestamp", id);
 create index if not exists audit_logs_request_creator_id_idx on app_public.audit_logs (request_creator_id, "timestamp", id);
+create index if not exists audit_logs_request_creator_id_actor_id_idx on app_public.audit_logs (request_creator_id, actor_id);
 create index if not exists audit_logs_user_id_idx on app_public.audit_logs (user_id, "timestamp", id);
 
 -- Append-only ------------------------------------------------------------------------------------------------------

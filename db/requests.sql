@@ -78,6 +78,7 @@ comment on constraint requests_version_check on app_public.requests is 'Versions
 -- security lets a filter reach an index only by a leakproof operator: = on text and uuid is, on an enum it is not.
 create index if not exists requests_created_at_idx on app_public.requests (created_at, id);
 create index if not exists requests_creator_id_idx on app_public.requests (creator_id, created_at, id);
+create index if not exists requests_creator_id_assigned_to_id_idx on app_public.requests (creator_id, assigned_to_id) where not is_deleted;
 create index if not exists requests_status_idx on app_public.requests (status, created_at, id);
 create index if not exists requests_assigned_to_id_idx on app_public.requests (assigned_to_id, created_at, id);
 create index if not exists requests_reviewed_by_id_idx on app_public.requests (reviewed_by_id, created_at, id);

@@ -4,6 +4,8 @@
 
 create index if not exists requests_search_idx on app_public.requests
   using gin ((title || ' ' || coalesce(description, '')) app_private.gin_trgm_ops);
+-- Tells words in one of a thousand requests, best found by this index, from those in one of a hundred, best found by time.
+alter index app_public.requests_search_idx alter column 1 set statistics 1000;
 
 create or replace function app_hidden.matching_requests(search text)
   returns uuid[]
@@ -34,14 +36,14 @@ begin
     select r.id
     from app_public.requests r
     where r.title || ' ' || coalesce(r.description, '') ilike v_patterns[1]
-      and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns)
+      and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns[2:])
       and (v_sees_others or r.creator_id = v_me)
       and not r.is_deleted
     order by r.created_at desc, r.id desc
-    limit 1000
+    limit 500
   );
 end
 $$;
 comment on function app_hidden.matching_requests(text) is
-  'The newest 1,000 requests that contain every word of the search in their title or description, in any letter case. Of what others created only for who sees any of it; which of it, row-level security says. Raises RQ422.';
+  'The newest 500 requests that contain every word of the search in their title or description, in any letter case. Of what others created only for who sees any of it; which of it, row-level security says. Raises RQ422.';
 grant execute on function app_hidden.matching_requests(text) to assent_user, assent_manager, assent_admin;

@@ -17,6 +17,7 @@ const page = (base: string) => `<!doctype html>
   <head>
     <meta charset="utf-8">
     <title>Assent: REST API</title>
+    <link rel="icon" href="data:,">
     <link rel="stylesheet" href="${base}/swagger-ui.css">
   </head>
   <body>

@@ -11,6 +11,13 @@ const STRING = { type: 'string' }
 const UUID = { type: 'string', format: 'uuid' }
 const INSTANT = { type: 'string', format: 'date-time' }
 
+const TAGS: Record<Route['tag'], string> = {
+  Authentication: "Logging in by token or by cookie, one's own sessions and password.",
+  Requests: 'What somebody asks approval for.',
+  Audit: 'Who did what, to what, when and from where.',
+  People: 'Who may ask and who may decide.',
+}
+
 /** An object that has exactly these members. */
 const exactly = (properties: Record<string, Schema>, description?: string): Schema => ({
   ...(description && { description }),
@@ -219,7 +226,8 @@ function operation(route: Route): Schema {
 export function makeOpenApi(routes: readonly Route[], reference: Reference, publicUrl: string): Schema {
   const paths: Record<string, Record<string, Schema>> = {}
   for (const route of routes) {
-    const path = route.path.replace(/:(\w+)/g, '{$1}')
+    // Without the last slash, which no path needs: linters take one for a mistake.
+    const path = route.path.replace(/:(\w+)/g, '{$1}').replace(/\/$/, '')
     paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route) }
   }
   return {
@@ -232,7 +240,7 @@ export function makeOpenApi(routes: readonly Route[], reference: Reference, publ
         'Request approvals. What a caller may not see does not exist for them: NOT_FOUND. A path works with and without its last slash.',
     },
     servers: [{ url: `${publicUrl}/api/v1` }],
-    tags: Array.from(new Set(routes.map(({ tag }) => tag)), (name) => ({ name })),
+    tags: Object.entries(TAGS).map(([name, description]) => ({ name, description })),
     paths,
     components: {
       schemas: schemas(reference),

@@ -38,7 +38,7 @@ export interface Route {
   readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE'
   readonly path: string
   readonly summary: string
-  readonly tag: 'Authentication' | 'Requests' | 'Audit' | 'People' | 'API'
+  readonly tag: 'Authentication' | 'Requests' | 'Audit' | 'People'
   /** Needs no credentials. */
   readonly open?: true
   /** Logs a browser in, which a page of somebody else's could have it do: only from an origin of ours. */
@@ -248,7 +248,7 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
       search: {
         type: text,
         description:
-          'Words, or parts of them, that the title or the description has, in any letter case. It is the newest 1,000 of those that are listed.',
+          'Words, or parts of them, that the title or the description has, in any letter case. It is the newest 500 of those that are listed.',
         where: (value) => `d.id = any ((select app_hidden.matching_requests(${value}))::uuid[])`,
       },
     },
