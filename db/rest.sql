@@ -88,7 +88,6 @@ create or replace function app_hidden.act_on_request(
   action text,
   expected_version integer,
   body jsonb,
-  out id uuid,
   out version integer,
   out document json
 )
@@ -104,7 +103,6 @@ begin
     expected_version,
     body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
   );
-  id := v_request.id;
   version := v_request.version;
   -- A statement of its own sees what transition() has written.
   document := app_hidden.request_document(v_request);

@@ -619,7 +619,7 @@ create view audit.request_history as
 comment on view audit.request_history is 'The history of a request: select * from audit.request_history where request_id = … order by "timestamp". One row for every action.';
 grant select on table audit.request_history to assent_auditor;
 
-CREATE OR REPLACE FUNCTION app_hidden.act_on_request(request_id uuid, action text, expected_version integer, body jsonb, OUT id uuid, OUT version integer, OUT document json)
+CREATE OR REPLACE FUNCTION app_hidden.act_on_request(request_id uuid, action text, expected_version integer, body jsonb, OUT version integer, OUT document json)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
@@ -632,7 +632,6 @@ begin
     expected_version,
     body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
   );
-  id := v_request.id;
   version := v_request.version;
   -- A statement of its own sees what transition() has written.
   document := app_hidden.request_document(v_request);

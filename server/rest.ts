@@ -109,10 +109,8 @@ export function makeRestHandler(services: RestServices) {
     return origin + req.url!.split('?', 1)[0]
   }
 
-  const withTag = (answer: Answer & { version?: number }): Answer =>
-    answer.version === undefined
-      ? answer
-      : { ...answer, headers: { ...answer.headers, etag: entityTag(answer.version, answer.body!) } }
+  const withTag = ({ version, ...answer }: Answer): Answer =>
+    version === undefined ? answer : { ...answer, headers: { ...answer.headers, etag: entityTag(version, answer.body!) } }
 
   /** Bodies can hold passwords: the fingerprint of one is of use to nobody who has not got the key. */
   const fingerprints = (request: readonly unknown[]) =>
@@ -133,7 +131,7 @@ export function makeRestHandler(services: RestServices) {
       await ask({ text: 'savepoint work' })
       const answer = await work(ask).catch(async (error: unknown) => {
         const refusal = explain(error)
-        if (refusal.status >= 500 || refusal.retryAfter || refusal.code === 'UNAUTHENTICATED') throw error
+        if (refusal.status >= 500 || refusal.retryAfter || refusal.code === 'UNAUTHENTICATED') throw refusal
         // Only what failed is undone: a wrong password is an outcome, and counts.
         if (error instanceof DatabaseError) await ask({ text: 'rollback to savepoint work' })
         return { status: refusal.status, body: JSON.stringify(refusal.problem), headers: PROBLEM }
@@ -167,7 +165,7 @@ export function makeRestHandler(services: RestServices) {
       passwords,
     }
     try {
-      const body = membersOf((await readBody(req, res)) ?? {}, route)
+      const body = mode === 'read' || route.method === 'DELETE' ? {} : membersOf((await readBody(req, res)) ?? {}, route)
       const run = async (ask: Ask) => withTag(await route.run({ ...call, body, ask }))
       const key = route.method === 'POST' && !route.unrepeatable ? req.headers['idempotency-key'] : undefined
       if (key === undefined) return await run(askOn(routePool, caller))

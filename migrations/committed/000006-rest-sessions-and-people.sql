@@ -1,5 +1,5 @@
 --! Previous: sha1:fb907cd2ec00809d800bc0253c9c2b574ad81eb3
---! Hash: sha1:2a55a288684d53f76fe8b7376339f84def4a503a
+--! Hash: sha1:de02d70f6158b82d2701eca0b3cc70dca193921a
 --! Message: REST, sessions and people
 
 -- The indexes of the migrations before this one were built beside running work. One whose building was interrupted is
@@ -2002,7 +2002,6 @@ create or replace function app_hidden.act_on_request(
   action text,
   expected_version integer,
   body jsonb,
-  out id uuid,
   out version integer,
   out document json
 )
@@ -2018,7 +2017,6 @@ begin
     expected_version,
     body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
   );
-  id := v_request.id;
   version := v_request.version;
   -- A statement of its own sees what transition() has written.
   document := app_hidden.request_document(v_request);
