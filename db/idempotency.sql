@@ -31,12 +31,9 @@ create or replace function app_hidden.claim_idempotency_key(
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
   v_fingerprint bytea;
 begin
-  if v_me is null then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
   if not pg_try_advisory_xact_lock(hashtextextended('idempotency key ' || claim_idempotency_key.key || ' of ' || v_me, 0)) then
     state := 'RUNNING';
     return;
@@ -66,9 +63,9 @@ create or replace function app_hidden.keep_answer(key text, fingerprint bytea, a
   set search_path to pg_catalog, pg_temp
 as $$
   insert into app_private.idempotency_keys (user_id, key, fingerprint, answer)
-  values (app_hidden.current_user_id(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer)
+  values (app_private.require_session(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer)
 $$;
-comment on function app_hidden.keep_answer(text, bytea, json) is 'Keeps the answer under the key that this transaction has claimed.';
+comment on function app_hidden.keep_answer(text, bytea, json) is 'Keeps the answer under the key that this transaction has claimed. Raises RQ401 without a live session.';
 
 grant execute on function app_hidden.claim_idempotency_key(text, bytea[]), app_hidden.keep_answer(text, bytea, json)
   to assent_user, assent_manager, assent_admin;

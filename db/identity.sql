@@ -50,6 +50,25 @@ comment on function app_hidden.authenticate(text) is
   'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown. A browser sends its cookie unasked: a dead one counts as none.';
 grant execute on function app_hidden.authenticate(text) to :DATABASE_AUTHENTICATOR;
 
+create or replace function app_private.require_session()
+  returns uuid
+  language plpgsql
+  stable
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_user_id uuid;
+begin
+  select l.user_id into v_user_id from app_private.live_session(current_setting('assent.session', true)) l;
+  if v_user_id is null then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
+  return v_user_id;
+end
+$$;
+comment on function app_private.require_session() is
+  'Whose session it is, also when their role has changed since the transaction began. Raises RQ401 without a live one.';
+
 create or replace function app_private.caller()
   returns table (session_id uuid, user_id uuid, role text)
   language sql

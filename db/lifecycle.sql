@@ -129,9 +129,7 @@ declare
   v_parties text[] := app_hidden.my_parties(r);
   v_edge app_public.request_transitions;
 begin
-  if not exists (select from app_private.live_session(current_setting('assent.session', true))) then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
+  perform app_private.require_session();
 
   if not exists (
     select from app_public.request_transitions t
@@ -153,7 +151,7 @@ begin
 
   if expected_version <> r.version then
     raise exception using errcode = 'RQ412',
-      message = format('The request is at version %s, not %s.', r.version, expected_version);
+      message = format('The request is at version %s, which is not the one that was named.', r.version);
   end if;
   return v_edge;
 end

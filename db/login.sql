@@ -164,10 +164,19 @@ begin
   end if;
 
   -- The session that the browser had gives way to the new one.
-  update app_private.sessions s
-  set revoked_at = now()
-  from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id and by_cookie;
+  if by_cookie then
+    with replaced as (
+      update app_private.sessions s
+      set revoked_at = now()
+      from app_private.live_session(current_setting('assent.session', true)) l
+      where s.id = l.session_id
+      returning s.id, s.user_id
+    )
+    insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
+    select r.user_id, 'SESSION_REVOKE', r.user_id,
+      jsonb_build_object('session_id', r.id, 'reason', 'Its browser logged in anew.'), app_private.current_ip()
+    from replaced r;
+  end if;
   select o.session_secret, o.refresh_token into session_secret, refresh_token
   from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
 end
@@ -217,7 +226,7 @@ begin
 end
 $$;
 comment on function app_hidden.refresh_session(text) is
-  'Exchanges a refresh token for the next one. One that was used before is in two hands: it ends its session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
+  'Exchanges a refresh token for the next one. Another than the current one was used before, and is in two hands, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
 grant execute on function app_hidden.refresh_session(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_public.logout()
@@ -228,11 +237,8 @@ create or replace function app_public.logout()
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
 begin
-  if v_me is null then
-    raise exception using errcode = 'RQ401', message = 'There is no session to end.';
-  end if;
   update app_private.sessions s
   set revoked_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
@@ -252,14 +258,13 @@ create or replace function app_hidden.begin_password_change(weakness text, out a
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
+declare
+  v_me uuid := app_private.require_session();
 begin
-  if app_hidden.current_user_id() is null then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
   perform app_private.refuse_weakness(weakness, 'new_password');
   select b.attempt_id, b.retry_after into attempt_id, retry_after
   from app_private.credentials c, app_hidden.begin_login(c.email) b
-  where c.user_id = app_hidden.current_user_id();
+  where c.user_id = v_me;
 end
 $$;
 comment on function app_hidden.begin_password_change(text) is
@@ -278,7 +283,7 @@ create or replace function app_hidden.change_password(
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
 begin
   select v.user_id, v.retry_after into user_id, retry_after
   from app_private.credentials c, app_private.verify_password(attempt_id, c.email, old_digest) v
@@ -329,7 +334,7 @@ create or replace function app_hidden.end_session(session_id uuid)
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
 begin
   update app_private.sessions s set revoked_at = now()
   where s.id = end_session.session_id and s.user_id = v_me and app_private.is_live(s);
@@ -340,7 +345,7 @@ begin
   values (v_me, 'SESSION_REVOKE', v_me, jsonb_build_object('session_id', end_session.session_id), app_private.current_ip());
 end
 $$;
-comment on function app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ404 when there is none.';
+comment on function app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ401 without one, RQ404 when there is none of that id.';
 
 create or replace function app_hidden.end_other_sessions()
   returns void
@@ -350,12 +355,12 @@ create or replace function app_hidden.end_other_sessions()
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
   v_count integer;
 begin
   update app_private.sessions s set revoked_at = now()
-  from app_private.caller() c
-  where s.user_id = c.user_id and s.id <> c.session_id and app_private.is_live(s);
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where s.user_id = l.user_id and s.id <> l.session_id and app_private.is_live(s);
   get diagnostics v_count = row_count;
   if v_count > 0 then
     insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
@@ -363,10 +368,10 @@ begin
   end if;
 end
 $$;
-comment on function app_hidden.end_other_sessions() is 'Ends all sessions of one''s own but the one that asks.';
+comment on function app_hidden.end_other_sessions() is 'Ends all sessions of one''s own but the one that asks. Raises RQ401 without one.';
 
 create or replace function app_hidden.touch_session()
-  returns void
+  returns uuid
   language sql
   volatile
   security definer
@@ -375,10 +380,11 @@ as $$
   update app_private.sessions s
   set last_used_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id and s.last_used_at < now() - interval '1 minute'
+  where s.id = l.session_id and s.last_used_at < now() - interval '1 minute';
+  select l.user_id from app_private.live_session(current_setting('assent.session', true)) l
 $$;
 comment on function app_hidden.touch_session() is
-  'Notes that the session is in use, to the minute. A request of its own, so that a request that reads writes nothing.';
+  'Notes that the session is in use, to the minute, and tells whose it is. A request of its own, so that a request that reads writes nothing.';
 
 grant execute on function
   app_hidden.my_sessions(), app_hidden.end_session(uuid), app_hidden.end_other_sessions(), app_hidden.touch_session()

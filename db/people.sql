@@ -22,9 +22,7 @@ create or replace function app_private.permit_user_management()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  if app_hidden.current_user_id() is null then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
+  perform app_private.require_session();
   if not app_hidden.has_permission('user.manage') then
     raise exception using errcode = 'RQ403', message = 'You may not administer people.';
   end if;

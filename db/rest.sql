@@ -86,7 +86,7 @@ grant execute on function
 create or replace function app_hidden.act_on_request(
   request_id uuid,
   action text,
-  expected_version integer,
+  expected_versions integer[],
   body jsonb,
   out version integer,
   out document json
@@ -97,10 +97,15 @@ as $$
 declare
   v_request app_public.requests;
 begin
+  if request_id is not null then
+    v_request := app_hidden.visible_request(request_id);
+  end if;
   v_request := app_hidden.transition(
-    case when request_id is not null then app_hidden.visible_request(request_id) end,
+    v_request,
     action,
-    expected_version,
+    -- Any of them will do: the one that may still be current once the request is locked. None at all is no version.
+    case when v_request.version = any (expected_versions) then v_request.version
+      when expected_versions is not null then coalesce(expected_versions[1], 0) end,
     body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
   );
   version := v_request.version;
@@ -108,6 +113,6 @@ begin
   document := app_hidden.request_document(v_request);
 end
 $$;
-comment on function app_hidden.act_on_request(uuid, text, integer, jsonb) is
-  'Takes an action on a request (no id: CREATE) by a JSON body, and shows what became of it. Raises as transition() does.';
-grant execute on function app_hidden.act_on_request(uuid, text, integer, jsonb) to assent_user, assent_manager, assent_admin;
+comment on function app_hidden.act_on_request(uuid, text, integer[], jsonb) is
+  'Takes an action on a request (no id: CREATE) by a JSON body, and shows what became of it; where versions are expected (If-Match), at one of them. Raises as transition() does.';
+grant execute on function app_hidden.act_on_request(uuid, text, integer[], jsonb) to assent_user, assent_manager, assent_admin;

@@ -619,17 +619,22 @@ create view audit.request_history as
 comment on view audit.request_history is 'The history of a request: select * from audit.request_history where request_id = … order by "timestamp". One row for every action.';
 grant select on table audit.request_history to assent_auditor;
 
-CREATE OR REPLACE FUNCTION app_hidden.act_on_request(request_id uuid, action text, expected_version integer, body jsonb, OUT version integer, OUT document json)
+CREATE OR REPLACE FUNCTION app_hidden.act_on_request(request_id uuid, action text, expected_versions integer[], body jsonb, OUT version integer, OUT document json)
  RETURNS record
  LANGUAGE plpgsql
 AS $function$
 declare
   v_request app_public.requests;
 begin
+  if request_id is not null then
+    v_request := app_hidden.visible_request(request_id);
+  end if;
   v_request := app_hidden.transition(
-    case when request_id is not null then app_hidden.visible_request(request_id) end,
+    v_request,
     action,
-    expected_version,
+    -- Any of them will do: the one that may still be current once the request is locked. None at all is no version.
+    case when v_request.version = any (expected_versions) then v_request.version
+      when expected_versions is not null then coalesce(expected_versions[1], 0) end,
     body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
   );
   version := v_request.version;
@@ -637,8 +642,8 @@ begin
   document := app_hidden.request_document(v_request);
 end
 $function$;
-comment on routine app_hidden.act_on_request(uuid,text,integer,jsonb) is 'Takes an action on a request (no id: CREATE) by a JSON body, and shows what became of it. Raises as transition() does.';
-grant execute on routine app_hidden.act_on_request(uuid,text,integer,jsonb) to assent_admin, assent_manager, assent_user;
+comment on routine app_hidden.act_on_request(uuid,text,integer[],jsonb) is 'Takes an action on a request (no id: CREATE) by a JSON body, and shows what became of it; where versions are expected (If-Match), at one of them. Raises as transition() does.';
+grant execute on routine app_hidden.act_on_request(uuid,text,integer[],jsonb) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.audit_log_document(seen app_public.audit_logs)
  RETURNS json
@@ -725,14 +730,13 @@ CREATE OR REPLACE FUNCTION app_hidden.begin_password_change(weakness text, OUT a
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  v_me uuid := app_private.require_session();
 begin
-  if app_hidden.current_user_id() is null then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
   perform app_private.refuse_weakness(weakness, 'new_password');
   select b.attempt_id, b.retry_after into attempt_id, retry_after
   from app_private.credentials c, app_hidden.begin_login(c.email) b
-  where c.user_id = app_hidden.current_user_id();
+  where c.user_id = v_me;
 end
 $function$;
 comment on routine app_hidden.begin_password_change(text) is 'As begin_login, of the caller''s own account: who has found an open session shall not guess at its password either. Raises RQ401, and RQ422 for a weakness of the new password.';
@@ -755,7 +759,7 @@ CREATE OR REPLACE FUNCTION app_hidden.change_password(attempt_id uuid, old_diges
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
 begin
   select v.user_id, v.retry_after into user_id, retry_after
   from app_private.credentials c, app_private.verify_password(attempt_id, c.email, old_digest) v
@@ -823,12 +827,9 @@ CREATE OR REPLACE FUNCTION app_hidden.claim_idempotency_key(key text, fingerprin
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
   v_fingerprint bytea;
 begin
-  if v_me is null then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
   if not pg_try_advisory_xact_lock(hashtextextended('idempotency key ' || claim_idempotency_key.key || ' of ' || v_me, 0)) then
     state := 'RUNNING';
     return;
@@ -899,12 +900,12 @@ CREATE OR REPLACE FUNCTION app_hidden.end_other_sessions()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
   v_count integer;
 begin
   update app_private.sessions s set revoked_at = now()
-  from app_private.caller() c
-  where s.user_id = c.user_id and s.id <> c.session_id and app_private.is_live(s);
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where s.user_id = l.user_id and s.id <> l.session_id and app_private.is_live(s);
   get diagnostics v_count = row_count;
   if v_count > 0 then
     insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
@@ -912,7 +913,7 @@ begin
   end if;
 end
 $function$;
-comment on routine app_hidden.end_other_sessions() is 'Ends all sessions of one''s own but the one that asks.';
+comment on routine app_hidden.end_other_sessions() is 'Ends all sessions of one''s own but the one that asks. Raises RQ401 without one.';
 grant execute on routine app_hidden.end_other_sessions() to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.end_session(session_id uuid)
@@ -922,7 +923,7 @@ CREATE OR REPLACE FUNCTION app_hidden.end_session(session_id uuid)
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
 begin
   update app_private.sessions s set revoked_at = now()
   where s.id = end_session.session_id and s.user_id = v_me and app_private.is_live(s);
@@ -933,7 +934,7 @@ begin
   values (v_me, 'SESSION_REVOKE', v_me, jsonb_build_object('session_id', end_session.session_id), app_private.current_ip());
 end
 $function$;
-comment on routine app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ404 when there is none.';
+comment on routine app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ401 without one, RQ404 when there is none of that id.';
 grant execute on routine app_hidden.end_session(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, password_digest text, by_cookie boolean, user_agent text, OUT user_id uuid, OUT session_secret text, OUT refresh_token text, OUT retry_after integer)
@@ -957,10 +958,19 @@ begin
   end if;
 
   -- The session that the browser had gives way to the new one.
-  update app_private.sessions s
-  set revoked_at = now()
-  from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id and by_cookie;
+  if by_cookie then
+    with replaced as (
+      update app_private.sessions s
+      set revoked_at = now()
+      from app_private.live_session(current_setting('assent.session', true)) l
+      where s.id = l.session_id
+      returning s.id, s.user_id
+    )
+    insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
+    select r.user_id, 'SESSION_REVOKE', r.user_id,
+      jsonb_build_object('session_id', r.id, 'reason', 'Its browser logged in anew.'), app_private.current_ip()
+    from replaced r;
+  end if;
   select o.session_secret, o.refresh_token into session_secret, refresh_token
   from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
 end
@@ -1012,9 +1022,9 @@ CREATE OR REPLACE FUNCTION app_hidden.keep_answer(key text, fingerprint bytea, a
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
   insert into app_private.idempotency_keys (user_id, key, fingerprint, answer)
-  values (app_hidden.current_user_id(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer)
+  values (app_private.require_session(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer)
 $function$;
-comment on routine app_hidden.keep_answer(text,bytea,json) is 'Keeps the answer under the key that this transaction has claimed.';
+comment on routine app_hidden.keep_answer(text,bytea,json) is 'Keeps the answer under the key that this transaction has claimed. Raises RQ401 without a live session.';
 grant execute on routine app_hidden.keep_answer(text,bytea,json) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.left_out()
@@ -1180,7 +1190,7 @@ begin
   where s.id = v_session.id;
 end
 $function$;
-comment on routine app_hidden.refresh_session(text) is 'Exchanges a refresh token for the next one. One that was used before is in two hands: it ends its session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
+comment on routine app_hidden.refresh_session(text) is 'Exchanges a refresh token for the next one. Another than the current one was used before, and is in two hands, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
 grant execute on routine app_hidden.refresh_session(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.request_document(seen app_public.requests)
@@ -1211,7 +1221,7 @@ comment on routine app_hidden.request_document(app_public.requests) is 'A reques
 grant execute on routine app_hidden.request_document(app_public.requests) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.touch_session()
- RETURNS void
+ RETURNS uuid
  LANGUAGE sql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1219,9 +1229,10 @@ AS $function$
   update app_private.sessions s
   set last_used_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id and s.last_used_at < now() - interval '1 minute'
+  where s.id = l.session_id and s.last_used_at < now() - interval '1 minute';
+  select l.user_id from app_private.live_session(current_setting('assent.session', true)) l
 $function$;
-comment on routine app_hidden.touch_session() is 'Notes that the session is in use, to the minute. A request of its own, so that a request that reads writes nothing.';
+comment on routine app_hidden.touch_session() is 'Notes that the session is in use, to the minute, and tells whose it is. A request of its own, so that a request that reads writes nothing.';
 grant execute on routine app_hidden.touch_session() to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.transition(seen app_public.requests, action text, expected_version integer DEFAULT NULL::integer, changes jsonb DEFAULT '{}'::jsonb)
@@ -1506,9 +1517,7 @@ CREATE OR REPLACE FUNCTION app_private.permit_user_management()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  if app_hidden.current_user_id() is null then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
+  perform app_private.require_session();
   if not app_hidden.has_permission('user.manage') then
     raise exception using errcode = 'RQ403', message = 'You may not administer people.';
   end if;
@@ -1526,9 +1535,7 @@ declare
   v_parties text[] := app_hidden.my_parties(r);
   v_edge app_public.request_transitions;
 begin
-  if not exists (select from app_private.live_session(current_setting('assent.session', true))) then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
+  perform app_private.require_session();
 
   if not exists (
     select from app_public.request_transitions t
@@ -1550,7 +1557,7 @@ begin
 
   if expected_version <> r.version then
     raise exception using errcode = 'RQ412',
-      message = format('The request is at version %s, not %s.', r.version, expected_version);
+      message = format('The request is at version %s, which is not the one that was named.', r.version);
   end if;
   return v_edge;
 end
@@ -1620,6 +1627,24 @@ begin
 end
 $function$;
 comment on routine app_private.register_user(text,text,text,text) is 'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger.';
+
+CREATE OR REPLACE FUNCTION app_private.require_session()
+ RETURNS uuid
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_user_id uuid;
+begin
+  select l.user_id into v_user_id from app_private.live_session(current_setting('assent.session', true)) l;
+  if v_user_id is null then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
+  return v_user_id;
+end
+$function$;
+comment on routine app_private.require_session() is 'Whose session it is, also when their role has changed since the transaction began. Raises RQ401 without a live one.';
 
 CREATE OR REPLACE FUNCTION app_private.tg__refuse()
  RETURNS trigger
@@ -1903,11 +1928,8 @@ CREATE OR REPLACE FUNCTION app_public.logout()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
 begin
-  if v_me is null then
-    raise exception using errcode = 'RQ401', message = 'There is no session to end.';
-  end if;
   update app_private.sessions s
   set revoked_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l

@@ -21,7 +21,7 @@ import { makePasswords } from './passwords.ts'
 import { preset } from './preset.ts'
 import { BASE, makeRestHandler, sendProblem } from './rest.ts'
 import { makeRoutes, type Reference } from './routes.ts'
-import { isKnown, openPool } from './transaction.ts'
+import { knownUser, openPool } from './transaction.ts'
 
 const DOCS_PATH = `${BASE}/docs`
 const OPENAPI_PATH = `${BASE}/openapi.json`
@@ -71,7 +71,7 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
     slowPool,
     passwords: makePasswords(pool, slowPool),
     tokens,
-    identify: makeIdentify(tokens, config.trustProxy, isKnown),
+    identify: makeIdentify(tokens, config.trustProxy, knownUser),
     isOwnOrigin,
     checkCsrf: makeCheckCsrf(pool, isOwnOrigin),
     explain(thrown: unknown): ClientError {
@@ -99,6 +99,10 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
   app.get(OPENAPI_PATH, (_req, res) => void res.json(openApi))
   app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))
   if (!config.production) app.use('/graphiql', graphiql())
+  app.all(['/healthz', '/readyz', '/metrics', OPENAPI_PATH, DOCS_PATH], (req, res) => {
+    res.set('allow', 'GET, HEAD')
+    sendProblem(res, services.explain(new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not possible here.`)))
+  })
   app.use((_req, res) => sendProblem(res, services.explain(new ClientError('NOT_FOUND', 'There is no such path.'))))
   app.use(((error: { status?: number }, _req, res, _next) => {
     const isTheirs = error.status !== undefined && error.status < 500 // a path that cannot be decoded, for example
@@ -110,6 +114,8 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
 
   /** Answers, and says by which route. What is asked often is answered before express, whose routing costs as much. */
   async function answer(req: IncomingMessage, res: ServerResponse): Promise<string> {
+    // As a proxy is asked (RFC 9112, 3.2.2): a server must understand it, too.
+    if (/^https?:/i.test(req.url!) && URL.canParse(req.url!)) req.url = req.url!.replace(/^https?:\/\/[^/?]*/i, '')
     const path = req.url!.split('?', 1)[0]!
     if (path === '/graphql') return graphql(req, res).then(() => path)
     if (path.startsWith(`${BASE}/`) && !path.startsWith(DOCS_PATH) && !path.startsWith(OPENAPI_PATH)) return rest(req, res)

@@ -5,8 +5,8 @@ import { StartError, type ConfigFor } from './config.ts'
 import { passwordDigest, weaknessOf } from './passwords.ts'
 
 /** Adds an admin, as the owner of the database: a new one has nobody who could. Answers the address. */
-export async function createAdmin({ databaseUrl }: ConfigFor<'create-admin'>, [email, name]: string[]): Promise<string> {
-  if (!email || !name) throw new StartError('Usage: npm run create-admin -- EMAIL NAME')
+export async function createAdmin({ databaseUrl }: ConfigFor<'create-admin'>, [email, name, ...rest]: string[]): Promise<string> {
+  if (!email || !name || rest.length > 0) throw new StartError('Usage: npm run create-admin -- EMAIL NAME')
   const password = process.stdin.isTTY
     ? await read({ prompt: 'Password: ', silent: true, replace: '*' })
     : (await text(process.stdin)).replace(/\r?\n$/, '')

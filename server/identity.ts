@@ -109,8 +109,11 @@ export interface Identify {
   leniently(req: IncomingMessage): Identity
 }
 
-/** `isKnown`: has a session of this secret been seen alive lately? Else a made-up cookie would be a new caller each time. */
-export function makeIdentify(tokens: Tokens, trustProxy: number, isKnown: (session: string) => boolean): Identify {
+/**
+ * `knownUser`: whose session by cookie it is, if it has been seen alive lately. Else the address is the caller: a made-up
+ * cookie would be a new one each time.
+ */
+export function makeIdentify(tokens: Tokens, trustProxy: number, knownUser: (session: string) => string | undefined): Identify {
   const take = makeAllowance()
 
   function addressOf(req: IncomingMessage): string {
@@ -145,7 +148,7 @@ export function makeIdentify(tokens: Tokens, trustProxy: number, isKnown: (sessi
     const ip = addressOf(req)
     const value = cookie && parseCookie(cookie)[COOKIE]
     const session = isSecret(value) ? COOKIE_PREFIX + value : ''
-    take(session && isKnown(session) ? session : networkOf(ip))
+    take(knownUser(session) ?? networkOf(ip))
     return { session, ip, byCookie: session !== '' }
   }
 

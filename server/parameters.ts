@@ -13,15 +13,21 @@ const UUID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i
 export const isUuid = (text: string): boolean => UUID.test(text)
 
 /** RFC 3339, as strictly as PostgreSQL and ECMAScript both read it; without an offset it is UTC. */
-const INSTANT = /^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?)?$/
+const INSTANT = /^((?!0000)\d{4}-\d\d-\d\d)([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-](0\d|1[0-5]):?\d\d)?)?$/i
+
+/** A day that is in the calendar, which ECMAScript takes the 30th of February for too. */
+function isInstant(text: string): boolean {
+  const [, day] = INSTANT.exec(text) ?? []
+  return day !== undefined && !Number.isNaN(Date.parse(text)) && new Date(`${day}T00:00:00Z`).toISOString().startsWith(day)
+}
 
 export const uuid = matching({ type: 'string', format: 'uuid' }, isUuid)
 export const instant = matching(
   { type: 'string', format: 'date-time' },
   // A "+" that was not encoded arrives as a blank; then it is no instant.
-  (text) => INSTANT.test(text) && !Number.isNaN(Date.parse(text)),
+  isInstant,
 )
-export const text = matching({ type: 'string' }, (text) => text.isWellFormed())
+export const text = matching({ type: 'string' }, (text) => text.isWellFormed() && !text.includes('\0'))
 export const oneOf = (choices: readonly string[]): ParameterType =>
   matching({ type: 'string', enum: choices }, (text) => choices.includes(text))
 export const flag: ParameterType = {

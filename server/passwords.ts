@@ -24,6 +24,7 @@ async function readCommonPasswords(): Promise<ReadonlySet<string>> {
  */
 export async function weaknessOf(password: unknown): Promise<string | null> {
   if (typeof password !== 'string' || !password.isWellFormed()) return 'The password must be a string.'
+  if (password.includes('\0')) return 'The password must not contain the character NUL.'
   if (Array.from(password).length < MIN_LENGTH) return `The password must have at least ${MIN_LENGTH} characters.`
   commonPasswords ??= readCommonPasswords()
   if ((await commonPasswords).has(password.toLowerCase())) return 'This password is among the most common ones.'

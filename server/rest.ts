@@ -64,8 +64,8 @@ function membersOf(body: unknown, { body: named = {} }: Route): Record<string, u
   if (!isObject(body)) throw new ClientError('BAD_REQUEST', 'The body must be a JSON object.')
   const members = Object.entries(body).filter(([name]) => Object.hasOwn(named, name))
   for (const [field, value] of members) {
-    if (typeof value === 'string' && !value.isWellFormed())
-      throw new ClientError('VALIDATION_FAILED', 'Text must be well-formed Unicode.', { field })
+    if (typeof value === 'string' && (!value.isWellFormed() || value.includes('\0')))
+      throw new ClientError('VALIDATION_FAILED', 'Text must be well-formed Unicode, without the character NUL.', { field })
   }
   return Object.fromEntries(members)
 }
@@ -105,8 +105,8 @@ export function makeRestHandler(services: RestServices) {
   /** As the caller has it, so that links lead back the same way. */
   function urlOf(req: IncomingMessage): string {
     const { host } = req.headers
-    const origin = host && /^[\w.:[\]-]+$/.test(host) ? `${isSecure(req) ? 'https' : 'http'}://${host}` : config.publicUrl
-    return origin + req.url!.split('?', 1)[0]
+    const origin = `${isSecure(req) ? 'https' : 'http'}://${host}`
+    return (/^[\w.:[\]-]+$/.test(host ?? '') && URL.canParse(origin) ? origin : config.publicUrl) + req.url!.split('?', 1)[0]
   }
 
   const withTag = ({ version, ...answer }: Answer): Answer =>

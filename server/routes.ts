@@ -103,15 +103,15 @@ const list =
 
 const ACT = `select version, document::text from app_hidden.act_on_request($1, $2, $3, $4)`
 
-/** The version that If-Match names (RFC 9110, 13.1.1). What is no tag of ours matches none. */
-function expectedVersion({ req }: Call): number | null {
+/** The versions that If-Match names (RFC 9110, 13.1.1), or null for any. What is no tag of ours matches none. */
+function expectedVersions({ req }: Call): number[] | null {
   const header = req.headers['if-match']
   if (header === undefined || header.trim() === '*') return null
-  const tag = /^\s*(?:W\/)?"?(\d{1,9})(?:-[\da-f]+)?"?\s*$/.exec(header)
-  return tag ? Number(tag[1]) : 0
+  const versions = header.split(',').map((tag) => /^\s*(?:W\/)?("?)(\d{1,9})(?:-[\da-f]+)?\1\s*$/.exec(tag)?.[2])
+  return versions.flatMap((version) => version ?? []).map(Number)
 }
 
-const act = (action: string) => (call: Call) => show(call, ACT, [idOf(call), action, expectedVersion(call), call.body])
+const act = (action: string) => (call: Call) => show(call, ACT, [idOf(call), action, expectedVersions(call), call.body])
 
 async function createRequest(call: Call): Promise<Answer> {
   const answer = await show(call, ACT, [null, 'CREATE', null, call.body])
@@ -249,7 +249,10 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
       status: { type: oneOf(statuses), where: (value) => `d.status = ${value}` },
       creator_id: { type: uuid, where: (value) => `d.creator_id = ${value}::uuid` },
       assigned_to_id: { type: uuid, where: (value) => `d.assigned_to_id = ${value}::uuid` },
-      awaiting_my_decision: { type: flag, description: 'Only what the caller can decide now, oldest first.' },
+      awaiting_my_decision: {
+        type: flag,
+        description: 'Only what the caller can decide now, oldest first: it is ordered by submitted_at, and nothing else is.',
+      },
       search: {
         type: text,
         description:
@@ -460,7 +463,7 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
       status: 204,
       errors: ['FORBIDDEN', 'INVALID_TRANSITION', 'STALE_VERSION'],
       run: (call) =>
-        perform(call, 'select app_hidden.act_on_request($1, $2, $3, $4)', [idOf(call), 'DELETE', expectedVersion(call), {}]),
+        perform(call, 'select app_hidden.act_on_request($1, $2, $3, $4)', [idOf(call), 'DELETE', expectedVersions(call), {}]),
     },
     action('SUBMIT', "Submit a draft of one's own for decision"),
     action('APPROVE', 'Approve a submitted request, for good', { comment: TEXT_OR_NULL }),

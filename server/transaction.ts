@@ -14,13 +14,14 @@ const IDENTIFY = {
 }
 const ANONYMOUS = 'assent_anonymous'
 
-/** Sessions lately seen alive, and the database role of each. */
+/** The database role of each session lately seen alive. */
 const roles = new LRU<string, string>({ maxLength: 50_000 })
-export const isKnown = (session: string): boolean => roles.get(session) !== undefined
 
-/** When this process last had it noted that a session is in use. */
-const touched = new LRU<string, number>({ maxLength: 50_000 })
+/** When this process last had it noted that a session is in use, and whose it is, as the database then said. */
+const touched = new LRU<string, { at: number; userId?: string }>({ maxLength: 50_000 })
 const TOUCH_EVERY = 60_000
+/** Whose session it is, if it has been seen alive lately. */
+export const knownUser = (session: string): string | undefined => touched.get(session)?.userId
 
 /** Prepared statements that one connection keeps. Callers choose their texts, so that there must be an end to them. */
 const PREPARED_PER_CONNECTION = 200
@@ -127,10 +128,13 @@ export async function asCaller<Row>(
 /** Has the database note, in a transaction of its own and once a minute, that the session is in use. */
 function noteUse(pool: Pool, caller: Identity): void {
   const now = Date.now()
-  if (now - (touched.get(caller.session) ?? 0) < TOUCH_EVERY || pool.ending) return
-  touched.set(caller.session, now)
-  // Should it fail, the next minute's will do.
-  asCaller(pool, caller, 'write', { text: 'select app_hidden.touch_session()' }).catch(() => {})
+  const last = touched.get(caller.session)
+  if ((last && now - last.at < TOUCH_EVERY) || pool.ending) return
+  touched.set(caller.session, { ...last, at: now })
+  asCaller<{ user_id: string }>(pool, caller, 'write', { text: 'select app_hidden.touch_session() as user_id' }).then(
+    ({ rows }) => touched.set(caller.session, { at: now, userId: rows[0]!.user_id }),
+    () => {}, // The next minute's will do.
+  )
 }
 
 /** Who is asking, and whether anybody is: a cookie may be dead. Throws RQ401 when a token's session is. */

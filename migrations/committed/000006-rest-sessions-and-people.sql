@@ -1,5 +1,5 @@
 --! Previous: sha1:fb907cd2ec00809d800bc0253c9c2b574ad81eb3
---! Hash: sha1:de02d70f6158b82d2701eca0b3cc70dca193921a
+--! Hash: sha1:1678cfb68c14d87feabf9b200a03bc4baabaa173
 --! Message: REST, sessions and people
 
 -- The indexes of the migrations before this one were built beside running work. One whose building was interrupted is
@@ -308,6 +308,25 @@ $$;
 comment on function app_hidden.authenticate(text) is
   'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown. A browser sends its cookie unasked: a dead one counts as none.';
 grant execute on function app_hidden.authenticate(text) to :DATABASE_AUTHENTICATOR;
+
+create or replace function app_private.require_session()
+  returns uuid
+  language plpgsql
+  stable
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_user_id uuid;
+begin
+  select l.user_id into v_user_id from app_private.live_session(current_setting('assent.session', true)) l;
+  if v_user_id is null then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
+  return v_user_id;
+end
+$$;
+comment on function app_private.require_session() is
+  'Whose session it is, also when their role has changed since the transaction began. Raises RQ401 without a live one.';
 
 create or replace function app_private.caller()
   returns table (session_id uuid, user_id uuid, role text)
@@ -841,9 +860,7 @@ declare
   v_parties text[] := app_hidden.my_parties(r);
   v_edge app_public.request_transitions;
 begin
-  if not exists (select from app_private.live_session(current_setting('assent.session', true))) then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
+  perform app_private.require_session();
 
   if not exists (
     select from app_public.request_transitions t
@@ -865,7 +882,7 @@ begin
 
   if expected_version <> r.version then
     raise exception using errcode = 'RQ412',
-      message = format('The request is at version %s, not %s.', r.version, expected_version);
+      message = format('The request is at version %s, which is not the one that was named.', r.version);
   end if;
   return v_edge;
 end
@@ -1163,10 +1180,19 @@ begin
   end if;
 
   -- The session that the browser had gives way to the new one.
-  update app_private.sessions s
-  set revoked_at = now()
-  from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id and by_cookie;
+  if by_cookie then
+    with replaced as (
+      update app_private.sessions s
+      set revoked_at = now()
+      from app_private.live_session(current_setting('assent.session', true)) l
+      where s.id = l.session_id
+      returning s.id, s.user_id
+    )
+    insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
+    select r.user_id, 'SESSION_REVOKE', r.user_id,
+      jsonb_build_object('session_id', r.id, 'reason', 'Its browser logged in anew.'), app_private.current_ip()
+    from replaced r;
+  end if;
   select o.session_secret, o.refresh_token into session_secret, refresh_token
   from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
 end
@@ -1216,7 +1242,7 @@ begin
 end
 $$;
 comment on function app_hidden.refresh_session(text) is
-  'Exchanges a refresh token for the next one. One that was used before is in two hands: it ends its session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
+  'Exchanges a refresh token for the next one. Another than the current one was used before, and is in two hands, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
 grant execute on function app_hidden.refresh_session(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_public.logout()
@@ -1227,11 +1253,8 @@ create or replace function app_public.logout()
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
 begin
-  if v_me is null then
-    raise exception using errcode = 'RQ401', message = 'There is no session to end.';
-  end if;
   update app_private.sessions s
   set revoked_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
@@ -1251,14 +1274,13 @@ create or replace function app_hidden.begin_password_change(weakness text, out a
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
+declare
+  v_me uuid := app_private.require_session();
 begin
-  if app_hidden.current_user_id() is null then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
   perform app_private.refuse_weakness(weakness, 'new_password');
   select b.attempt_id, b.retry_after into attempt_id, retry_after
   from app_private.credentials c, app_hidden.begin_login(c.email) b
-  where c.user_id = app_hidden.current_user_id();
+  where c.user_id = v_me;
 end
 $$;
 comment on function app_hidden.begin_password_change(text) is
@@ -1277,7 +1299,7 @@ create or replace function app_hidden.change_password(
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
 begin
   select v.user_id, v.retry_after into user_id, retry_after
   from app_private.credentials c, app_private.verify_password(attempt_id, c.email, old_digest) v
@@ -1328,7 +1350,7 @@ create or replace function app_hidden.end_session(session_id uuid)
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
 begin
   update app_private.sessions s set revoked_at = now()
   where s.id = end_session.session_id and s.user_id = v_me and app_private.is_live(s);
@@ -1339,7 +1361,7 @@ begin
   values (v_me, 'SESSION_REVOKE', v_me, jsonb_build_object('session_id', end_session.session_id), app_private.current_ip());
 end
 $$;
-comment on function app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ404 when there is none.';
+comment on function app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ401 without one, RQ404 when there is none of that id.';
 
 create or replace function app_hidden.end_other_sessions()
   returns void
@@ -1349,12 +1371,12 @@ create or replace function app_hidden.end_other_sessions()
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
   v_count integer;
 begin
   update app_private.sessions s set revoked_at = now()
-  from app_private.caller() c
-  where s.user_id = c.user_id and s.id <> c.session_id and app_private.is_live(s);
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where s.user_id = l.user_id and s.id <> l.session_id and app_private.is_live(s);
   get diagnostics v_count = row_count;
   if v_count > 0 then
     insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
@@ -1362,10 +1384,10 @@ begin
   end if;
 end
 $$;
-comment on function app_hidden.end_other_sessions() is 'Ends all sessions of one''s own but the one that asks.';
+comment on function app_hidden.end_other_sessions() is 'Ends all sessions of one''s own but the one that asks. Raises RQ401 without one.';
 
 create or replace function app_hidden.touch_session()
-  returns void
+  returns uuid
   language sql
   volatile
   security definer
@@ -1374,10 +1396,11 @@ as $$
   update app_private.sessions s
   set last_used_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id and s.last_used_at < now() - interval '1 minute'
+  where s.id = l.session_id and s.last_used_at < now() - interval '1 minute';
+  select l.user_id from app_private.live_session(current_setting('assent.session', true)) l
 $$;
 comment on function app_hidden.touch_session() is
-  'Notes that the session is in use, to the minute. A request of its own, so that a request that reads writes nothing.';
+  'Notes that the session is in use, to the minute, and tells whose it is. A request of its own, so that a request that reads writes nothing.';
 
 grant execute on function
   app_hidden.my_sessions(), app_hidden.end_session(uuid), app_hidden.end_other_sessions(), app_hidden.touch_session()
@@ -1408,9 +1431,7 @@ create or replace function app_private.permit_user_management()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  if app_hidden.current_user_id() is null then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
+  perform app_private.require_session();
   if not app_hidden.has_permission('user.manage') then
     raise exception using errcode = 'RQ403', message = 'You may not administer people.';
   end if;
@@ -1572,12 +1593,9 @@ create or replace function app_hidden.claim_idempotency_key(
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_me uuid := app_hidden.current_user_id();
+  v_me uuid := app_private.require_session();
   v_fingerprint bytea;
 begin
-  if v_me is null then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
   if not pg_try_advisory_xact_lock(hashtextextended('idempotency key ' || claim_idempotency_key.key || ' of ' || v_me, 0)) then
     state := 'RUNNING';
     return;
@@ -1607,9 +1625,9 @@ create or replace function app_hidden.keep_answer(key text, fingerprint bytea, a
   set search_path to pg_catalog, pg_temp
 as $$
   insert into app_private.idempotency_keys (user_id, key, fingerprint, answer)
-  values (app_hidden.current_user_id(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer)
+  values (app_private.require_session(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer)
 $$;
-comment on function app_hidden.keep_answer(text, bytea, json) is 'Keeps the answer under the key that this transaction has claimed.';
+comment on function app_hidden.keep_answer(text, bytea, json) is 'Keeps the answer under the key that this transaction has claimed. Raises RQ401 without a live session.';
 
 grant execute on function app_hidden.claim_idempotency_key(text, bytea[]), app_hidden.keep_answer(text, bytea, json)
   to assent_user, assent_manager, assent_admin;
@@ -2000,7 +2018,7 @@ grant execute on function
 create or replace function app_hidden.act_on_request(
   request_id uuid,
   action text,
-  expected_version integer,
+  expected_versions integer[],
   body jsonb,
   out version integer,
   out document json
@@ -2011,10 +2029,15 @@ as $$
 declare
   v_request app_public.requests;
 begin
+  if request_id is not null then
+    v_request := app_hidden.visible_request(request_id);
+  end if;
   v_request := app_hidden.transition(
-    case when request_id is not null then app_hidden.visible_request(request_id) end,
+    v_request,
     action,
-    expected_version,
+    -- Any of them will do: the one that may still be current once the request is locked. None at all is no version.
+    case when v_request.version = any (expected_versions) then v_request.version
+      when expected_versions is not null then coalesce(expected_versions[1], 0) end,
     body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
   );
   version := v_request.version;
@@ -2022,9 +2045,9 @@ begin
   document := app_hidden.request_document(v_request);
 end
 $$;
-comment on function app_hidden.act_on_request(uuid, text, integer, jsonb) is
-  'Takes an action on a request (no id: CREATE) by a JSON body, and shows what became of it. Raises as transition() does.';
-grant execute on function app_hidden.act_on_request(uuid, text, integer, jsonb) to assent_user, assent_manager, assent_admin;
+comment on function app_hidden.act_on_request(uuid, text, integer[], jsonb) is
+  'Takes an action on a request (no id: CREATE) by a JSON body, and shows what became of it; where versions are expected (If-Match), at one of them. Raises as transition() does.';
+grant execute on function app_hidden.act_on_request(uuid, text, integer[], jsonb) to assent_user, assent_manager, assent_admin;
 --! EndIncluded rest.sql
 --! Included policies.sql
 -- Who sees which rows: row-level security on every table, and the grants that open it. Nobody but the owner's
