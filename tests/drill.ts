@@ -13,10 +13,26 @@ import { startCluster, type Cluster } from './postgres.ts'
 const root = join(import.meta.dirname, '..')
 // The quick ones first: most changes go no further. The catalog's is last, as it notices any change there is: what it
 // alone notices, no test of what callers meet does.
-const order = ['permissions', 'lifecycle', 'audit', 'model', 'race', 'identity', 'plans']
+const order = [
+  'permissions',
+  'lifecycle',
+  'audit',
+  'sessions',
+  'people',
+  'search',
+  'idempotency',
+  'model',
+  'race',
+  'identity',
+  'plans',
+]
 
 // Where a change is likely to be noticed, so that this is where one looks first.
 const likely: [RegExp, string][] = [
+  [/finish_login|(open|refresh|end_|other|touch|my)_?sessions?|is_live|password_change|change_password/, 'sessions'],
+  [/_user\(|_user_management|tg_users__(keep|end)|app_private\.check_types\(changes, 'app_public\.users'/, 'people'],
+  [/matching_requests|requests_search_idx/, 'search'],
+  [/idempotency|keep_answer/, 'idempotency'],
   [/login|session|logout|hash|secret|account_key|network|credentials|current_user_id/, 'identity'],
   [/(constraint|trigger).*audit_logs|audit_logs.*(constraint|trigger)|tg__refuse|__audit|changes\(/, 'audit'],
   [/transition|guard|can_decide|my_parties|visible_request|requests.*constraint/, 'lifecycle'],

@@ -19,7 +19,7 @@ const derived = `
   union all select format('alter policy %s using (true)', name) from policies where condition <> 'true'
   union all select format('alter policy %s to public', name) from policies where name not like 'everybody%'
   union all select format('alter table %s disable row level security', name) from tables where relkind = 'r'
-  union all select format('alter table %s no force row level security', name) from tables where relkind = 'r'
+  union all select format('alter table %s no force row level security', name) from tables join pg_class using (oid) where relforcerowsecurity
   union all select format('alter table %s drop constraint %I', t.name, c.conname)
     from pg_constraint c join tables t on t.oid = c.conrelid where c.contype in ('c', 'f')
   union all select format('alter table %s drop constraint %I cascade', t.name, c.conname)
@@ -66,12 +66,27 @@ async function edited(database: pg.Client, name: string, piece: string, by: stri
   return { name: `${name}: ${piece.trim()} → ${by.trim() || 'nothing'}`, sql: rows[0].text.replace(piece, () => by) }
 }
 
-const finish = 'app_hidden.finish_login(uuid,text,text)'
+const finish = 'app_hidden.finish_login(uuid,text,text,boolean,text)'
+const verify = 'app_private.verify_password(uuid,text,text)'
 const begin = 'app_hidden.begin_login(text)'
 const transition = 'app_hidden.transition(app_public.requests,text,integer,jsonb)'
 const permitted = 'app_private.permitted_transition(app_public.requests,text,integer)'
 const guard = 'app_private.tg_requests__guard()'
 const live = 'app_private.live_session(text)'
+const isLive = 'app_private.is_live(app_private.sessions)'
+const open = 'app_private.open_session(uuid,boolean,text)'
+const refresh = 'app_hidden.refresh_session(text)'
+const end = 'app_hidden.end_session(uuid)'
+const endOthers = 'app_hidden.end_other_sessions()'
+const touch = 'app_hidden.touch_session()'
+const password = 'app_hidden.change_password(uuid,text,text)'
+const create = 'app_hidden.create_user(text,text,text,text,text)'
+const change = 'app_hidden.change_user(app_public.users,jsonb)'
+const keepAdmin = 'app_private.tg_users__keep_an_admin()'
+const search = 'app_hidden.matching_requests(text)'
+const claim = 'app_hidden.claim_idempotency_key(text,bytea[])'
+const types = 'app_private.check_types(jsonb,regclass)'
+const noLock = 'perform 1 where 0 < '
 
 const edits: [string, string, string][] = [
   ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'person_id <> creator_id and', ''],
@@ -79,9 +94,14 @@ const edits: [string, string, string][] = [
   ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'live_assignee_id is null or', ''],
   ['app_hidden.can_decide(uuid,uuid,uuid,boolean)', 'or live_assignee_id = person_id', ''],
   ['app_private.caller()', `where l.database_role = current_setting('role')`, ''],
-  [live, 'and s.revoked_at is null', ''],
-  [live, 'and s.expires_at > now()', ''],
+  [isLive, 's.revoked_at is null and', ''],
+  [isLive, 's.expires_at > now() and', ''],
+  [isLive, `and s.last_used_at > now() - interval '3 days'`, ''],
+  [isLive, `interval '3 days'`, `interval '4 days'`],
+  [live, 'and app_private.is_live(s)', ''],
   [live, 'and not u.is_deleted', ''],
+  ['app_hidden.authenticate(text)', `and secret like 'cookie:%'`, ''],
+  ['app_hidden.authenticate(text)', `secret like 'cookie:%'`, 'false'],
   [transition, 'for no key update', ''],
   [transition, 'if not v_edge.writes @>', 'if false and not v_edge.writes @>'],
   [transition, 'if v_new is not distinct from v_old then', 'if false then'],
@@ -105,11 +125,69 @@ const edits: [string, string, string][] = [
   [begin, 'offset 99', 'offset 100'],
   [begin, 'perform pg_advisory_xact_lock', 'perform 1 where 0 < '],
   [begin, `interval '15 minutes'`, `interval '14 minutes'`],
-  [finish, 'offset 9 ', 'offset 10 '],
-  [finish, 'perform pg_advisory_xact_lock', 'perform 1 where 0 < '],
-  [finish, 'set failed = true', 'set failed = false'],
-  [finish, 'case when not u.is_deleted then u.id end', 'u.id'],
-  [finish, `values ('LOGIN_FAILED', v_known_id`, `values ('LOGIN_FAILED', null`],
+  [verify, 'offset 9 ', 'offset 10 '],
+  [verify, 'perform pg_advisory_xact_lock', noLock],
+  [verify, 'set failed = true', 'set failed = false'],
+  [verify, 'case when not u.is_deleted then u.id end', 'u.id'],
+  [verify, 'and a.account_key = v_account_key and not a.failed', 'and not a.failed'],
+  [finish, 'v_known_id, app_private.current_ip()', 'user_id, app_private.current_ip()'],
+  [finish, 'if by_cookie then', 'if true then'],
+  [finish, 'where s.id = l.session_id', 'where s.user_id = l.user_id'],
+  [finish, 'where s.id = l.session_id', 'where false'],
+  [finish, 'from replaced r;', 'from replaced r where false;'],
+  [open, `case when by_cookie then 'cookie:' else '' end ||`, ''],
+  [open, 'case when not by_cookie then', 'case when true then'],
+  [open, `interval '30 days'`, `interval '31 days'`],
+  [open, 'left(open_session.user_agent, 300)', 'open_session.user_agent'],
+  [refresh, 'for no key update', ''],
+  [refresh, 'and s.refresh_hash is not null', ''],
+  [refresh, 'if not exists (select', 'if v_session is null and not exists (select'],
+  [refresh, 'if v_session.refresh_hash <> app_private.hash_secret(given_token) then', 'if false then'],
+  [refresh, 'update app_private.sessions s set revoked_at = now() where s.id = v_session.id;', ''],
+  [refresh, 'set refresh_hash = app_private.hash_secret(refresh_session.refresh_token),', 'set'],
+  [refresh, 'last_used_at = now()', "expires_at = now() + interval '30 days'"],
+  [end, 'and s.user_id = v_me', ''],
+  [end, 'and app_private.is_live(s)', ''],
+  [endOthers, 's.user_id = l.user_id and', ''],
+  [endOthers, 'and s.id <> l.session_id', ''],
+  [endOthers, 'and app_private.is_live(s)', ''],
+  [endOthers, 'if v_count > 0 then', 'if true then'],
+  [touch, `and s.last_used_at < now() - interval '1 minute'`, ''],
+  [touch, 's.id = l.session_id', 's.user_id = l.user_id'],
+  ['app_hidden.my_sessions()', 'where app_private.is_live(s)', ''],
+  ['app_hidden.my_sessions()', 'on s.user_id = c.user_id', 'on true'],
+  ['app_hidden.begin_password_change(text)', `perform app_private.refuse_weakness(weakness, 'new_password');`, ''],
+  [password, 'where s.user_id = v_me and', 'where'],
+  [password, 'and s.revoked_at is null', 'and false'],
+  [password, 's.id <> (select', 'null is distinct from (select'],
+  ['app_private.permit_user_management()', `if not app_hidden.has_permission('user.manage') then`, 'if false then'],
+  [create, 'perform app_private.permit_user_management();', ''],
+  [create, `perform app_private.refuse_weakness(weakness, 'password');`, ''],
+  [create, `coalesce(role, 'USER')`, 'role'],
+  [change, 'perform app_private.permit_user_management();', ''],
+  [change, 'perform pg_advisory_xact_lock', noLock],
+  [change, 'and u.created_at = seen.created_at', ''],
+  [change, `perform app_private.check_types(changes, 'app_public.users');`, ''],
+  [keepAdmin, 'perform pg_advisory_xact_lock', noLock],
+  [keepAdmin, 'and not u.is_deleted', ''],
+  ['app_private.tg_users__end_sessions()', 'where s.user_id = new.id and s.revoked_at is null', 'where false'],
+  ['app_private.tg_users__audit()', `if tg_op = 'UPDATE' and new is not distinct from old then`, 'if false then'],
+  [search, 'and not r.is_deleted', ''],
+  [search, 'ilike all', 'like all'],
+  [search, 'limit 500', 'limit 501'],
+  [search, 'char_length(search) > 200', 'char_length(search) > 201'],
+  [search, `'([\\\\%_])'`, `'([%_])'`],
+  [claim, `interval '24 hours'`, `interval '25 hours'`],
+  [claim, 'where k.user_id = v_me and k.key =', 'where k.key ='],
+  [claim, 'where k.user_id = v_me and k.created_at', 'where k.created_at'],
+  [claim, 'elsif v_fingerprint = any (fingerprints) then', 'elsif true then'],
+  [claim, 'if not pg_try_advisory_xact_lock', 'if false and not pg_try_advisory_xact_lock'],
+  [claim, `|| ' of ' || v_me`, ''],
+  [types, `case a.atttypid when 'boolean'::regtype then 'boolean' else 'string' end`, `jsonb_typeof(e.value)`],
+  [types, `or (a.atttypid = 'uuid'::regtype and`, `or (false and`],
+  [transition, `perform app_private.check_types(changes, 'app_public.requests');`, ''],
+  ['app_hidden.request_document(app_public.requests)', 'and r.created_at = seen.created_at', ''],
+  ['app_hidden.audit_log_document(app_public.audit_logs)', 'and a."timestamp" = seen."timestamp"', ''],
   ['app_private.caller_network()', 'else 64', 'else 128'],
   ['app_private.account_key(text)', 'lower(email)', 'email'],
   ['app_public.logout()', 's.id = l.session_id', 's.user_id = l.user_id'],
@@ -138,6 +216,10 @@ const written: Mutation[] = [
   {
     name: 'the view of waiting requests runs as its owner',
     sql: 'alter view app_hidden.request_deciders set (security_invoker = false)',
+  },
+  {
+    name: 'a search is planned for any words',
+    sql: 'alter function app_hidden.matching_requests(text) reset plan_cache_mode',
   },
   { name: 'usage on app_private', sql: 'grant usage on schema app_private to public' },
   { name: 'usage on audit', sql: 'grant usage on schema audit to assent_manager' },

@@ -79,7 +79,7 @@ describe('db/schema.sql', () => {
     'alter default privileges grant select on tables to assent_user',
     'alter default privileges in schema app_public grant execute on functions to assent_user',
     'alter default privileges grant execute on functions to public',
-    'alter table app_public.requests no force row level security',
+    'alter table app_public.users no force row level security',
     'alter table app_public.requests disable trigger _200_guard',
     'alter table app_public.audit_logs enable trigger _100_append_only',
     'drop trigger _900_audit on app_public.requests',
@@ -171,8 +171,9 @@ describe('db/lint.sql', () => {
 
   /** Lint, object and statement: what is done behind its back, and what it is to say. */
   const faults: [string, string, string][] = [
-    ['rls_not_forced', 'app_public.requests', 'alter table app_public.requests no force row level security'],
+    ['rls_not_forced', 'app_public.users', 'alter table app_public.users no force row level security'],
     ['rls_not_forced', 'app_private.sessions', 'alter table app_private.sessions disable row level security'],
+    ['rls_not_forced', 'app_public.requests', 'alter table app_public.requests disable row level security'],
     ['no_policy', 'app_public.planted', `${table} drop policy owner_all on app_public.planted`],
     [
       'policy_calls_for_each_row',

@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { finishLogin, login, openStage, type Person, type Stage } from './stage.ts'
+import { asSession, finishLogin, login, openStage, type Person, type Stage } from './stage.ts'
 
 const password = 'assent-demo-password'
 let stage: Stage
@@ -42,8 +42,10 @@ describe('forging', () => {
     ['none', () => ''],
     ['a guess', () => 'guess'],
     ['the id of a person', () => stage.id.admin],
-    ['a refresh token', () => `${stage.secret.admin2}r`],
+    ['a refresh token', () => `${stage.secret.admin2}.r`],
     ['a null-ish word', () => 'null'],
+    ['a cookie made up', () => 'cookie:guess'],
+    ["a token's secret for a cookie", () => `cookie:${stage.secret.admin}`],
   ]
   const sights = [
     'app_public.requests',
@@ -55,7 +57,8 @@ describe('forging', () => {
   describe.each(sessions)('with %s for a session', (name, session) => {
     test('authenticate answers nobody', async () => {
       expect(value(await by({}, 'select app_hidden.authenticate($1)', [session()]))).toBe(
-        name === 'none' ? 'assent_anonymous' : 'RQ401',
+        // A browser sends its cookie unasked, so that a dead one is as none.
+        name === 'none' || name.includes('cookie') ? 'assent_anonymous' : 'RQ401',
       )
     })
 
@@ -312,12 +315,13 @@ describe('what ends an identity, ends it at once', () => {
     expect(await role(other)).toBe('assent_user')
   })
 
-  test('a deactivation: of every session, until reactivated', async () => {
+  test('a deactivation: of every session, for good; who comes back logs in anew', async () => {
     const secrets = [await opened('user2'), await opened('user2')]
     await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.user2])
     for (const secret of secrets) expect([await role(secret), await meAs(secret, 'assent_user')]).toEqual(['RQ401', null])
     expect((await login(api, 'user2@assent.test')).user_id).toBe(null)
     await stage.root.query('update app_public.users set is_deleted = false where id = $1', [stage.id.user2])
+    for (const secret of secrets) expect(await role(secret)).toBe('RQ401')
     expect((await login(api, 'user2@assent.test')).user_id).toBe(stage.id.user2)
   })
 
@@ -363,13 +367,15 @@ describe('what ends an identity, ends it at once', () => {
     const opened = await login(api, 'Manager@Assent.Test')
     expect(opened).toMatchObject({ user_id: stage.id.manager, retry_after: null })
     expect(opened.session_secret).toMatch(/^[A-Za-z0-9_-]{43}$/)
-    expect(opened.refresh_secret).toMatch(/^[A-Za-z0-9_-]{43}$/)
-    expect(opened.refresh_secret).not.toBe(opened.session_secret)
+    const [session, token] = opened.refresh_token!.split('.')
+    expect(session).toBe(opened.session_secret)
+    expect(token).toMatch(/^[A-Za-z0-9_-]{43}$/)
+    expect(token).not.toBe(session)
     expect(await role(opened.session_secret!)).toBe('assent_manager')
-    expect(await role(opened.refresh_secret!)).toBe('RQ401')
+    for (const other of [token!, opened.refresh_token!]) expect(await role(other)).toBe('RQ401')
     const { rows } = await stage.root.query(`select s::text from app_private.sessions s where user_id = $1`, [stage.id.manager])
     expect(rows.length).toBeGreaterThan(0)
-    expect(rows.filter(({ s }) => s.includes(opened.session_secret) || s.includes(opened.refresh_secret))).toEqual([])
+    expect(rows.filter(({ s }) => s.includes(session) || s.includes(token))).toEqual([])
   })
 })
 
@@ -493,7 +499,7 @@ describe('guessing', () => {
     (await client.query('select attempt_id from app_hidden.begin_login($1)', [email])).rows[0].attempt_id
   const finish = async (client: pg.Client, attempt: string | null, email: string, guess: string) =>
     (
-      await client.query('select * from app_hidden.finish_login($1, $2, app_private.password_digest($3))', [
+      await client.query('select * from app_hidden.finish_login($1, $2, app_private.password_digest($3), false, null)', [
         attempt,
         email,
         guess,
@@ -514,7 +520,7 @@ describe('guessing', () => {
       await hashed(async (client) => {
         await client.query('update app_public.users set is_deleted = true where id = $1', [stage.id.user])
         const right = await finish(client, await begin(client, 'user@assent.test'), 'user@assent.test', password)
-        expect(right).toEqual({ user_id: null, session_secret: null, refresh_secret: null, retry_after: null })
+        expect(right).toEqual({ user_id: null, session_secret: null, refresh_token: null, retry_after: null })
       }),
     ).toBe(1)
   })
@@ -641,13 +647,9 @@ describe('guessing', () => {
     await keys(90, 'nobody@assent.test', '198.51.100.7')
     const begun: boolean[] = []
     await burst(async (client, i) => {
-      await client.query('begin')
-      await client.query(`select set_config('assent.ip', '198.51.100.7', true)`)
-      begun.push(
-        (await client.query('select attempt_id from app_hidden.begin_login($1)', [`somebody${i}@assent.test`])).rows[0]
-          .attempt_id !== null,
-      )
-      await client.query('commit')
+      const begin = 'select attempt_id from app_hidden.begin_login($1)'
+      const [row] = await asSession(client, '', begin, [`somebody${i}@assent.test`], '198.51.100.7')
+      begun.push(row!['attempt_id'] !== null)
     })
     expect(begun.filter((one) => one)).toHaveLength(10)
   })
@@ -671,9 +673,8 @@ describe('guessing', () => {
   })
 
   test('an attempt is good for one login', async () => {
-    await api.query('begin')
-    const attempt = await begin(api, 'user@assent.test')
-    await api.query('commit')
+    const [begun] = await asSession(api, '', 'select * from app_hidden.begin_login($1)', ['user@assent.test'])
+    const attempt = begun!['attempt_id']
     expect((await finishLogin(api, attempt, 'user@assent.test', password)).user_id).toBe(stage.id.user)
     const again = await finishLogin(api, attempt, 'user@assent.test', password).catch(() => ({ user_id: null }))
     expect(again.user_id).toBe(null)

@@ -552,6 +552,109 @@ describe('validation', () => {
   })
 })
 
+describe('by JSON', () => {
+  const id = '01890000-0000-7000-8000-000000000000'
+  const act = (request: string | null, action: string, body: string, version = 'null') =>
+    `select (document ->> 'title') as title, document from app_hidden.act_on_request(${request ? `'${request}'` : 'null'}, '${action}', ${version}, '${body}')`
+
+  test.each([
+    ['CREATE', '{"title": 5}', 'title'],
+    ['CREATE', '{"title": true}', 'title'],
+    ['CREATE', '{"title": ["T"]}', 'title'],
+    ['CREATE', '{"title": {"T": "T"}}', 'title'],
+    ['CREATE', '{"title": null}', 'title'],
+    ['CREATE', '{}', 'title'],
+    ['CREATE', '{"title": "T", "description": 5}', 'description'],
+    ['CREATE', '{"title": "T", "description": false}', 'description'],
+    ['CREATE', '{"title": "T", "assigned_to_id": 5}', 'assigned_to_id'],
+    ['CREATE', '{"title": "T", "assigned_to_id": ""}', 'assigned_to_id'],
+    ['CREATE', '{"title": "T", "assigned_to_id": "manager"}', 'assigned_to_id'],
+    ['CREATE', `{"title": "T", "assigned_to_id": "{${id}}"}`, 'assigned_to_id'],
+    ['CREATE', `{"title": "T", "assigned_to_id": "${id.replaceAll('-', '')}"}`, 'assigned_to_id'],
+    ['CREATE', `{"title": "T", "assigned_to_id": ["${id}"]}`, 'assigned_to_id'],
+    ['UPDATE', '{"title": 5}', 'title'],
+    ['UPDATE', '{"title": null}', 'title'],
+    ['UPDATE', '{"description": {}}', 'description'],
+    ['UPDATE', '{"assigned_to_id": 5}', 'assigned_to_id'],
+    ['UPDATE', `{"assigned_to_id": "x${id}"}`, 'assigned_to_id'],
+    ['ASSIGN', '{"assigned_to_id": 5}', 'assigned_to_id'],
+    ['ASSIGN', '{"assigned_to_id": "nobody"}', 'assigned_to_id'],
+    ['APPROVE', '{"comment": 5}', 'review_comment'],
+    ['APPROVE', '{"comment": ["Fine"]}', 'review_comment'],
+    ['REJECT', '{"comment": 5}', 'review_comment'],
+    ['REJECT', '{"comment": null}', 'review_comment'],
+    ['REJECT', '{}', 'review_comment'],
+  ])('%s takes no %s: a value is of the type of its column', async (action, body, column) => {
+    const drafts = action === 'CREATE' || action === 'UPDATE'
+    const request = { creator: 'user', assignee: null, status: drafts ? 'DRAFT' : 'SUBMITTED' } as const
+    const on = action === 'CREATE' ? null : (await stage.request(request)).id
+    const outcome = await stage.attempt(drafts ? 'user' : 'manager', act(on, action, body))
+    expect({ code: outcome.code, column: outcome.column }).toEqual({ code: 'RQ422', column })
+    expect(outcome.message).toMatch(/^(?!.*(requests_|violates|constraint|syntax)).{10,}/)
+  })
+
+  test('what is of its type is taken: null too, a UUID in capitals, and text that looks like something else', async () => {
+    const body = `{"title": "5", "description": null, "assigned_to_id": "${stage.id.manager.toUpperCase()}"}`
+    const [created] = await stage.rows('user', act(null, 'CREATE', body))
+    expect(created!['document']).toMatchObject({ title: '5', description: null, assigned_to: { id: stage.id.manager } })
+    const { id } = created!['document']
+    const [edited] = await stage.rows('user', act(id, 'UPDATE', '{"description": "null", "assigned_to_id": null}'))
+    expect(edited!['document']).toMatchObject({ title: '5', description: 'null', assigned_to: null, version: 2 })
+    await stage.rows('user', act(id, 'SUBMIT', '{}'))
+    const [decided] = await stage.rows('manager', act(id, 'APPROVE', '{"comment": "true"}', 'array[3]'))
+    expect(decided!['document']).toMatchObject({ status: 'APPROVED', review_comment: 'true', available_actions: [] })
+  })
+
+  test('NOT_FOUND, FORBIDDEN, INVALID_TRANSITION and STALE_VERSION come before a value of another type', async () => {
+    const draft = (await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })).id
+    const submitted = (await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })).id
+    const outcomes = await stage.attempts([
+      { actor: 'user2', statement: act(draft, 'UPDATE', '{"title": 5}') },
+      { actor: 'admin', statement: act(draft, 'UPDATE', '{"title": 5}') },
+      { actor: 'user', statement: act(submitted, 'UPDATE', '{"title": 5}') },
+      { actor: 'user', statement: act(draft, 'UPDATE', '{"title": 5}', 'array[7]') },
+    ])
+    expect(outcomes.map(({ code }) => code)).toEqual(['RQ404', 'RQ403', 'RQ409', 'RQ412'])
+  })
+
+  test.each([
+    ['null', null],
+    ['array[1]', null],
+    ['array[7, 1]', null],
+    ['array[1, 7]', null],
+    ['array[7]', 'RQ412'],
+    ['array[0, 2, 7]', 'RQ412'],
+    [`'{}'`, 'RQ412'],
+    ['array[null]::integer[]', 'RQ412'],
+  ])('of a request at version 1, %s is what was expected: %s', async (versions, code) => {
+    const { id } = await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })
+    expect((await stage.attempt('user', act(id, 'UPDATE', '{"title": "New"}', versions))).code).toBe(code)
+  })
+
+  test('each action answers as its function does, and leaves the same', async () => {
+    const actions = ['UPDATE', 'DELETE', 'SUBMIT', 'APPROVE', 'REJECT', 'ASSIGN'] as const
+    const bodies = {
+      UPDATE: '{"title": "Edited"}',
+      DELETE: '{}',
+      SUBMIT: '{}',
+      APPROVE: '{"comment": null}',
+      REJECT: '{"comment": "No"}',
+      ASSIGN: `{"assigned_to_id": "${stage.id.manager2}"}`,
+    }
+    const pairs = everyPair().filter(({ situation }) => situation.creator === 'user' && situation.assignee === 'manager')
+    expect(pairs.length).toBeGreaterThan(20)
+    const outcomes = await stage.attempts(
+      pairs.flatMap(({ caller, situation }) =>
+        actions.flatMap((action): Attempt[] => [
+          { actor: caller, statement: statement(action, situation.id) },
+          { actor: caller, statement: act(situation.id, action, bodies[action]) },
+        ]),
+      ),
+    )
+    for (let i = 0; i < outcomes.length; i += 2) expect(outcomes[i + 1]).toEqual(outcomes[i])
+  })
+})
+
 describe('by SQL, past the actions', () => {
   const everybody: Actor[] = ['anonymous', 'user', 'manager', 'admin', 'auditor', 'authenticator', 'owner', 'superuser']
 

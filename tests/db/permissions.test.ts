@@ -32,9 +32,11 @@ const readers: Record<string, Role[]> = {
   'app_hidden.effective_permissions': ['assent_anonymous', ...persons],
   'app_hidden.deciders': persons,
   'app_hidden.request_deciders': persons,
+  'app_private.people': [],
   'app_private.credentials': [],
   'app_private.sessions': [],
   'app_private.login_attempts': [],
+  'app_private.idempotency_keys': [],
   'audit.request_history': ['assent_auditor'],
   'audit.person_actions': ['assent_auditor'],
   'audit.decisions': ['assent_auditor'],
@@ -50,6 +52,9 @@ const executors: Record<string, Role[]> = {
   'app_public.approve_request(uuid,text,integer)': people3,
   'app_public.reject_request(uuid,text,integer)': people3,
   'app_public.assign_request(uuid,uuid,integer)': people3,
+  'app_public.update_user(uuid,text,text)': people3,
+  'app_public.deactivate_user(uuid)': people3,
+  'app_public.reactivate_user(uuid)': people3,
   'app_public.logout()': people3,
   'app_public.get_current_user()': callers,
   'app_public.requests_awaiting_my_decision()': people3,
@@ -57,15 +62,32 @@ const executors: Record<string, Role[]> = {
   'app_public.users_email(app_public.users)': callers,
   'app_public.users_permissions(app_public.users)': callers,
   'app_hidden.authenticate(text)': ['assent_authenticator'],
-  'app_hidden.begin_login(text)': ['assent_authenticator'],
-  'app_hidden.finish_login(uuid,text,text)': ['assent_authenticator'],
+  'app_hidden.begin_login(text)': callers,
+  'app_hidden.finish_login(uuid,text,text,boolean,text)': callers,
+  'app_hidden.refresh_session(text)': callers,
+  'app_hidden.begin_password_change(text)': people3,
+  'app_hidden.change_password(uuid,text,text)': people3,
+  'app_hidden.my_sessions()': people3,
+  'app_hidden.end_session(uuid)': people3,
+  'app_hidden.end_other_sessions()': people3,
+  'app_hidden.touch_session()': people3,
   'app_hidden.current_user_id()': callers,
   'app_hidden.has_permission(text)': callers,
   'app_hidden.can_decide(uuid,uuid,uuid,boolean)': persons,
   'app_hidden.my_parties(app_public.requests)': people3,
   'app_hidden.people_on_my_requests()': ['assent_user'],
   'app_hidden.transition(app_public.requests,text,integer,jsonb)': people3,
+  'app_hidden.act_on_request(uuid,text,integer[],jsonb)': people3,
   'app_hidden.visible_request(uuid)': people3,
+  'app_hidden.matching_requests(text)': people3,
+  'app_hidden.visible_user(uuid)': people3,
+  'app_hidden.create_user(text,text,text,text,text)': people3,
+  'app_hidden.change_user(app_public.users,jsonb)': people3,
+  'app_hidden.request_document(app_public.requests)': people3,
+  'app_hidden.audit_log_document(app_public.audit_logs)': people3,
+  'app_hidden.user_document(app_public.users)': people3,
+  'app_hidden.claim_idempotency_key(text,bytea[])': people3,
+  'app_hidden.keep_answer(text,bytea,json)': people3,
   'app_hidden.left_out()': people3,
   'app_hidden.given(text,text)': people3,
   'app_hidden.given(text,uuid)': people3,
@@ -76,18 +98,27 @@ const executors: Record<string, Role[]> = {
   'app_private.random_secret()': [],
   'app_private.hash_secret(text)': [],
   'app_private.is_blank(text)': [],
+  'app_private.is_live(app_private.sessions)': [],
   'app_private.live_session(text)': [],
+  'app_private.require_session()': [],
+  'app_private.open_session(uuid,boolean,text)': [],
+  'app_private.verify_password(uuid,text,text)': [],
   'app_private.caller()': [],
   'app_private.current_ip()': [],
   'app_private.account_key(text)': [],
   'app_private.caller_network()': [],
   'app_private.permitted_transition(app_public.requests,text,integer)': [],
+  'app_private.permit_user_management()': [],
   'app_private.raise_violation(text,text)': [],
+  'app_private.check_types(jsonb,regclass)': [],
+  'app_private.refuse_weakness(text,text)': [],
   'app_private.changes(jsonb,jsonb)': [],
   'app_private.tg__refuse()': [],
   'app_private.tg_requests__guard()': [],
   'app_private.tg_requests__audit()': [],
   'app_private.tg_users__audit()': [],
+  'app_private.tg_users__keep_an_admin()': [],
+  'app_private.tg_users__end_sessions()': [],
 }
 
 let stage: Stage
@@ -114,6 +145,7 @@ beforeAll(async () => {
     from app_public.users u cross join (values ('LOGIN'), ('LOGIN_FAILED'), ('LOGOUT')) a (action)`)
   await stage.root.query(`insert into app_public.audit_logs (action) values ('LOGIN_FAILED')`)
   await stage.root.query(`insert into app_private.login_attempts (account_key, network) values ('\\x00', '192.0.2.1')`)
+  await stage.rows('user', `select app_hidden.keep_answer('key', '\\x00', '{}')`)
   await stage.retire()
 })
 afterAll(() => stage?.close())
@@ -147,9 +179,9 @@ describe('relations', () => {
   test('every table has row-level security, and forces it on its owner', async () => {
     expect(
       await all(`
-      select c.oid::regclass from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      select c.oid::regclass::text as name, c.relrowsecurity as enabled from pg_class c join pg_namespace n on n.oid = c.relnamespace
       where n.nspname in ${schemas} and c.relkind in ('r', 'p') and not (c.relrowsecurity and c.relforcerowsecurity)`),
-    ).toEqual([])
+    ).toEqual([{ name: 'app_public.requests', enabled: true }]) // whose owner is to search them: policies.sql
   })
 
   test.each(roles)('%s selects from what the lines say, and writes nowhere', async (role) => {
@@ -460,25 +492,31 @@ describe('rows', () => {
     }
   })
 
-  test('an address is not had by making up the row of a person either', async () => {
+  test.each([
+    ['user', 'user2'],
+    ['manager', 'idler'],
+  ] as const)('%s does not have an address by making up the row of %s, whom they do not see', async (actor, hidden) => {
     const { rows } = await stage.attempt(
-      'user',
+      actor,
       `select app_public.users_email(u) as email
-      from jsonb_populate_record(null::app_public.users, '{"id": "${stage.id.user2}", "role": "ADMIN"}') u`,
+      from jsonb_populate_record(null::app_public.users, '{"id": "${stage.id[hidden]}", "role": "ADMIN"}') u`,
       { fetch: true },
     )
     expect(rows).toEqual([{ email: null }])
   })
 
-  test.each(['app_private.sessions', 'app_private.credentials', 'app_private.login_attempts'])('%s: nobody', async (table) => {
-    expect((await all(`select from ${table}`)).length).toBeGreaterThan(0)
-    for (const actor of actors.filter((one) => one !== 'owner')) {
-      const outcomes = await stage.attempts(
-        ['select 1 from', 'delete from', 'truncate'].map((command) => ({ actor, statement: `${command} ${table}` })),
-      )
-      expect({ actor, codes: outcomes.map(({ code }) => code) }).toEqual({ actor, codes: ['42501', '42501', '42501'] })
-    }
-  })
+  test.each(['app_private.sessions', 'app_private.credentials', 'app_private.login_attempts', 'app_private.idempotency_keys'])(
+    '%s: nobody',
+    async (table) => {
+      expect((await all(`select from ${table}`)).length).toBeGreaterThan(0)
+      for (const actor of actors.filter((one) => one !== 'owner')) {
+        const outcomes = await stage.attempts(
+          ['select 1 from', 'delete from', 'truncate'].map((command) => ({ actor, statement: `${command} ${table}` })),
+        )
+        expect({ actor, codes: outcomes.map(({ code }) => code) }).toEqual({ actor, codes: ['42501', '42501', '42501'] })
+      }
+    },
+  )
 
   test('the derived views show no more than what they derive from', async () => {
     const deciders = await all(`select id from app_public.users where role <> 'USER' and not is_deleted order by 1`)
@@ -497,6 +535,48 @@ describe('rows', () => {
         seesRequest(actor, row),
       )
       expect(waiting!.rows.map(({ id }) => id).sort()).toEqual(submitted.map(({ id }) => id).sort())
+    }
+  })
+
+  // REST's documents are made as the owner: of a row that one sees, with everybody on it.
+  test.each([
+    ['request_document', 'requests', ['creator', 'assigned_to', 'reviewed_by']],
+    ['audit_log_document', 'audit_logs', ['actor']],
+    ['user_document', 'users', []],
+  ])('%s shows each row of %s that one sees', async (made, table, named) => {
+    for (const actor of ['user', 'user2', 'manager', 'manager2', 'admin'] as const) {
+      const statement = `select to_jsonb(t) as row, app_hidden.${made}(t) as document from app_public.${table} t`
+      const { rows } = await stage.attempt(actor, statement, { fetch: true })
+      expect(rows.length).toBeGreaterThan(0)
+      for (const { row, document } of rows) {
+        expect(document.id).toBe(row.id)
+        const people = named.map((who) => document[who] && [document[who].id, Object.keys(document[who])])
+        expect(people).toEqual(named.map((who) => row[`${who}_id`] && [row[`${who}_id`], ['id', 'name', 'role']]))
+      }
+    }
+  })
+
+  test.each([
+    ['request_document', 'requests'],
+    ['audit_log_document', 'audit_logs'],
+  ])('%s shows no row of %s to who knows an id alone', async (made, table) => {
+    const rows = await all(`select id from app_public.${table}`)
+    const outcomes = await stage.attempts(
+      rows.map(({ id }) => ({
+        actor: 'user',
+        fetch: true,
+        statement: `select app_hidden.${made}(t) as document from jsonb_populate_record(null::app_public.${table}, '{"id": "${id}"}') t`,
+      })),
+    )
+    expect(new Set(outcomes.map(({ code, rows }) => code ?? rows[0]!['document']))).toEqual(new Set([null]))
+  })
+
+  test("a person's document has their address for whom it is for", async () => {
+    for (const actor of ['user', 'manager', 'admin'] as const) {
+      const statement = 'select app_hidden.user_document(u) as document from app_public.users u'
+      const { rows } = await stage.attempt(actor, statement, { fetch: true })
+      const addressed = rows.filter(({ document }) => document.email !== null).map(({ document }) => document.id)
+      expect(addressed.sort()).toEqual(actor === 'user' ? [stage.id.user] : rows.map(({ document }) => document.id).sort())
     }
   })
 
@@ -532,14 +612,20 @@ describe('rows', () => {
     ['request.decide', 'user', `select from app_hidden.deciders`, 0],
     ['request.read_all', 'admin', 'select from app_public.requests', 0],
     ['audit.read_all', 'admin', 'select from app_public.audit_logs', 0],
+    ['request.read', 'manager', `select from unnest(app_hidden.matching_requests('user2''s'))`, 0],
     ['user.manage', 'admin', 'select from app_public.users', 0],
+    ['user.manage', 'admin', `select app_hidden.create_user('new@assent.test', 'New', 'ADMIN', 'digest', null)`, 'RQ403'],
+    // Whom one does not see, one does not change; who is seen is still not changed.
+    ['user.manage', 'admin', `select app_public.update_user('$user', name => 'New')`, 'RQ404'],
+    ['user.manage', 'admin', `select app_hidden.change_user(app_public.get_current_user(), '{"name": "New"}')`, 'RQ403'],
     [
       'user.read_email',
       'manager',
       `select from app_public.users u where app_public.users_email(u) is not null and id <> app_hidden.current_user_id()`,
       0,
     ],
-  ] as const)('without %s, %s: %s', async (permission, actor, statement, outcome) => {
+  ] as const)('without %s, %s: %s', async (permission, actor, text, outcome) => {
+    const statement = text.replace('$user', stage.id.user)
     await stage.root.query('begin')
     const before = await stage.attempt(actor, statement)
     await stage.root.query('delete from app_public.role_permissions where permission = $1', [permission])

@@ -50,6 +50,10 @@ export interface Stage {
   rows(actor: Actor, statement: string): Promise<Row[]>
   /** A request in a status, brought there by the API. */
   request(situation: Omit<Situation, 'id' | 'reviewer'> & { reviewer?: Person }): Promise<Situation>
+  /** The audit entries that something has left, and nothing but those. */
+  leaves(act: () => Promise<unknown>): Promise<Row[]>
+  /** What `bare` has of an entry about a person. */
+  entry(action: string, actor: Person | null, user: Person | null, metadata?: Row): Row
   /** Deactivates and demotes those who are to be, after they have played their part. */
   retire(): Promise<void>
   close(): Promise<void>
@@ -133,6 +137,9 @@ export async function openStage(): Promise<Stage> {
     return outcome.rows
   }
 
+  const entries = async (): Promise<Row[]> =>
+    (await root.query('select * from app_public.audit_logs order by "timestamp", id')).rows
+
   return {
     db,
     root,
@@ -141,6 +148,28 @@ export async function openStage(): Promise<Stage> {
     attempts,
     attempt,
     rows,
+    async leaves(act) {
+      const before = await entries()
+      const began = (await root.query('select clock_timestamp() as now')).rows[0].now
+      await act()
+      const after = await entries()
+      expect(after.slice(0, before.length)).toEqual(before)
+      const left = after.slice(before.length)
+      for (const { timestamp } of left) {
+        expect(timestamp.getTime()).toBeGreaterThanOrEqual(began.getTime())
+        expect(timestamp.getTime()).toBeLessThanOrEqual(Date.now() + 1000)
+      }
+      return left
+    },
+    entry: (action, actor, user, metadata = {}) => ({
+      actor_id: actor && id[actor],
+      action,
+      request_id: null,
+      request_creator_id: null,
+      user_id: user && id[user],
+      metadata,
+      ip_address: '192.0.2.1',
+    }),
     async request({ creator, assignee, status, reviewer = 'admin2' }) {
       const assigned = assignee ? `'${id[assignee]}'` : 'null'
       const created = await rows(
@@ -178,7 +207,7 @@ async function addPeople(db: TestDatabase, root: pg.Client) {
       `with person as (insert into app_public.users (name, role) values ($1, $2) returning id),
          login as (insert into app_private.credentials (user_id, email, password_hash) select id, $1 || '@assent.test', 'none' from person)
        insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at)
-       select id, app_private.hash_secret($3), app_private.hash_secret($3 || 'r'), now() + interval '1 day' from person
+       select id, app_private.hash_secret($3), app_private.hash_secret($3 || '.r'), now() + interval '1 day' from person
        returning user_id`,
       [name, role, `secret of ${name}`],
     )
@@ -187,6 +216,9 @@ async function addPeople(db: TestDatabase, root: pg.Client) {
   }
   return { id: id as Record<Person, string>, secret: secret as Record<Person, string> }
 }
+
+/** An entry without its id and time, which `leaves` has looked at. */
+export const bare = ({ id: _id, timestamp: _timestamp, ...entry }: Row): Row => entry
 
 export type Login = {
   user_id: string | null
@@ -198,15 +230,27 @@ export type Login = {
 /** What is sent in a password's place. */
 export const digest = (password: string): string => createHash('sha256').update(`assent:${password}`).digest('base64')
 
-async function inTransaction(client: pg.Client, ip: string, statement: string, values: unknown[]): Promise<Row> {
+/** One statement in a transaction of its own on a connection of the API's, as whom a session's secret names; its rows. */
+export async function asSession(
+  client: pg.Client,
+  secret: string,
+  statement: string,
+  values: unknown[] = [],
+  ip = '192.0.2.1',
+): Promise<Row[]> {
   await client.query('begin')
   try {
-    await client.query(`select set_config('assent.ip', $1, true), set_config('role', app_hidden.authenticate(''), true)`, [ip])
-    return (await client.query(statement, values)).rows[0]
+    await client.query(
+      `select set_config('assent.session', $1, true), set_config('assent.ip', $2, true), set_config('role', app_hidden.authenticate($1), true)`,
+      [secret, ip],
+    )
+    return (await client.query(statement, values)).rows
   } finally {
     await client.query('commit') // a rollback where it failed
   }
 }
+
+export type Browser = { readonly session?: string; readonly byCookie?: boolean; readonly userAgent?: string }
 
 /** Logs in on a connection of the API's, in its two transactions. */
 export async function login(
@@ -214,10 +258,12 @@ export async function login(
   email: string,
   password = 'assent-demo-password',
   ip = '192.0.2.1',
+  browser: Browser = {},
 ): Promise<Login> {
-  const begun = await inTransaction(client, ip, 'select * from app_hidden.begin_login($1)', [email])
-  if (begun['retry_after']) return { user_id: null, session_secret: null, refresh_token: null, retry_after: begun['retry_after'] }
-  return finishLogin(client, begun['attempt_id'], email, password, ip)
+  const [begun] = await asSession(client, browser.session ?? '', 'select * from app_hidden.begin_login($1)', [email], ip)
+  const { attempt_id, retry_after } = begun!
+  if (retry_after) return { user_id: null, session_secret: null, refresh_token: null, retry_after }
+  return finishLogin(client, attempt_id, email, password, ip, browser)
 }
 
 export async function finishLogin(
@@ -226,10 +272,9 @@ export async function finishLogin(
   email: string,
   password: string,
   ip = '192.0.2.1',
+  { session = '', byCookie = false, userAgent }: Browser = {},
 ): Promise<Login> {
-  return (await inTransaction(client, ip, 'select * from app_hidden.finish_login($1, $2, $3, false, null)', [
-    attempt,
-    email,
-    digest(password),
-  ])) as Login
+  const values = [attempt, email, digest(password), byCookie, userAgent]
+  const [done] = await asSession(client, session, 'select * from app_hidden.finish_login($1, $2, $3, $4, $5)', values, ip)
+  return done as Login
 }

@@ -34,7 +34,7 @@ test('every command of ours finds in its environment what it needs, and nothing 
     const filledIn = Object.fromEntries(
       Object.entries<string>(environment).map(([name, value]) => [
         name,
-        value.replace(/\$\{\w+:-(\w+)\}/, '$1').replace(/\$\{\w+:\?[^}]+\}/, 'x'.repeat(32)),
+        value.replace(/\$\{\w+:-([^}]*)\}/, '$1').replace(/\$\{\w+:\?[^}]+\}/, 'x'.repeat(32)),
       ]),
     )
     expect(() => parseConfig(filledIn, command[2] as Command)).not.toThrow()

@@ -82,6 +82,7 @@ test.each<[Command, Record<string, string>, string[]]>([
   ['migrate', {}, ['DATABASE_URL']],
   ['server', {}, ['AUTH_DATABASE_URL', 'JWT_SECRET']],
   ['worker', {}, ['DATABASE_URL']],
+  ['create-admin', {}, ['DATABASE_URL']],
   ['worker', { DATABASE_URL: owner, SMTP_URL: 'smtp://mail' }, ['MAIL_FROM']],
   ['start', { DATABASE_URL: owner }, ['AUTH_DATABASE_URL', 'JWT_SECRET']],
   ['start', { AUTH_DATABASE_URL: api, JWT_SECRET: secret }, ['DATABASE_URL']],

@@ -8,11 +8,13 @@ export class Running {
   readonly child: ChildProcess
   readonly exit: Promise<number | null>
 
-  constructor(program: string, args: string[], env: Record<string, string>) {
+  /** With `input`, that and the end of it is its standard input. */
+  constructor(program: string, args: string[], env: Record<string, string>, input?: string) {
     // A process group of its own, so that the test can do what Ctrl-C does in a terminal.
     this.child = spawn(program, args, { env: { PATH: process.env.PATH, HOME: process.env.HOME, ...env }, detached: true })
     this.child.stdout!.on('data', (text) => (this.output += text))
     this.child.stderr!.on('data', (text) => (this.output += text))
+    if (input !== undefined) this.child.stdin!.end(input)
     this.exit = once(this.child, 'close').then(([code]) => code)
   }
 
@@ -36,6 +38,6 @@ export class Running {
 }
 
 /** `node server/main.js`, with what it is told. */
-export function command(name: string, env: Record<string, string>): Running {
-  return new Running(process.execPath, ['server/main.js', name], env)
+export function command(name: string, env: Record<string, string>, args: string[] = [], input?: string): Running {
+  return new Running(process.execPath, ['server/main.js', name, ...args], env, input)
 }

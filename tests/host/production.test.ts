@@ -3,13 +3,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
 import { startEmbedded, type Embedded } from '../../server/embedded.ts'
-import { command } from './process.ts'
+import { command, Running } from './process.ts'
 
 // A server of the operator's own, and names and passwords that need quoting everywhere.
 let dataDir: string
 let postgres: Embedded
 let root: URL
 let env: Record<string, string>
+const admin = { email: 'Jane.Admin@example.com', name: "Jane O'Admin", password: 'correct horse, "battery"; staple' }
 const passwords = ['it\'s 100% "mine": ü/?#@', 'pass$word\\']
 
 beforeAll(async () => {
@@ -75,17 +76,85 @@ test('no password is in the log of PostgreSQL, which wrote every statement', asy
 test('migrate needs only the owner, and two at once wait for each other', async () => {
   const migrate = () => command('migrate', only('DATABASE_URL')).exit
   expect(await Promise.all([migrate(), migrate()])).toEqual([0, 0])
+  expect(await query(env.DATABASE_URL!, 'select indexrelid::regclass from pg_index where not indisvalid')).toEqual([])
   expect(await query(env.DATABASE_URL!, `select has_schema_privilege('api-2', 'app_public', 'usage') as granted`)).toEqual([
     { granted: true },
   ])
 }, 60_000)
 
-test('server and worker run from their own variables alone, and end with 0', async () => {
+describe('create-admin', () => {
+  const createAdmin = (args: string[], input: string) => command('create-admin', only('DATABASE_URL'), args, input)
+  const trail = `select a.action, a.actor_id, a.metadata, u.name, u.role from app_public.audit_logs a join app_public.users u on u.id = a.user_id order by a.id`
+
+  test('adds an admin with the password from standard input, and the trail says who did it', async () => {
+    const added = createAdmin([admin.email, admin.name], `${admin.password}\n`)
+    expect(await added.exit).toBe(0)
+    expect(added.output).toContain(`${admin.email} is an admin.`)
+    expect(added.output).not.toContain(admin.password)
+    const { name } = admin
+    const metadata = { name, role: 'ADMIN', database_user: "The Owner's" }
+    expect(await query(env.DATABASE_URL!, trail)).toEqual([
+      { action: 'USER_CREATE', actor_id: null, metadata, name, role: 'ADMIN' },
+    ])
+    expect(await readFile(join(dataDir, 'postgres', 'server.log'), 'utf8')).not.toContain(admin.password)
+  }, 60_000)
+
+  test('by npm, with blanks in the name', async () => {
+    const args = ['run', 'create-admin', '--', 'second@example.com', 'The Second']
+    const added = new Running('npm', args, only('DATABASE_URL'), admin.password)
+    expect(await added.exit).toBe(0)
+    expect(await query(env.DATABASE_URL!, `select role from app_public.users where name = 'The Second'`)).toEqual([
+      { role: 'ADMIN' },
+    ])
+  }, 60_000)
+
+  test('says in one line what is wrong, and adds nobody', async () => {
+    const { password, name } = admin
+    const cases: [string[], string, string][] = [
+      [['new@example.com', name], '', 'The password must have at least 12 characters.'],
+      [['new@example.com', name], `${'😀'.repeat(11)}\n`, 'The password must have at least 12 characters.'],
+      [['new@example.com', name], 'Password1234\r\n', 'This password is among the most common ones.'],
+      [[admin.email, name], password, 'This email address is taken.'],
+      [[admin.email.toLowerCase(), name], password, 'This email address is taken.'],
+      [['no address', name], password, 'This is not an email address.'],
+      [['new@example.com', ' '], password, 'The name must have 1 to 200 characters, and not blanks alone.'],
+      [['new@example.com'], password, 'Usage: npm run create-admin -- EMAIL NAME'],
+      [[], password, 'Usage: npm run create-admin -- EMAIL NAME'],
+    ]
+    const before = await query(env.DATABASE_URL!, trail)
+    const refused = await Promise.all(
+      cases.map(async ([args, input]) => {
+        const running = createAdmin(args, input)
+        return [args, input, await running.exit, running.output]
+      }),
+    )
+    expect(refused).toEqual(cases.map(([args, input, line]) => [args, input, 1, `${line}\n`]))
+    expect(await query(env.DATABASE_URL!, trail)).toEqual(before)
+  }, 60_000)
+
+  test('needs the owner’s connection', async () => {
+    const running = command('create-admin', only(), [admin.email, admin.name], admin.password)
+    expect(await running.exit).toBe(1)
+    expect(running.output).toBe('The environment is not usable:\n- DATABASE_URL is missing\n')
+  })
+})
+
+test('server and worker run from their own variables alone, the new admin can log in, and they end with 0', async () => {
   const server = command('server', only('AUTH_DATABASE_URL', 'JWT_SECRET'))
   const worker = command('worker', only('DATABASE_URL'))
   await worker.until(/Worker connected/)
   const url = await server.until(/(http:\/\/127\.0\.0\.1:\d+)/)
   expect((await fetch(`${url}/readyz`)).status).toBe(200)
+  const body = JSON.stringify({ email: admin.email, password: admin.password })
+  const login = await fetch(`${url}/api/v1/auth/token/`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body,
+  })
+  expect([login.status, ((await login.json()) as { user: object }).user]).toMatchObject([
+    200,
+    { name: admin.name, role: 'ADMIN' },
+  ])
   expect(await Promise.all([server.end('SIGTERM'), worker.end('SIGINT')])).toEqual([0, 0])
 }, 60_000)
 

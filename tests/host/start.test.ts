@@ -49,7 +49,10 @@ test('a first start is ready within 15 seconds, and tells the addresses and the 
   const running = start()
   const url = await running.until(ready)
   expect(performance.now() - begin).toBeLessThan(15_000)
-  for (const path of ['/graphiql', '/healthz', '/readyz']) expect((await fetch(url + path)).status).toBe(200)
+  for (const path of ['/graphiql', '/healthz', '/readyz', '/metrics', '/api/v1/docs/']) {
+    expect(running.output).toContain(url + path)
+    expect((await fetch(url + path)).status).toBe(200)
+  }
   for (const name of ['admin', 'manager', 'manager2', 'user', 'user2']) expect(running.output).toContain(`${name}@assent.test`)
   expect(running.output).toContain('assent-demo-password')
   expect((await readdir(dataDir)).sort()).toEqual(['env', 'postgres'])
@@ -136,6 +139,7 @@ test('in production there are no demo accounts, no GraphiQL, and none later eith
   const production = start({ ...own, NODE_ENV: 'production' })
   const url = await production.until(ready)
   expect((await fetch(`${url}/graphiql`)).status).toBe(404)
+  expect(production.output).not.toContain('graphiql')
   expect(await production.end('SIGTERM')).toBe(0)
   const later = start(own)
   await later.until(ready)

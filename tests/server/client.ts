@@ -1,7 +1,8 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { Agent, request, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http'
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { format } from 'node:util'
+import type { Client } from 'pg'
 import pino from 'pino'
 import { startServer } from '../../server/app.ts'
 import { parseConfig } from '../../server/config.ts'
@@ -31,6 +32,13 @@ export interface Call {
 /** Whose call it is: a demo person (with the session that the clone came with), any bearer token, or nobody. */
 export type Who = Name | { readonly token: string } | undefined
 
+/** Somebody new, with a session of their own. Their password is PASSWORD. */
+export interface NewPerson {
+  readonly id: string
+  readonly email: string
+  readonly token: string
+}
+
 export interface Api {
   readonly db: TestDatabase
   readonly url: string
@@ -45,10 +53,26 @@ export interface Api {
   data(query: string, variables?: object, who?: Who): Promise<any>
   /** One GraphQL call that must fail: the code of its first error. */
   code(query: string, variables?: object, who?: Who): Promise<string>
+  /** One call of the REST API: `rest('GET', '/requests/')`. */
+  rest(method: string, path: string, body?: unknown, who?: Who, headers?: OutgoingHttpHeaders): Promise<Answer>
+  /** Adds somebody to the database: for tests that would leave a demo person without a session, or change them. */
+  person(role?: 'USER' | 'MANAGER' | 'ADMIN'): Promise<NewPerson>
   /** Stops the server alone; close() does it too, and drops the database. */
   stop(): Promise<void>
   close(): Promise<void>
 }
+
+/**
+ * An address that nobody has called from: to a server with TRUST_PROXY=1, the caller of these headers. Calls without
+ * credentials are counted by address, and their allowance is not what most tests are about.
+ */
+export const fromElsewhere = (): { 'x-forwarded-for': string } => {
+  const [a, b, c] = randomBytes(3)
+  return { 'x-forwarded-for': `10.${a}.${b}.${c}` }
+}
+
+/** A token that nothing is wrong with but that its session never was. */
+export const deadToken = (): string => makeTokens([JWT_SECRET]).sign('dead', randomUUID()).token
 
 /** The API over HTTP, on a clone of the template. `env` is what the process would find in its environment. */
 export async function startApi(env: Record<string, string> = {}, given?: TestDatabase): Promise<Api> {
@@ -60,11 +84,18 @@ export async function startApi(env: Record<string, string> = {}, given?: TestDat
   const config = parseConfig({ PORT: '0', AUTH_DATABASE_URL: db.urls.auth, JWT_SECRET, ...env }, 'server')
   // No redaction: what is secret must not even be handed to the logger.
   const server = await startServer(config, pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) }))
-  const agent = new Agent({ keepAlive: true, maxSockets: 50 })
+  // Without a timeout of its own, an agent does not heed the server's, and now and then writes to a connection just closed.
+  const agent = new Agent({ keepAlive: true, maxSockets: 50, timeout: 60_000 })
   const tokens = makeTokens([JWT_SECRET])
-  // A subject of its own each time: the allowance of requests is the subject's, and no test's but limits.test.ts's.
-  const token = (name: Name) => tokens.sign(db.people[name].session, randomUUID()).token
+  // A subject of its own each time: the allowance of requests is the subject's, and meant to be used up by no test but one.
+  const sign = (session: string) => tokens.sign(session, randomUUID()).token
+  const token = (name: Name) => sign(db.people[name].session)
+  const bearer = (who: Who) => {
+    const given = typeof who === 'string' ? token(who) : who?.token
+    return given === undefined ? {} : { authorization: `Bearer ${given}` }
+  }
 
+  let owner: Client | undefined
   const sent = new Set<Promise<Answer>>()
   const send = (call: Call) => {
     const answer = sendTo(server.url, { ...call, agent })
@@ -72,17 +103,11 @@ export async function startApi(env: Record<string, string> = {}, given?: TestDat
     void answer.catch(() => {}).finally(() => sent.delete(answer))
     return answer
   }
-  const graphql: Api['graphql'] = (query, variables, who, headers) => {
-    const bearer = typeof who === 'string' ? token(who) : who?.token
-    return send({
-      headers: {
-        'content-type': 'application/json',
-        ...(bearer !== undefined && { authorization: `Bearer ${bearer}` }),
-        ...headers,
-      },
+  const graphql: Api['graphql'] = (query, variables, who, headers) =>
+    send({
+      headers: { 'content-type': 'application/json', ...bearer(who), ...headers },
       body: JSON.stringify({ query, variables }),
     })
-  }
   let stopped: Promise<void> | undefined
   const stop = () =>
     (stopped ??= server
@@ -107,6 +132,29 @@ export async function startApi(env: Record<string, string> = {}, given?: TestDat
       const { text, body } = await graphql(query, variables, who)
       if (!body?.errors) throw new Error(`It succeeded: ${text}\n${query}`)
       return body.errors[0].extensions.code
+    },
+    rest(method, path, body, who, headers) {
+      const text = body === undefined ? undefined : JSON.stringify(body)
+      // Of a DELETE, node:http sends the length only when told.
+      const type = text && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) }
+      return send({
+        method,
+        path: `/api/v1${path}`,
+        headers: { ...type, ...bearer(who), ...headers },
+        ...(text && { body: text }),
+      })
+    },
+    async person(role = 'USER') {
+      const email = `${randomUUID()}@assent.test`
+      // The hash is another's, who has the same password: making one takes its time.
+      const { rows } = await (owner ??= await db.connect('owner')).query(
+        `with person as (insert into app_public.users (name, role) values ('Somebody New', $2) returning id),
+           login as (insert into app_private.credentials (user_id, email, password_hash)
+             select person.id, $1, c.password_hash from person, app_private.credentials c where c.user_id = $3 returning user_id)
+         select user_id as id, s.session_secret as session from login, app_private.open_session(user_id, false, null) s`,
+        [email, role, db.people.user.id],
+      )
+      return { id: rows[0].id, email, token: sign(rows[0].session) }
     },
     stop,
     async close() {

@@ -348,6 +348,8 @@ describe('in production', () => {
   afterAll(() => production.close())
 
   test('strangers get no introspection, and the schema is not guessed from errors', async () => {
+    const login = { email: 'user@assent.test', password: PASSWORD }
+    const cookie = (await production.rest('POST', '/auth/session/', login)).headers['set-cookie']![0]!.split(';')[0]!
     for (const query of [
       getIntrospectionQuery(),
       '{ __type(name: "User") { name } }',
@@ -356,6 +358,8 @@ describe('in production', () => {
       expectBadRequest(await production.graphql(query))
       expect((await production.graphql(query, {}, 'user')).status).toBe(200)
       expect((await production.graphql(query, {}, { token: 'bad' })).status).toBe(401)
+      expectBadRequest(await production.graphql(query, {}, undefined, { cookie: 'assent_session=dead' }))
+      expect((await production.graphql(query, {}, undefined, { cookie })).status).toBe(200)
       expect((await api.graphql(query)).status).toBe(200)
     }
     expect(await production.data('{ __typename currentUser { id __typename } }')).toEqual({
