@@ -227,6 +227,8 @@ create or replace function app_public.users_email(u app_public.users)
 as $$
   select c.email
   from app_private.credentials c
+  -- To make up an id is not enough: who has seen the person also knows, to the microsecond, when they were added.
+  join app_public.users seen on seen.id = c.user_id and seen.created_at = u.created_at
   where c.user_id = u.id
     and (u.id = (select app_hidden.current_user_id()) or (select app_hidden.has_permission('user.read_email')))
 $$;

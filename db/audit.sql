@@ -20,7 +20,7 @@ insert into app_public.audit_actions (action, description) values
   ('LOGIN',           'Somebody logged in.'),
   ('LOGIN_FAILED',    'A login failed: no actor; about the account, if there is one.'),
   ('LOGOUT',          'Somebody logged out.'),
-  ('SESSION_REVOKE',  'Somebody ended other sessions of theirs; or nobody did: a refresh token was used twice.'),
+  ('SESSION_REVOKE',  'Somebody ended sessions of theirs, or logged a browser in anew that had one; or nobody did: a refresh token was used twice.'),
   ('PASSWORD_CHANGE', 'Somebody changed their password, which ended their other sessions.'),
   ('USER_CREATE',     'A person was added.'),
   ('USER_UPDATE',     'A person''s name or role was changed.'),
@@ -150,7 +150,7 @@ declare
   v_actor_id uuid := app_hidden.current_user_id();
 begin
   if tg_op = 'UPDATE' and new is not distinct from old then
-    return null;
+    return new;
   end if;
   insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
   values (
@@ -170,11 +170,15 @@ begin
     || case when v_actor_id is null then jsonb_build_object('database_user', session_user) else '{}' end,
     app_private.current_ip()
   );
-  return null;
+  return new;
 end
 $$;
 comment on function app_private.tg_users__audit() is 'One entry for each change of a person.';
 
 create or replace trigger _900_audit
-  after insert or update on app_public.users
+  after insert on app_public.users
+  for each row execute function app_private.tg_users__audit();
+-- Before, while who demotes or deactivates themselves still is who they were; the last of all that come before.
+create or replace trigger _910_audit
+  before update on app_public.users
   for each row execute function app_private.tg_users__audit();

@@ -11,6 +11,7 @@ create table if not exists app_private.idempotency_keys (
   primary key (user_id, key),
   constraint idempotency_keys_key_length check (char_length(key) between 1 and 255)
 );
+create index if not exists idempotency_keys_created_at_idx on app_private.idempotency_keys (created_at);
 comment on table app_private.idempotency_keys is 'Answers that can be asked for again, for 24 hours.';
 comment on column app_private.idempotency_keys.user_id is 'Whose: keys of others do not meet.';
 comment on column app_private.idempotency_keys.key is 'As the caller named it.';
@@ -38,7 +39,16 @@ begin
     state := 'RUNNING';
     return;
   end if;
-  delete from app_private.idempotency_keys k where k.user_id = v_me and k.created_at < now() - interval '24 hours';
+  -- Of anybody's that have expired a few are cleared away, and nobody waits for it.
+  delete from app_private.idempotency_keys k where (k.user_id, k.key) in (
+    select e.user_id, e.key from app_private.idempotency_keys e
+    where e.created_at < now() - interval '24 hours'
+    order by e.created_at
+    limit 10
+    for update skip locked
+  );
+  delete from app_private.idempotency_keys k
+  where k.user_id = v_me and k.key = claim_idempotency_key.key and k.created_at < now() - interval '24 hours';
   select k.fingerprint, k.answer into v_fingerprint, answer
   from app_private.idempotency_keys k
   where k.user_id = v_me and k.key = claim_idempotency_key.key;

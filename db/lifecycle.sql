@@ -185,6 +185,7 @@ begin
     -- To name an id is not enough: who has seen the request also knows, to the microsecond, when it was created.
     select * into v_old from app_public.requests r where r.id = seen.id and r.created_at = seen.created_at for no key update;
     if not found then
+      perform app_private.require_session();
       raise exception using errcode = 'RQ404', message = 'There is no such request.';
     end if;
   end if;
@@ -232,7 +233,7 @@ exception
 end
 $$;
 comment on function app_hidden.transition(app_public.requests, text, integer, jsonb) is
-  'The one way in which a request changes: has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
+  'The one way in which a request changes: is the session live (RQ401), has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
 grant execute on function app_hidden.transition(app_public.requests, text, integer, jsonb) to assent_user, assent_manager, assent_admin;
 
 -- The guard: what is submitted stays as it is, whatever the statement and whoever writes it -------------------------

@@ -1,4 +1,4 @@
--- Logging in and out, and changing one's password. What asks for a password is two transactions, so that an attempt is
+-- Logging in and out, refreshing and ending sessions, and changing one's password. What asks for a password is two transactions, so that an attempt is
 -- counted before the slow hash is computed and stays counted whatever becomes of it: begin_login, commit, finish_login.
 -- Neither raises on a wrong password, which would roll back the count and the audit entry: the outcome is data.
 
@@ -56,7 +56,7 @@ begin
   perform pg_advisory_xact_lock(hashtextextended('login from ' || coalesce(v_network::text, ''), 0));
   select a.attempted_at + interval '15 minutes' into v_blocked_until
   from app_private.login_attempts a
-  where a.network = v_network
+  where a.network = v_network or (a.network is null and v_network is null)
   order by a.attempted_at desc
   offset 99 limit 1;
   if found then
@@ -169,7 +169,7 @@ begin
       update app_private.sessions s
       set revoked_at = now()
       from app_private.live_session(current_setting('assent.session', true)) l
-      where s.id = l.session_id
+      where s.id = l.session_id and app_private.is_live(s)
       returning s.id, s.user_id
     )
     insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
@@ -242,7 +242,11 @@ begin
   update app_private.sessions s
   set revoked_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id;
+  where s.id = l.session_id and app_private.is_live(s);
+  -- Of two at once the first has ended it.
+  if not found then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
   insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
   values (v_me, 'LOGOUT', v_me, app_private.current_ip());
 end
@@ -291,18 +295,20 @@ begin
   if user_id is null then
     return;
   end if;
+  -- Verifying may have waited for another change, which ended this session.
+  perform app_private.require_session();
 
   update app_private.credentials c set password_hash = app_private.hash_password(new_digest) where c.user_id = v_me;
   update app_private.sessions s
   set revoked_at = now()
   where s.user_id = v_me and s.revoked_at is null
-    and s.id <> (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l);
+    and s.id is distinct from (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l);
   insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
   values (v_me, 'PASSWORD_CHANGE', v_me, app_private.current_ip());
 end
 $$;
 comment on function app_hidden.change_password(uuid, text, text) is
-  'Changes the caller''s password and ends their other sessions. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
+  'Changes the caller''s password and ends their other sessions. Raises RQ401 when the session has ended. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
 grant execute on function app_hidden.begin_password_change(text), app_hidden.change_password(uuid, text, text)
   to assent_user, assent_manager, assent_admin;
 

@@ -37,26 +37,38 @@ create or replace function app_hidden.create_user(email text, name text, role te
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
-declare
-  v_user app_public.users;
-  v_constraint text;
-  v_column text;
 begin
   perform app_private.permit_user_management();
   perform app_private.refuse_weakness(weakness, 'password');
-  select * into v_user from app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
-  return v_user;
-exception
-  when unique_violation then
-    raise exception using errcode = 'RQ422', column = 'email', message = 'This email address is taken.';
-  when check_violation or not_null_violation or foreign_key_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  return app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
 end
 $$;
 comment on function app_hidden.create_user(text, text, text, text, text) is
-  'Adds a person; without a role, as USER. Raises RQ401, RQ403, and RQ422: a weak password (what the server, which alone sees it, finds wrong), an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
+  'Adds a person; without a role, as USER. Raises RQ401, RQ403, and RQ422: a weak password (what the server, which alone sees it, finds wrong), and what register_user refuses.';
 grant execute on function app_hidden.create_user(text, text, text, text, text) to assent_user, assent_manager, assent_admin;
+
+create or replace function app_private.keep_an_admin(person app_public.users, new_role text, new_is_deleted boolean)
+  returns void
+  language plpgsql
+  volatile -- Of a statement that changes several, each row is judged by what has become of those before it.
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_admin_roles text[] := array(select p.role from app_hidden.effective_permissions p where p.permission = 'user.manage');
+begin
+  if person.is_deleted or person.role <> all (v_admin_roles) or (not new_is_deleted and new_role = any (v_admin_roles)) then
+    return;
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  if not exists (
+    select from app_public.users u where u.id <> person.id and u.role = any (v_admin_roles) and not u.is_deleted
+  ) then
+    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
+  end if;
+end
+$$;
+comment on function app_private.keep_an_admin(app_public.users, text, boolean) is
+  'Would this change leave nobody who can administer people? Raises RQ409.';
 
 create or replace function app_hidden.change_user(seen app_public.users, changes jsonb)
   returns app_public.users
@@ -71,6 +83,10 @@ declare
   v_constraint text;
   v_column text;
 begin
+  -- Whose role has changed since they looked has seen nobody, and may no longer.
+  if seen.id is not null or not exists (select from app_private.caller()) then
+    perform app_private.permit_user_management();
+  end if;
   -- One at a time, so that of two admins who demote each other the second is an admin no longer.
   perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
   -- As in transition(): who has seen the person also knows, to the microsecond, when they were added.
@@ -79,6 +95,10 @@ begin
     raise exception using errcode = 'RQ404', message = 'There is no such person.';
   end if;
   perform app_private.permit_user_management();
+
+  -- Before what is wrong with the values is told.
+  perform app_private.keep_an_admin(v_old, coalesce(changes ->> 'role', v_old.role),
+    coalesce(changes -> 'is_deleted' = 'true', v_old.is_deleted));
 
   perform app_private.check_types(changes, 'app_public.users');
   v_new := jsonb_populate_record(v_old, changes);
@@ -109,27 +129,15 @@ create or replace function app_private.tg_users__keep_an_admin()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
-  if not exists (
-    select from app_public.users u
-    join app_hidden.effective_permissions p on p.role = u.role
-    where p.permission = 'user.manage' and not u.is_deleted
-  ) and exists (
-    select from app_hidden.effective_permissions p where p.permission = 'user.manage' and p.role = old.role
-  ) then
-    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
-  end if;
-  return null;
+  perform app_private.keep_an_admin(old, new.role, new.is_deleted);
+  return new;
 end
 $$;
-comment on function app_private.tg_users__keep_an_admin() is
-  'Somebody can always administer people. Raises RQ409.';
+comment on function app_private.tg_users__keep_an_admin() is 'Somebody can always administer people, whoever writes. Raises RQ409.';
 
--- After the statement, when all that it changes is to be seen.
 create or replace trigger _300_keep_an_admin
-  after update of role, is_deleted on app_public.users
-  for each row when (new.role <> old.role or (new.is_deleted and not old.is_deleted))
-  execute function app_private.tg_users__keep_an_admin();
+  before update of role, is_deleted on app_public.users
+  for each row execute function app_private.tg_users__keep_an_admin();
 
 create or replace function app_private.tg_users__end_sessions()
   returns trigger

@@ -81,6 +81,7 @@ comment on column app_private.idempotency_keys.fingerprint is 'Of method, path a
 comment on column app_private.idempotency_keys.answer is 'The answer: status, headers and body.';
 comment on column app_private.idempotency_keys.created_at is 'When it was first answered.';
 comment on constraint idempotency_keys_key_length on app_private.idempotency_keys is 'An Idempotency-Key has 1 to 255 characters.';
+CREATE INDEX idempotency_keys_created_at_idx ON app_private.idempotency_keys USING btree (created_at);
 alter table app_private.idempotency_keys enable row level security;
 alter table app_private.idempotency_keys force row level security;
 create policy owner_all on app_private.idempotency_keys for all to assent_owner
@@ -462,9 +463,10 @@ comment on constraint users_role_fkey on app_public.users is 'There is no such r
 CREATE INDEX users_created_at_idx ON app_public.users USING btree (created_at, id);
 CREATE INDEX users_role_idx ON app_public.users USING btree (role, is_deleted);
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.users FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _300_keep_an_admin AFTER UPDATE OF role, is_deleted ON app_public.users FOR EACH ROW WHEN (((new.role <> old.role) OR (new.is_deleted AND (NOT old.is_deleted)))) EXECUTE FUNCTION app_private.tg_users__keep_an_admin();
+CREATE TRIGGER _300_keep_an_admin BEFORE UPDATE OF role, is_deleted ON app_public.users FOR EACH ROW EXECUTE FUNCTION app_private.tg_users__keep_an_admin();
 CREATE TRIGGER _500_end_sessions AFTER UPDATE OF is_deleted ON app_public.users FOR EACH ROW WHEN ((new.is_deleted <> old.is_deleted)) EXECUTE FUNCTION app_private.tg_users__end_sessions();
-CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.users FOR EACH ROW EXECUTE FUNCTION app_private.tg_users__audit();
+CREATE TRIGGER _900_audit AFTER INSERT ON app_public.users FOR EACH ROW EXECUTE FUNCTION app_private.tg_users__audit();
+CREATE TRIGGER _910_audit BEFORE UPDATE ON app_public.users FOR EACH ROW EXECUTE FUNCTION app_private.tg_users__audit();
 alter table app_public.users enable row level security;
 alter table app_public.users force row level security;
 create policy admin_select on app_public.users for select to assent_admin
@@ -708,7 +710,7 @@ begin
   perform pg_advisory_xact_lock(hashtextextended('login from ' || coalesce(v_network::text, ''), 0));
   select a.attempted_at + interval '15 minutes' into v_blocked_until
   from app_private.login_attempts a
-  where a.network = v_network
+  where a.network = v_network or (a.network is null and v_network is null)
   order by a.attempted_at desc
   offset 99 limit 1;
   if found then
@@ -767,17 +769,19 @@ begin
   if user_id is null then
     return;
   end if;
+  -- Verifying may have waited for another change, which ended this session.
+  perform app_private.require_session();
 
   update app_private.credentials c set password_hash = app_private.hash_password(new_digest) where c.user_id = v_me;
   update app_private.sessions s
   set revoked_at = now()
   where s.user_id = v_me and s.revoked_at is null
-    and s.id <> (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l);
+    and s.id is distinct from (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l);
   insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
   values (v_me, 'PASSWORD_CHANGE', v_me, app_private.current_ip());
 end
 $function$;
-comment on routine app_hidden.change_password(uuid,text,text) is 'Changes the caller''s password and ends their other sessions. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
+comment on routine app_hidden.change_password(uuid,text,text) is 'Changes the caller''s password and ends their other sessions. Raises RQ401 when the session has ended. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
 grant execute on routine app_hidden.change_password(uuid,text,text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.change_user(seen app_public.users, changes jsonb)
@@ -792,6 +796,10 @@ declare
   v_constraint text;
   v_column text;
 begin
+  -- Whose role has changed since they looked has seen nobody, and may no longer.
+  if seen.id is not null or not exists (select from app_private.caller()) then
+    perform app_private.permit_user_management();
+  end if;
   -- One at a time, so that of two admins who demote each other the second is an admin no longer.
   perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
   -- As in transition(): who has seen the person also knows, to the microsecond, when they were added.
@@ -800,6 +808,10 @@ begin
     raise exception using errcode = 'RQ404', message = 'There is no such person.';
   end if;
   perform app_private.permit_user_management();
+
+  -- Before what is wrong with the values is told.
+  perform app_private.keep_an_admin(v_old, coalesce(changes ->> 'role', v_old.role),
+    coalesce(changes -> 'is_deleted' = 'true', v_old.is_deleted));
 
   perform app_private.check_types(changes, 'app_public.users');
   v_new := jsonb_populate_record(v_old, changes);
@@ -834,7 +846,16 @@ begin
     state := 'RUNNING';
     return;
   end if;
-  delete from app_private.idempotency_keys k where k.user_id = v_me and k.created_at < now() - interval '24 hours';
+  -- Of anybody's that have expired a few are cleared away, and nobody waits for it.
+  delete from app_private.idempotency_keys k where (k.user_id, k.key) in (
+    select e.user_id, e.key from app_private.idempotency_keys e
+    where e.created_at < now() - interval '24 hours'
+    order by e.created_at
+    limit 10
+    for update skip locked
+  );
+  delete from app_private.idempotency_keys k
+  where k.user_id = v_me and k.key = claim_idempotency_key.key and k.created_at < now() - interval '24 hours';
   select k.fingerprint, k.answer into v_fingerprint, answer
   from app_private.idempotency_keys k
   where k.user_id = v_me and k.key = claim_idempotency_key.key;
@@ -857,24 +878,13 @@ CREATE OR REPLACE FUNCTION app_hidden.create_user(email text, name text, role te
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare
-  v_user app_public.users;
-  v_constraint text;
-  v_column text;
 begin
   perform app_private.permit_user_management();
   perform app_private.refuse_weakness(weakness, 'password');
-  select * into v_user from app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
-  return v_user;
-exception
-  when unique_violation then
-    raise exception using errcode = 'RQ422', column = 'email', message = 'This email address is taken.';
-  when check_violation or not_null_violation or foreign_key_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  return app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
 end
 $function$;
-comment on routine app_hidden.create_user(text,text,text,text,text) is 'Adds a person; without a role, as USER. Raises RQ401, RQ403, and RQ422: a weak password (what the server, which alone sees it, finds wrong), an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
+comment on routine app_hidden.create_user(text,text,text,text,text) is 'Adds a person; without a role, as USER. Raises RQ401, RQ403, and RQ422: a weak password (what the server, which alone sees it, finds wrong), and what register_user refuses.';
 grant execute on routine app_hidden.create_user(text,text,text,text,text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.current_user_id()
@@ -963,7 +973,7 @@ begin
       update app_private.sessions s
       set revoked_at = now()
       from app_private.live_session(current_setting('assent.session', true)) l
-      where s.id = l.session_id
+      where s.id = l.session_id and app_private.is_live(s)
       returning s.id, s.user_id
     )
     insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
@@ -1037,7 +1047,7 @@ $function$;
 comment on routine app_hidden.left_out() is 'The default of arguments that may be left out: a value of this transaction alone, which nobody can know before it.';
 grant execute on routine app_hidden.left_out() to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.matching_requests(search text)
+CREATE OR REPLACE FUNCTION app_hidden.matching_requests(search text, status text, creator_id uuid, assigned_to_id uuid)
  RETURNS uuid[]
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
@@ -1047,6 +1057,7 @@ AS $function$
 declare
   v_me uuid := app_hidden.current_user_id();
   v_sees_others boolean := app_hidden.has_permission('request.read');
+  v_sees_drafts boolean := app_hidden.has_permission('request.read_all');
   v_patterns text[];
 begin
   -- The longest first. Fewer than three letters or digits together have no trigram to look up.
@@ -1065,15 +1076,18 @@ begin
     from app_public.requests r
     where r.title || ' ' || coalesce(r.description, '') ilike v_patterns[1]
       and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns[2:])
-      and (v_sees_others or r.creator_id = v_me)
+      and (r.creator_id = v_me or v_sees_drafts or (v_sees_others and r.submitted_at is not null))
+      and (matching_requests.status is null or r.status = matching_requests.status)
+      and (matching_requests.creator_id is null or r.creator_id = matching_requests.creator_id)
+      and (matching_requests.assigned_to_id is null or r.assigned_to_id = matching_requests.assigned_to_id)
       and not r.is_deleted
     order by r.created_at desc, r.id desc
     limit 500
   );
 end
 $function$;
-comment on routine app_hidden.matching_requests(text) is 'The newest 500 requests that contain every word of the search in their title or description, in any letter case. Of what others created only for who sees any of it; which of it, row-level security says. Raises RQ422.';
-grant execute on routine app_hidden.matching_requests(text) to assent_admin, assent_manager, assent_user;
+comment on routine app_hidden.matching_requests(text,text,uuid,uuid) is 'The newest 500 requests that contain every word of the search in their title or description, in any letter case; null: whatever the status, the creator, the assignee. Passes over what the caller cannot see, lest that fill the 500: whether they see the rest is for row-level security to say. Raises RQ422.';
+grant execute on routine app_hidden.matching_requests(text,text,uuid,uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.my_parties(r app_public.requests)
  RETURNS text[]
@@ -1255,6 +1269,7 @@ begin
     -- To name an id is not enough: who has seen the request also knows, to the microsecond, when it was created.
     select * into v_old from app_public.requests r where r.id = seen.id and r.created_at = seen.created_at for no key update;
     if not found then
+      perform app_private.require_session();
       raise exception using errcode = 'RQ404', message = 'There is no such request.';
     end if;
   end if;
@@ -1301,7 +1316,7 @@ exception
     perform app_private.raise_violation(v_constraint, v_column);
 end
 $function$;
-comment on routine app_hidden.transition(app_public.requests,text,integer,jsonb) is 'The one way in which a request changes: has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
+comment on routine app_hidden.transition(app_public.requests,text,integer,jsonb) is 'The one way in which a request changes: is the session live (RQ401), has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
 grant execute on routine app_hidden.transition(app_public.requests,text,integer,jsonb) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.user_document(seen app_public.users)
@@ -1464,6 +1479,27 @@ AS $function$
 $function$;
 comment on routine app_private.is_live(app_private.sessions) is 'Not ended, not older than the 30 days it was opened for, and used within the last 3 days. Of an active person: live_session asks.';
 
+CREATE OR REPLACE FUNCTION app_private.keep_an_admin(person app_public.users, new_role text, new_is_deleted boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_admin_roles text[] := array(select p.role from app_hidden.effective_permissions p where p.permission = 'user.manage');
+begin
+  if person.is_deleted or person.role <> all (v_admin_roles) or (not new_is_deleted and new_role = any (v_admin_roles)) then
+    return;
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  if not exists (
+    select from app_public.users u where u.id <> person.id and u.role = any (v_admin_roles) and not u.is_deleted
+  ) then
+    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
+  end if;
+end
+$function$;
+comment on routine app_private.keep_an_admin(app_public.users,text,boolean) is 'Would this change leave nobody who can administer people? Raises RQ409.';
+
 CREATE OR REPLACE FUNCTION app_private.live_session(secret text)
  RETURNS TABLE(session_id uuid, user_id uuid, role text, database_role name)
  LANGUAGE sql
@@ -1619,14 +1655,22 @@ CREATE OR REPLACE FUNCTION app_private.register_user(email text, name text, role
 AS $function$
 declare
   v_user app_public.users;
+  v_constraint text;
+  v_column text;
 begin
   insert into app_public.users (name, role) values (register_user.name, register_user.role) returning * into v_user;
   insert into app_private.credentials (user_id, email, password_hash)
   values (v_user.id, register_user.email, app_private.hash_password(register_user.password_digest));
   return v_user;
+exception
+  when unique_violation then
+    raise exception using errcode = 'RQ422', column = 'email', message = 'This email address is taken.';
+  when check_violation or not_null_violation or foreign_key_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
 end
 $function$;
-comment on routine app_private.register_user(text,text,text,text) is 'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger.';
+comment on routine app_private.register_user(text,text,text,text) is 'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger. Raises RQ422: an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
 
 CREATE OR REPLACE FUNCTION app_private.require_session()
  RETURNS uuid
@@ -1730,7 +1774,7 @@ declare
   v_actor_id uuid := app_hidden.current_user_id();
 begin
   if tg_op = 'UPDATE' and new is not distinct from old then
-    return null;
+    return new;
   end if;
   insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
   values (
@@ -1750,7 +1794,7 @@ begin
     || case when v_actor_id is null then jsonb_build_object('database_user', session_user) else '{}' end,
     app_private.current_ip()
   );
-  return null;
+  return new;
 end
 $function$;
 comment on routine app_private.tg_users__audit() is 'One entry for each change of a person.';
@@ -1773,20 +1817,11 @@ CREATE OR REPLACE FUNCTION app_private.tg_users__keep_an_admin()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
-  if not exists (
-    select from app_public.users u
-    join app_hidden.effective_permissions p on p.role = u.role
-    where p.permission = 'user.manage' and not u.is_deleted
-  ) and exists (
-    select from app_hidden.effective_permissions p where p.permission = 'user.manage' and p.role = old.role
-  ) then
-    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
-  end if;
-  return null;
+  perform app_private.keep_an_admin(old, new.role, new.is_deleted);
+  return new;
 end
 $function$;
-comment on routine app_private.tg_users__keep_an_admin() is 'Somebody can always administer people. Raises RQ409.';
+comment on routine app_private.tg_users__keep_an_admin() is 'Somebody can always administer people, whoever writes. Raises RQ409.';
 
 CREATE OR REPLACE FUNCTION app_private.uuid_v7()
  RETURNS uuid
@@ -1933,7 +1968,11 @@ begin
   update app_private.sessions s
   set revoked_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id;
+  where s.id = l.session_id and app_private.is_live(s);
+  -- Of two at once the first has ended it.
+  if not found then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
   insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
   values (v_me, 'LOGOUT', v_me, app_private.current_ip());
 end
@@ -2021,6 +2060,8 @@ CREATE OR REPLACE FUNCTION app_public.users_email(u app_public.users)
 AS $function$
   select c.email
   from app_private.credentials c
+  -- To make up an id is not enough: who has seen the person also knows, to the microsecond, when they were added.
+  join app_public.users seen on seen.id = c.user_id and seen.created_at = u.created_at
   where c.user_id = u.id
     and (u.id = (select app_hidden.current_user_id()) or (select app_hidden.has_permission('user.read_email')))
 $function$;
@@ -2048,7 +2089,7 @@ insert into app_public.audit_actions values ('LOGIN_FAILED', 'A login failed: no
 insert into app_public.audit_actions values ('LOGOUT', 'Somebody logged out.');
 insert into app_public.audit_actions values ('PASSWORD_CHANGE', 'Somebody changed their password, which ended their other sessions.');
 insert into app_public.audit_actions values ('REJECT', 'A request was rejected.');
-insert into app_public.audit_actions values ('SESSION_REVOKE', 'Somebody ended other sessions of theirs; or nobody did: a refresh token was used twice.');
+insert into app_public.audit_actions values ('SESSION_REVOKE', 'Somebody ended sessions of theirs, or logged a browser in anew that had one; or nobody did: a refresh token was used twice.');
 insert into app_public.audit_actions values ('SUBMIT', 'A request was submitted.');
 insert into app_public.audit_actions values ('UPDATE', 'A draft was edited.');
 insert into app_public.audit_actions values ('USER_CREATE', 'A person was added.');

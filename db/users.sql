@@ -65,12 +65,20 @@ create or replace function app_private.register_user(email text, name text, role
 as $$
 declare
   v_user app_public.users;
+  v_constraint text;
+  v_column text;
 begin
   insert into app_public.users (name, role) values (register_user.name, register_user.role) returning * into v_user;
   insert into app_private.credentials (user_id, email, password_hash)
   values (v_user.id, register_user.email, app_private.hash_password(register_user.password_digest));
   return v_user;
+exception
+  when unique_violation then
+    raise exception using errcode = 'RQ422', column = 'email', message = 'This email address is taken.';
+  when check_violation or not_null_violation or foreign_key_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
 end
 $$;
 comment on function app_private.register_user(text, text, text, text) is
-  'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger.';
+  'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger. Raises RQ422: an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';

@@ -5,7 +5,7 @@ import type { Duplex } from 'node:stream'
 import express from 'express'
 import { makeSchema } from 'postgraphile'
 import { makePgService } from 'postgraphile/adaptors/pg'
-import type { Pool } from 'pg'
+import pg from 'pg'
 import type { Logger } from 'pino'
 import { listeningUrl, type ConfigFor } from './config.ts'
 import { makeCheckCsrf, makeIsOwnOrigin } from './csrf.ts'
@@ -43,27 +43,30 @@ export async function buildSchema(connectionString: string) {
 }
 
 /** The rows of the reference tables, which the login role may read. */
-async function readReference(pool: Pool): Promise<Reference> {
-  const names = async (table: string, column: string, order = column) => {
-    const { rows } = await pool.query(`select ${column} as name from app_public.${table} order by ${order}`)
-    return rows.map(({ name }) => name as string)
-  }
-  return {
-    statuses: await names('request_statuses', 'status'),
-    actions: await names('audit_actions', 'action'),
-    roles: await names('roles', 'role', 'level'),
+async function readReference(connectionString: string): Promise<Reference> {
+  const client = new pg.Client({ connectionString })
+  await client.connect()
+  try {
+    const { rows } = await client.query<Reference>(`select
+      array(select status from app_public.request_statuses order by status) as statuses,
+      array(select action from app_public.audit_actions order by action) as actions,
+      array(select role from app_public.roles order by level) as roles`)
+    return rows[0]!
+  } finally {
+    await client.end()
   }
 }
 
 /** Starts the API. `close` stops listening, lets what is under way finish, and closes the pools, in this order. */
 export async function startServer(config: ConfigFor<'server'>, log: Logger): Promise<{ url: string; close(): Promise<void> }> {
   const { schema, resolvedPreset } = await buildSchema(config.authDatabaseUrl)
+  const reference = await readReference(config.authDatabaseUrl)
+  const routes = makeRoutes(reference)
   const pool = openPool(config.authDatabaseUrl, POOL_SIZE, log)
   const slowPool = openPool(config.authDatabaseUrl, SLOW_POOL_SIZE, log)
   const metrics = makeMetrics({ api: pool, slow: slowPool })
-  const reference = await readReference(pool)
-  const routes = makeRoutes(reference)
 
+  const explained = new WeakSet<ClientError>()
   const isOwnOrigin = makeIsOwnOrigin(config)
   const tokens = makeTokens(config.jwtSecrets)
   const services = {
@@ -76,13 +79,15 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
     checkCsrf: makeCheckCsrf(pool, isOwnOrigin),
     explain(thrown: unknown): ClientError {
       const error = toClientError(thrown, log)
-      metrics.error(error.code)
+      // What was explained before is counted already.
+      if (!explained.has(error)) metrics.error(error.code)
+      explained.add(error)
       return error
     },
   }
   const graphql = makeGraphQLHandler({ ...services, schema, resolvedPreset, production: config.production })
   const rest = makeRestHandler({ ...services, routes, config })
-  const openApi = makeOpenApi(routes, reference, config.publicUrl)
+  const openApi = JSON.stringify(makeOpenApi(routes, reference))
 
   const app = express()
   app.disable('x-powered-by')
@@ -96,13 +101,15 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
     res.status(ready ? 200 : 503).json({ status: ready ? 'ok' : 'unavailable' })
   })
   app.get('/metrics', async (_req, res) => void res.type(metrics.contentType).send(await metrics.text()))
-  app.get(OPENAPI_PATH, (_req, res) => void res.json(openApi))
+  app.get(OPENAPI_PATH, (_req, res) => void res.type('json').send(openApi))
   app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))
   if (!config.production) app.use('/graphiql', graphiql())
-  app.all(['/healthz', '/readyz', '/metrics', OPENAPI_PATH, DOCS_PATH], (req, res) => {
-    res.set('allow', 'GET, HEAD')
-    sendProblem(res, services.explain(new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not possible here.`)))
-  })
+  for (const path of ['/healthz', '/readyz', '/metrics', OPENAPI_PATH, DOCS_PATH]) {
+    app.all(path, (req, res) => {
+      res.set('allow', 'GET, HEAD')
+      sendProblem(res, services.explain(new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not possible here.`)))
+    })
+  }
   app.use((_req, res) => sendProblem(res, services.explain(new ClientError('NOT_FOUND', 'There is no such path.'))))
   app.use(((error: { status?: number }, _req, res, _next) => {
     const isTheirs = error.status !== undefined && error.status < 500 // a path that cannot be decoded, for example
@@ -114,29 +121,44 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
 
   /** Answers, and says by which route. What is asked often is answered before express, whose routing costs as much. */
   async function answer(req: IncomingMessage, res: ServerResponse): Promise<string> {
+    if (req.headers.host === undefined && req.httpVersion !== '1.0') {
+      sendProblem(res, services.explain(new ClientError('BAD_REQUEST', 'A request needs the header Host.')))
+      return 'other'
+    }
     // As a proxy is asked (RFC 9112, 3.2.2): a server must understand it, too.
-    if (/^https?:/i.test(req.url!) && URL.canParse(req.url!)) req.url = req.url!.replace(/^https?:\/\/[^/?]*/i, '')
+    if (/^https?:/i.test(req.url!) && URL.canParse(req.url!)) {
+      const { pathname, search } = new URL(req.url!)
+      req.url = pathname + search
+    }
     const path = req.url!.split('?', 1)[0]!
     if (path === '/graphql') return graphql(req, res).then(() => path)
     if (path.startsWith(`${BASE}/`) && !path.startsWith(DOCS_PATH) && !path.startsWith(OPENAPI_PATH)) return rest(req, res)
     app(req, res)
     if (!res.closed) await once(res, 'close')
-    return (req as express.Request).route?.path ?? 'other'
+    const { route, baseUrl } = req as express.Request
+    return route ? baseUrl + route.path : 'other'
   }
 
   const underWay = new Set<ServerResponse>()
-  const server = createServer((req, res) => {
+  const server = createServer({ requireHostHeader: false }, (req, res) => {
     const start = performance.now()
     underWay.add(res.once('close', () => underWay.delete(res)))
     for (const [name, value] of headers) res.setHeader(name, value)
     const respond = () =>
-      void answer(req, res).then((route) =>
-        metrics.request(req.method!, route, res.statusCode, (performance.now() - start) / 1000),
+      void answer(req, res).then(
+        (route) => metrics.request(req.method!, route, res.statusCode, (performance.now() - start) / 1000),
+        (err: unknown) => {
+          log.error({ err }, 'no answer')
+          res.destroy()
+        },
       )
     if (req.headers.origin === undefined) respond()
     else allowOrigins(req, res, respond)
   })
   server.on('clientError', refuseConnection)
+  server.on('checkExpectation', (_req, res) =>
+    sendProblem(res, services.explain(new ClientError('BAD_REQUEST', 'The expectation cannot be met.', { status: 417 }))),
+  )
   await listen(server, config.port, config.host)
   const { port } = server.address() as AddressInfo
   return {

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import pg from 'pg'
 import { read } from 'read'
@@ -7,9 +8,7 @@ import { passwordDigest, weaknessOf } from './passwords.ts'
 /** Adds an admin, as the owner of the database: a new one has nobody who could. Answers the address. */
 export async function createAdmin({ databaseUrl }: ConfigFor<'create-admin'>, [email, name, ...rest]: string[]): Promise<string> {
   if (!email || !name || rest.length > 0) throw new StartError('Usage: npm run create-admin -- EMAIL NAME')
-  const password = process.stdin.isTTY
-    ? await read({ prompt: 'Password: ', silent: true, replace: '*' })
-    : (await text(process.stdin)).replace(/\r?\n$/, '')
+  const password = process.stdin.isTTY ? await ask() : (await text(process.stdin)).replace(/\r?\n$/, '')
   const weakness = await weaknessOf(password)
   if (weakness) throw new StartError(weakness)
 
@@ -18,19 +17,18 @@ export async function createAdmin({ databaseUrl }: ConfigFor<'create-admin'>, [e
   try {
     await client.query(`select app_private.register_user($1, $2, 'ADMIN', $3)`, [email, name, passwordDigest(password)])
   } catch (error) {
-    throw new StartError(await explain(client, error as pg.DatabaseError))
+    throw new StartError((error as Error).message)
   } finally {
     await client.end()
   }
   return email
 }
 
-/** A constraint says by its comment what it is for. */
-async function explain(client: pg.Client, { code, constraint, message }: pg.DatabaseError): Promise<string> {
-  if (code === '23505') return 'This email address is taken.'
-  const { rows } = await client.query(
-    `select obj_description(oid, 'pg_constraint') as text from pg_constraint where conname = $1`,
-    [constraint],
-  )
-  return rows[0]?.text ?? message
+/** At a terminal, which may be left without an answer, by Ctrl-C or Ctrl-D. */
+async function ask(): Promise<string> {
+  const ended = once(process.stdin, 'end').then(() => undefined)
+  const answered = read({ prompt: 'Password: ', silent: true, replace: '*' }).catch(() => undefined)
+  const password = await Promise.race([answered, ended])
+  if (password === undefined) throw new StartError('No password was given.')
+  return password
 }

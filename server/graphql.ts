@@ -15,7 +15,7 @@ import type { WithPgClient } from 'postgraphile/@dataplan/pg'
 import { execute } from 'postgraphile/grafast'
 import { isObject, readBody } from './body.ts'
 import type { CheckCsrf } from './csrf.ts'
-import { ClientError, type Code } from './errors.ts'
+import { ClientError } from './errors.ts'
 import type { Identify, Identity, Tokens } from './identity.ts'
 import { checkVariables, documentRules, documentRulesWithoutIntrospection, MAX_TOKENS } from './limits.ts'
 import type { Passwords } from './passwords.ts'
@@ -95,7 +95,11 @@ export function makeGraphQLHandler(services: GraphQLServices) {
   const documents = makeDocuments(schema, documentRules)
   const documentsForStrangers = production ? makeDocuments(schema, documentRulesWithoutIntrospection) : documents
 
-  async function run(req: IncomingMessage, { query, variables, operationName }: Call, caller: Identity): Promise<Result> {
+  async function run(
+    req: IncomingMessage,
+    { query, variables, operationName }: Call,
+    caller: Identity,
+  ): Promise<Result & { isMutation: boolean }> {
     // In production a document of a stranger is judged by other rules, and a cookie may turn out to be a stranger's.
     const stranger = caller.session === '' || (production && caller.byCookie && (await isAnonymous(pool, caller)))
     const document = (stranger ? documentsForStrangers : documents)(query)
@@ -131,7 +135,7 @@ export function makeGraphQLHandler(services: GraphQLServices) {
       outputDataAsString: true,
     } as Parameters<typeof execute>[0])) as Result
     await prove()
-    return result
+    return { ...result, isMutation }
   }
 
   function format(thrown: unknown): Formatted {
@@ -154,13 +158,19 @@ export function makeGraphQLHandler(services: GraphQLServices) {
     try {
       if (req.method !== 'POST') throw new ClientError('METHOD_NOT_ALLOWED', 'GraphQL is asked by POST.')
       const caller = identify(req)
-      const { data, errors } = await run(req, readCall(await readBody(req, res)), caller)
+      const { data, errors, isMutation } = await run(req, readCall(await readBody(req, res)), caller)
       if (!errors) return send(res, 200, `{"data":${data}}`)
 
       const formatted = errors.map(format)
-      // No field can be trusted when the session turns out dead, or the database gone.
-      const isFatal = (code: Code) => code === 'UNAVAILABLE' || (code === 'UNAUTHENTICATED' && caller.session && !caller.byCookie)
-      const fatal = formatted.find(({ error }) => isFatal(error.code))
+      // No field can be trusted when the session turns out dead, or the database gone. But what a mutation has done is
+      // done, though who has deactivated themselves may not see all of it.
+      const isFatal = ({ error: { code }, json }: Formatted) =>
+        code === 'UNAVAILABLE' ||
+        (code === 'UNAUTHENTICATED' &&
+          caller.session &&
+          !caller.byCookie &&
+          !(isMutation && (json['path'] as unknown[])?.length > 1))
+      const fatal = formatted.find(isFatal)
       if (fatal) {
         // Not of one field then, and not to be told from a token that was never good.
         const { message, extensions } = fatal.error

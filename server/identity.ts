@@ -15,6 +15,8 @@ export interface Identity {
   readonly session: string
   /** The caller's address, or "" when it is unknown. */
   readonly ip: string
+  /** What the caller says it is, or null. */
+  readonly userAgent: string | null
   /** It came by itself, with the browser's cookie: what it changes must be proven to be meant. */
   readonly byCookie: boolean
 }
@@ -93,6 +95,8 @@ function makeAllowance(): (caller: string) => void {
   }
 }
 
+const userAgentOf = ({ headers }: IncomingMessage) => headers['user-agent'] ?? null
+
 /** What one caller has: an IPv4 address, or a /64 of IPv6. */
 function networkOf(ip: string): string {
   if (isIP(ip) !== 6) return ip
@@ -134,7 +138,7 @@ export function makeIdentify(tokens: Tokens, trustProxy: number, knownUser: (ses
         if (!bearer) throw unauthenticated()
         const { session, userId } = tokens.verify(bearer[1]!)
         take(userId)
-        return { session, ip, byCookie: false }
+        return { session, ip, userAgent: userAgentOf(req), byCookie: false }
       } catch (error) {
         if ((error as ClientError).code === 'UNAUTHENTICATED') take(networkOf(ip))
         throw error
@@ -149,7 +153,7 @@ export function makeIdentify(tokens: Tokens, trustProxy: number, knownUser: (ses
     const value = cookie && parseCookie(cookie)[COOKIE]
     const session = isSecret(value) ? COOKIE_PREFIX + value : ''
     take(knownUser(session) ?? networkOf(ip))
-    return { session, ip, byCookie: session !== '' }
+    return { session, ip, userAgent: userAgentOf(req), byCookie: session !== '' }
   }
 
   return Object.assign(identify, { leniently })

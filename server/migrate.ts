@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import * as graphileMigrate from 'graphile-migrate'
 import { clearAllPools } from 'graphile-migrate/dist/pg.js'
 import { Logger as WorkerLogger, runMigrations } from 'graphile-worker'
@@ -30,7 +31,8 @@ async function exclusively(target: Target, log: Logger, work: (settings: Setting
   const client = new pg.Client({ connectionString: target.databaseUrl })
   await client.connect()
   try {
-    await client.query('select pg_advisory_lock(7277538)')
+    await lock(client)
+    await dropUnfinishedIndexes(client)
     await runMigrations({ connectionString: target.databaseUrl, logger: new WorkerLogger(graphileLogFactory(log)) })
     await work(await settingsFor(target, client, log))
   } finally {
@@ -38,6 +40,27 @@ async function exclusively(target: Target, log: Logger, work: (settings: Setting
     clearAllPools()
     await client.end()
   }
+}
+
+/**
+ * Asks again and again: who waits within a statement holds a snapshot, which an index that the other one builds
+ * concurrently would wait for in turn.
+ */
+async function lock(client: pg.Client): Promise<void> {
+  for (;;) {
+    const { rows } = await client.query('select pg_try_advisory_lock(7277538) as locked')
+    if (rows[0].locked) return
+    await sleep(200)
+  }
+}
+
+/** An index whose building was interrupted is of no use, and in the way of the migration that builds it again. */
+async function dropUnfinishedIndexes(client: pg.Client): Promise<void> {
+  const { rows } = await client.query(`
+    select format('%I.%I', n.nspname, c.relname) as name
+    from pg_index i join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace
+    where not i.indisvalid and n.nspname in ('app_public', 'app_private')`)
+  for (const { name } of rows) await client.query(`drop index concurrently ${name}`)
 }
 
 async function settingsFor({ databaseUrl, authDatabaseUrl }: Target, client: pg.Client, log: Logger): Promise<Settings> {

@@ -1,5 +1,6 @@
 import { STATUS_CODES } from 'node:http'
 import { STATUS, type Code } from './errors.ts'
+import { COOKIE } from './identity.ts'
 import { MOST_COUNTED, parametersOf, type List } from './pages.ts'
 import type { Reference, Route } from './routes.ts'
 
@@ -210,7 +211,7 @@ function operation(route: Route): Schema {
     operationId: [method.toLowerCase(), ...words, ...(path.endsWith(':id/') ? ['one'] : [])].join('_').replaceAll('-', '_'),
     summary,
     tags: [tag],
-    security: open ? [] : [{ bearer: [] }, { cookie: [] }],
+    security: open ? [] : [{ bearer: [] }, method === 'GET' ? { cookie: [] } : { cookie: [], csrf: [] }],
     parameters: parameters(route),
     ...(body && {
       requestBody: {
@@ -223,7 +224,7 @@ function operation(route: Route): Schema {
 }
 
 /** The OpenAPI 3.1 document of the routes. */
-export function makeOpenApi(routes: readonly Route[], reference: Reference, publicUrl: string): Schema {
+export function makeOpenApi(routes: readonly Route[], reference: Reference): Schema {
   const paths: Record<string, Record<string, Schema>> = {}
   for (const route of routes) {
     // Without the last slash, which no path needs: linters take one for a mistake.
@@ -239,7 +240,8 @@ export function makeOpenApi(routes: readonly Route[], reference: Reference, publ
       description:
         'Request approvals. What a caller may not see does not exist for them: NOT_FOUND. A path works with and without its last slash.',
     },
-    servers: [{ url: `${publicUrl}/api/v1` }],
+    // Relative to the document: wherever that was read from.
+    servers: [{ url: '/api/v1' }],
     tags: Object.entries(TAGS).map(([name, description]) => ({ name, description })),
     paths,
     components: {
@@ -249,9 +251,10 @@ export function makeOpenApi(routes: readonly Route[], reference: Reference, publ
         cookie: {
           type: 'apiKey',
           in: 'cookie',
-          name: 'assent_session',
-          description: 'Set by POST /auth/session/. Changes also need the header X-CSRF-Token.',
+          name: COOKIE,
+          description: 'Set by POST /auth/session/.',
         },
+        csrf: { type: 'apiKey', in: 'header', name: 'X-CSRF-Token', description: 'What GET /auth/session/ says.' },
       },
     },
   }

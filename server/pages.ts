@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { LRU } from '@graphile/lru'
 import { ClientError } from './errors.ts'
 import { flag, instant, isUuid, oneOf, pageSize, text, type ParameterType } from './parameters.ts'
 import type { Ask } from './transaction.ts'
@@ -17,13 +18,15 @@ export interface List {
 export interface Filter {
   readonly type: ParameterType
   readonly description?: string
-  /** The condition that it means, given its placeholder; without it, it has chosen the list. */
-  readonly where?: (value: string) => string
+  /** The condition that it means, given its placeholder, and those of others, or "null"; without it, it has chosen the list. */
+  readonly where?: (value: string, other: (parameter: string) => string) => string
 }
 
 export type Query = Record<string, string | string[] | undefined>
 
 const PAGE_SIZE = 20
+const LOWEST = '00000000-0000-0000-0000-000000000000'
+const HIGHEST = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
 /** Rows are counted as far as this: to count more would cost more as tables grow. */
 export const MOST_COUNTED = 10_000
 
@@ -70,9 +73,10 @@ const encodeCursor = (ordering: string, { position, id }: Position, backwards: b
 function decodeCursor(cursor: string, ordering: string): Cursor {
   const [of, backwards, position, id] = parse(Buffer.from(cursor, 'base64url').toString())
   // PostgreSQL writes an offset in two digits.
-  const at = instant.read(String(position).replace(/([+-]\d\d)$/, '$1:00'))
-  if (of !== ordering || typeof backwards !== 'boolean' || !at || !isUuid(String(id))) throw invalid('cursor')
-  return { backwards, position: String(position), id: String(id) }
+  const isPosition = typeof position === 'string' && instant.read(position.replace(/([+-]\d\d)$/, '$1:00')) !== undefined
+  if (of !== ordering || typeof backwards !== 'boolean' || !isPosition || typeof id !== 'string' || !isUuid(id))
+    throw invalid('cursor')
+  return { backwards, position, id }
 }
 
 function parse(text: string): unknown[] {
@@ -85,7 +89,7 @@ function parse(text: string): unknown[] {
 }
 
 /** The same text always has the same name, so that PostgreSQL plans it once for each connection. */
-const names = new Map<string, string>()
+const names = new LRU<string, string>({ maxLength: 1000 })
 export function prepared(text: string): { text: string; name: string } {
   let name = names.get(text)
   if (!name) names.set(text, (name = createHash('sha256').update(text).digest('base64').slice(0, 16)))
@@ -121,8 +125,9 @@ export async function readPage(ask: Ask, list: List, query: Query, url: string):
 
   const values: unknown[] = []
   const bind = (value: unknown) => `$${values.push(value)}`
+  const other = (name: string) => (parameters.has(name) ? bind(parameters.get(name)) : 'null')
   const filters = Object.entries(list.filters).flatMap(([name, { where }]) =>
-    where && parameters.has(name) ? [where(bind(parameters.get(name)))] : [],
+    where && parameters.has(name) ? [where(bind(parameters.get(name)), other)] : [],
   )
   const matching = [...list.where, ...filters].join(' and ') || 'true'
   const filterValues = [...values]
@@ -142,11 +147,14 @@ export async function readPage(ask: Ask, list: List, query: Query, url: string):
     search.set('cursor', encodeCursor(ordering, row, backwards))
     return `${url}?${search}`
   }
+  // Should all rows beyond the cursor have gone, the way back begins at the cursor's own.
+  const first = page[0] ?? (cursor && !backwards && { ...cursor, id: ordering.startsWith('-') ? LOWEST : HIGHEST })
+  const last = page.at(-1) ?? (cursor && backwards && { ...cursor, id: ordering.startsWith('-') ? HIGHEST : LOWEST })
   const members = [
     `"results":[${page.map(({ document }) => document).join(',')}]`,
     // Backwards, the page that we come from is the next one.
-    `"next":${JSON.stringify(hasMore || backwards ? link(page.at(-1), false) : null)}`,
-    `"previous":${JSON.stringify(cursor && (hasMore || !backwards) ? link(page[0], true) : null)}`,
+    `"next":${JSON.stringify(hasMore || backwards ? link(last || undefined, false) : null)}`,
+    `"previous":${JSON.stringify(cursor && (hasMore || !backwards) ? link(first || undefined, true) : null)}`,
   ]
   if (parameters.get('count')) {
     const counted = prepared(`select count(*)::integer from (select from ${list.from} where ${matching} limit ${MOST_COUNTED}) c`)

@@ -37,5 +37,5 @@ export const flag: ParameterType = {
 /** A larger page is asked for in vain, not in error. */
 export const pageSize: ParameterType = {
   schema: { type: 'integer', minimum: 1, default: 20, description: 'More than 100 means 100.' },
-  read: (text) => (/^\d{1,9}$/.test(text) && Number(text) > 0 ? Math.min(Number(text), 100) : undefined),
+  read: (text) => (/^\d+$/.test(text) && Number(text) > 0 ? Math.min(Number(text), 100) : undefined),
 }

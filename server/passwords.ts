@@ -32,7 +32,7 @@ export async function weaknessOf(password: unknown): Promise<string | null> {
 }
 
 /** What is sent in a password's place: app_private.password_digest in db/users.sql says why. */
-export const passwordDigest = (password: unknown): string => createHash('sha256').update(`assent:${password}`).digest('base64')
+export const passwordDigest = (password: string): string => createHash('sha256').update(`assent:${password}`).digest('base64')
 
 export interface Session {
   readonly userId: string
@@ -70,19 +70,14 @@ export function makePasswords(pool: Pool, slowPool: Pool) {
 
   return {
     /** Opens a session, by token or by cookie. Throws UNAUTHENTICATED and TOO_MANY_ATTEMPTS. */
-    async login(
-      caller: Identity,
-      email: string,
-      password: string,
-      { byCookie = false, userAgent = null as string | null } = {},
-    ): Promise<Session> {
+    async login(caller: Identity, email: string, password: string, byCookie = false): Promise<Session> {
       const attempt = await begin(caller, 'select * from app_hidden.begin_login($1)', [email])
       const [done] = await on(
         slowPool,
         caller,
       )<LoginRow>({
         text: 'select * from app_hidden.finish_login($1, $2, $3, $4, $5)',
-        values: [attempt, email, passwordDigest(password), byCookie, userAgent],
+        values: [attempt, email, passwordDigest(password), byCookie, caller.userAgent],
       })
       refuseRetry(done!.retry_after)
       if (!done!.user_id) throw new ClientError('UNAUTHENTICATED', 'The email address or the password is wrong.')
@@ -91,11 +86,13 @@ export function makePasswords(pool: Pool, slowPool: Pool) {
 
     /** Whose password it is. Throws UNAUTHENTICATED, VALIDATION_FAILED for either password, and TOO_MANY_ATTEMPTS. */
     async change(caller: Identity, oldPassword: unknown, newPassword: unknown, ask: Ask = on(slowPool, caller)): Promise<string> {
+      if (typeof oldPassword !== 'string')
+        throw new ClientError('VALIDATION_FAILED', 'The password must be a string.', { field: 'old_password' })
       const weakness = await weaknessOf(newPassword)
       const attempt = await begin(caller, 'select * from app_hidden.begin_password_change($1)', [weakness])
       const [done] = await ask<{ user_id: string | null; retry_after: number | null }>({
         text: 'select * from app_hidden.change_password($1, $2, $3)',
-        values: [attempt, passwordDigest(oldPassword), passwordDigest(newPassword)],
+        values: [attempt, passwordDigest(oldPassword), passwordDigest(String(newPassword))],
       })
       refuseRetry(done!.retry_after)
       if (!done!.user_id) throw new ClientError('VALIDATION_FAILED', 'The old password is wrong.', { field: 'old_password' })
@@ -110,7 +107,7 @@ export function makePasswords(pool: Pool, slowPool: Pool) {
     ): Promise<string> {
       const [user] = await ask<{ id: string }>({
         text: 'select id from app_hidden.create_user($1, $2, $3, $4, $5)',
-        values: [email, name, role, passwordDigest(password), await weaknessOf(password)],
+        values: [email, name, role, typeof password === 'string' ? passwordDigest(password) : null, await weaknessOf(password)],
       })
       return user!.id
     },

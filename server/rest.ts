@@ -60,9 +60,12 @@ function send(req: IncomingMessage, res: ServerResponse, { status, headers, body
 }
 
 /** The members of the body that the route names; others are ignored. Throws BAD_REQUEST and VALIDATION_FAILED. */
-function membersOf(body: unknown, { body: named = {} }: Route): Record<string, unknown> {
+function membersOf(body: unknown = {}, { body: named = {} }: Route): Record<string, unknown> {
   if (!isObject(body)) throw new ClientError('BAD_REQUEST', 'The body must be a JSON object.')
-  const members = Object.entries(body).filter(([name]) => Object.hasOwn(named, name))
+  const members = Object.entries(body)
+    .filter(([name]) => Object.hasOwn(named, name))
+    // None is an object. That it is one the database says when it comes to it; how deep it is does not matter.
+    .map(([name, value]) => [name, typeof value === 'object' && value !== null ? {} : value] as const)
   for (const [field, value] of members) {
     if (typeof value === 'string' && (!value.isWellFormed() || value.includes('\0')))
       throw new ClientError('VALIDATION_FAILED', 'Text must be well-formed Unicode, without the character NUL.', { field })
@@ -78,11 +81,17 @@ export function makeRestHandler(services: RestServices) {
 
   /** Throws NOT_FOUND and METHOD_NOT_ALLOWED. */
   function find(req: IncomingMessage, res: ServerResponse) {
-    const method = req.method === 'HEAD' ? 'GET' : req.method
-    const found = METHODS.includes(method as HTTPMethod) ? router.find(method as HTTPMethod, req.url!) : null
-    if (found) return { route: found.store as Route, params: found.params, query: found.searchParams as Query }
-    const allowed = METHODS.filter((method) => router.find(method, req.url!))
-    if (allowed.length === 0) throw new ClientError('NOT_FOUND', 'There is no such path.')
+    const all = METHODS.flatMap((method) => {
+      const found = router.find(method, req.url!)
+      return found ? [{ route: found.store as Route, params: found.params, query: found.searchParams as Query }] : []
+    })
+    // What has a path of its own, as /users/me/, is no id.
+    const own = all.filter(({ route }) => !route.path.includes(':'))
+    const here = own.length > 0 ? own : all
+    const found = here.find(({ route }) => route.method === (req.method === 'HEAD' ? 'GET' : req.method))
+    if (found) return found
+    if (here.length === 0) throw new ClientError('NOT_FOUND', 'There is no such path.')
+    const allowed = here.map(({ route }) => route.method)
     res.setHeader('allow', [...allowed, ...(allowed.includes('GET') ? ['HEAD'] : [])].join(', '))
     throw new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not possible here.`)
   }
@@ -100,7 +109,8 @@ export function makeRestHandler(services: RestServices) {
   }
 
   const isSecure = (req: IncomingMessage) =>
-    config.publicUrl.startsWith('https:') || (config.trustProxy > 0 && req.headers['x-forwarded-proto'] === 'https')
+    config.publicUrl.startsWith('https:') ||
+    (config.trustProxy > 0 && /^https *(,|$)/.test(String(req.headers['x-forwarded-proto'])))
 
   /** As the caller has it, so that links lead back the same way. */
   function urlOf(req: IncomingMessage): string {
@@ -131,12 +141,15 @@ export function makeRestHandler(services: RestServices) {
       await ask({ text: 'savepoint work' })
       const answer = await work(ask).catch(async (error: unknown) => {
         const refusal = explain(error)
-        if (refusal.status >= 500 || refusal.retryAfter || refusal.code === 'UNAUTHENTICATED') throw refusal
+        if (refusal.status >= 500 || refusal.code === 'UNAUTHENTICATED') throw refusal
         // Only what failed is undone: a wrong password is an outcome, and counts.
         if (error instanceof DatabaseError) await ask({ text: 'rollback to savepoint work' })
-        return { status: refusal.status, body: JSON.stringify(refusal.problem), headers: PROBLEM }
+        const headers = { ...PROBLEM, ...(refusal.headers as Record<string, string>) }
+        return { status: refusal.status, body: JSON.stringify(refusal.problem), headers }
       })
-      await ask({ text: 'select app_hidden.keep_answer($1, $2, $3)', values: [key, prints[0], answer] })
+      // To be tried again is no answer for good.
+      if (answer.status !== 429)
+        await ask({ text: 'select app_hidden.keep_answer($1, $2, $3)', values: [key, prints[0], answer] })
       return answer
     })
   }
@@ -165,13 +178,19 @@ export function makeRestHandler(services: RestServices) {
       passwords,
     }
     try {
-      const body = mode === 'read' || route.method === 'DELETE' ? {} : membersOf((await readBody(req, res)) ?? {}, route)
+      const body = mode === 'read' || route.method === 'DELETE' ? {} : membersOf(await readBody(req, res), route)
       const run = async (ask: Ask) => withTag(await route.run({ ...call, body, ask }))
       const key = route.method === 'POST' && !route.unrepeatable ? req.headers['idempotency-key'] : undefined
       if (key === undefined) return await run(askOn(routePool, caller))
       if (!/^[\x21-\x7e]{1,255}$/.test(String(key)))
         throw new ClientError('BAD_REQUEST', 'An Idempotency-Key has 1 to 255 visible ASCII characters.')
-      return await once(routePool, caller, String(key), fingerprints([route.method, route.path, params, body]), run)
+      return await once(
+        routePool,
+        caller,
+        String(key),
+        fingerprints([route.method, route.path, params, req.headers['if-match'], body]),
+        run,
+      )
     } catch (error) {
       // That the session has ended comes before all else that is wrong. What the database finds comes in that order.
       if (error instanceof ClientError && !route.open && (await isAnonymous(pool, caller))) throw unauthenticated()

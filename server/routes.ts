@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import { stringifySetCookie } from 'cookie'
 import { ClientError, unauthenticated, type Code } from './errors.ts'
 import { COOKIE, csrfToken, toCookie, TOKEN_LIFETIME, type Identity, type Tokens } from './identity.ts'
-import { prepared, readPage, type List, type Query } from './pages.ts'
+import { prepared, readPage, type Filter, type List, type Query } from './pages.ts'
 import { flag, instant, isUuid, oneOf, text, uuid } from './parameters.ts'
 import type { Passwords } from './passwords.ts'
 import type { Ask } from './transaction.ts'
@@ -118,12 +118,10 @@ async function createRequest(call: Call): Promise<Answer> {
   return created(answer, `/api/v1/requests/${JSON.parse(answer.body!).id}/`)
 }
 
-/** The entries of one request. An empty page could be of any id: then the request has to be there. */
+/** The entries of one request, which has to be there: one's own entries on it are no leave to see it. */
 const auditLogsOf = (entries: List) => async (call: Call) => {
-  const answer = await list(entries)({ ...call, query: { ...call.query, request_id: idOf(call) } })
-  if (answer.body!.startsWith('{"results":[]'))
-    await show(call, `select id::text as document from app_public.requests where id = $1`, [idOf(call)])
-  return answer
+  await show(call, `select id::text as document from app_public.requests where id = $1`, [idOf(call)])
+  return list(entries)({ ...call, query: { ...call.query, request_id: idOf(call) } })
 }
 
 // Sessions and tokens -----------------------------------------------------------------------------------------------------
@@ -143,11 +141,8 @@ function textOf({ body }: Call, field: string): string {
   return value
 }
 
-const loginOf = (call: Call) => ({
-  email: textOf(call, 'email'),
-  password: textOf(call, 'password'),
-  userAgent: call.req.headers['user-agent'] ?? null,
-})
+const logIn = (call: Call, byCookie = false) =>
+  call.passwords.login(call.caller, textOf(call, 'email'), textOf(call, 'password'), byCookie)
 
 async function showTokens(call: Call, userId: string, session: string, refreshToken: string): Promise<Answer> {
   const { token } = call.tokens.sign(session, userId)
@@ -161,8 +156,7 @@ async function showTokens(call: Call, userId: string, session: string, refreshTo
 }
 
 async function logInByToken(call: Call): Promise<Answer> {
-  const { email, password, userAgent } = loginOf(call)
-  const { userId, secret, refreshToken } = await call.passwords.login(call.caller, email, password, { userAgent })
+  const { userId, secret, refreshToken } = await logIn(call)
   return showTokens(call, userId, secret, refreshToken!)
 }
 
@@ -194,8 +188,7 @@ async function showSession(call: Call): Promise<Answer> {
 }
 
 async function logInByCookie(call: Call): Promise<Answer> {
-  const { email, password, userAgent } = loginOf(call)
-  const { secret } = await call.passwords.login(call.caller, email, password, { byCookie: true, userAgent })
+  const { secret } = await logIn(call, true)
   const caller = { ...call.caller, session: secret, byCookie: true }
   const answer = await showSession({ ...call, caller, ask: call.askAs(caller) })
   return { ...answer, headers: setCookie(call, toCookie(secret)) }
@@ -238,6 +231,11 @@ const UUID_OR_NULL = { type: ['string', 'null'], format: 'uuid' }
 const LOGIN = { email: TEXT, password: TEXT }
 
 export function makeRoutes({ statuses, actions, roles }: Reference): readonly Route[] {
+  /** What else the list is filtered by, the search has to know: it ends with the newest 500. */
+  const search =
+    (status?: string): Filter['where'] =>
+    (value, other) =>
+      `d.id = any ((select app_hidden.matching_requests(${value}, ${status ?? other('status')}, ${other('creator_id')}, ${other('assigned_to_id')}))::uuid[])`
   const byTime = { '-created_at': 'd.created_at', created_at: 'd.created_at' }
   const requests: List = {
     from: 'app_public.requests d',
@@ -257,7 +255,7 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
         type: text,
         description:
           'Words, or parts of them, that the title or the description has, in any letter case. It is the newest 500 of those that are listed.',
-        where: (value) => `d.id = any ((select app_hidden.matching_requests(${value}))::uuid[])`,
+        where: search(),
       },
     },
   }
@@ -267,6 +265,7 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
     ...requests,
     from: 'app_public.requests_awaiting_my_decision() d',
     where: [],
+    filters: { ...requests.filters, search: { ...requests.filters['search']!, where: search("'SUBMITTED'") } },
     orderings: { submitted_at: submittedAt, '-submitted_at': submittedAt },
   }
   const auditLogs: List = {
@@ -294,13 +293,13 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
   const sessions: List = { ...users, from: 'app_hidden.my_sessions() d', document: 'd.document' }
 
   const draft = { title: TEXT, description: TEXT_OR_NULL, assigned_to_id: UUID_OR_NULL }
-  const action = (name: string, summary: string, body: Route['body'] = {}, required: string[] = []): Route => ({
+  const action = (name: string, summary: string, body?: Route['body'], required: string[] = []): Route => ({
     method: 'POST',
     path: `/requests/:id/${name.toLowerCase()}/`,
     summary,
     tag: 'Requests',
     versioned: true,
-    body,
+    ...(body && { body }),
     required,
     status: 200,
     shows: 'Request',

@@ -101,6 +101,7 @@ export async function asCaller<Row>(
   const name = nameFor(caller, statement.name)
   const client = await pool.connect()
   let role = ANONYMOUS
+  let broken = false
   try {
     const { stream } = connectionOf(client)
     stream.cork()
@@ -118,9 +119,11 @@ export async function asCaller<Row>(
     if (mode === 'write') await committed
     return { rows, rowCount, notices: [] }
   } catch (error) {
+    // What PostgreSQL did not say itself may have left the connection in any state.
+    broken = !(error instanceof pg.DatabaseError)
     throw role === ANONYMOUS && isRefusal(error) ? unauthenticated() : error
   } finally {
-    client.release()
+    client.release(broken)
     if (role !== ANONYMOUS) noteUse(pool, caller)
   }
 }
@@ -161,6 +164,7 @@ export async function inTransaction<T>(pool: Pool, caller: Identity, work: (ask:
     throw role === ANONYMOUS && isRefusal(error) ? unauthenticated() : error
   } finally {
     client.release()
+    if (role !== ANONYMOUS) noteUse(pool, caller)
   }
 }
 

@@ -83,7 +83,7 @@ const password = 'app_hidden.change_password(uuid,text,text)'
 const create = 'app_hidden.create_user(text,text,text,text,text)'
 const change = 'app_hidden.change_user(app_public.users,jsonb)'
 const keepAdmin = 'app_private.tg_users__keep_an_admin()'
-const search = 'app_hidden.matching_requests(text)'
+const search = 'app_hidden.matching_requests(text,text,uuid,uuid)'
 const claim = 'app_hidden.claim_idempotency_key(text,bytea[])'
 const types = 'app_private.check_types(jsonb,regclass)'
 const noLock = 'perform 1 where 0 < '
@@ -98,6 +98,7 @@ const edits: [string, string, string][] = [
   [isLive, 's.expires_at > now() and', ''],
   [isLive, `and s.last_used_at > now() - interval '3 days'`, ''],
   [isLive, `interval '3 days'`, `interval '4 days'`],
+  ['app_private.require_session()', 'if v_user_id is null then', 'if false then'],
   [live, 'and app_private.is_live(s)', ''],
   [live, 'and not u.is_deleted', ''],
   ['app_hidden.authenticate(text)', `and secret like 'cookie:%'`, ''],
@@ -164,7 +165,7 @@ const edits: [string, string, string][] = [
   [create, 'perform app_private.permit_user_management();', ''],
   [create, `perform app_private.refuse_weakness(weakness, 'password');`, ''],
   [create, `coalesce(role, 'USER')`, 'role'],
-  [change, 'perform app_private.permit_user_management();', ''],
+  [change, 'perform app_private.permit_user_management();\n\n', '\n'],
   [change, 'perform pg_advisory_xact_lock', noLock],
   [change, 'and u.created_at = seen.created_at', ''],
   [change, `perform app_private.check_types(changes, 'app_public.users');`, ''],
@@ -174,6 +175,10 @@ const edits: [string, string, string][] = [
   ['app_private.tg_users__audit()', `if tg_op = 'UPDATE' and new is not distinct from old then`, 'if false then'],
   [search, 'and not r.is_deleted', ''],
   [search, 'ilike all', 'like all'],
+  [search, 'and r.submitted_at is not null', ''],
+  [search, 'r.status = matching_requests.status', 'true'],
+  [search, 'r.creator_id = matching_requests.creator_id', 'true'],
+  [search, 'r.assigned_to_id = matching_requests.assigned_to_id', 'true'],
   [search, 'limit 500', 'limit 501'],
   [search, 'char_length(search) > 200', 'char_length(search) > 201'],
   [search, `'([\\\\%_])'`, `'([%_])'`],
@@ -219,7 +224,7 @@ const written: Mutation[] = [
   },
   {
     name: 'a search is planned for any words',
-    sql: 'alter function app_hidden.matching_requests(text) reset plan_cache_mode',
+    sql: 'alter function app_hidden.matching_requests(text,text,uuid,uuid) reset plan_cache_mode',
   },
   { name: 'usage on app_private', sql: 'grant usage on schema app_private to public' },
   { name: 'usage on audit', sql: 'grant usage on schema audit to assent_manager' },

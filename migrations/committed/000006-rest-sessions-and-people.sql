@@ -1,19 +1,6 @@
 --! Previous: sha1:fb907cd2ec00809d800bc0253c9c2b574ad81eb3
---! Hash: sha1:1678cfb68c14d87feabf9b200a03bc4baabaa173
+--! Hash: sha1:7a2f5c239c81884b317eced694133fc5f76c3b5c
 --! Message: REST, sessions and people
-
--- The indexes of the migrations before this one were built beside running work. One whose building was interrupted is
--- there and of no use.
-do $$
-declare
-  v_index text;
-begin
-  select indexrelid::regclass::text into v_index from pg_index where not indisvalid limit 1;
-  if found then
-    raise exception 'The index % was not built to its end: drop it, create it again concurrently, and migrate again.', v_index;
-  end if;
-end
-$$;
 
 -- REST, sessions and people.
 alter table app_private.sessions
@@ -155,15 +142,23 @@ create or replace function app_private.register_user(email text, name text, role
 as $$
 declare
   v_user app_public.users;
+  v_constraint text;
+  v_column text;
 begin
   insert into app_public.users (name, role) values (register_user.name, register_user.role) returning * into v_user;
   insert into app_private.credentials (user_id, email, password_hash)
   values (v_user.id, register_user.email, app_private.hash_password(register_user.password_digest));
   return v_user;
+exception
+  when unique_violation then
+    raise exception using errcode = 'RQ422', column = 'email', message = 'This email address is taken.';
+  when check_violation or not_null_violation or foreign_key_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
 end
 $$;
 comment on function app_private.register_user(text, text, text, text) is
-  'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger.';
+  'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger. Raises RQ422: an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
 --! EndIncluded users.sql
 --! Included sessions.sql
 -- Sessions: what a token or a cookie names. Neither proves anything by itself; the row here does, at each request.
@@ -499,7 +494,7 @@ insert into app_public.audit_actions (action, description) values
   ('LOGIN',           'Somebody logged in.'),
   ('LOGIN_FAILED',    'A login failed: no actor; about the account, if there is one.'),
   ('LOGOUT',          'Somebody logged out.'),
-  ('SESSION_REVOKE',  'Somebody ended other sessions of theirs; or nobody did: a refresh token was used twice.'),
+  ('SESSION_REVOKE',  'Somebody ended sessions of theirs, or logged a browser in anew that had one; or nobody did: a refresh token was used twice.'),
   ('PASSWORD_CHANGE', 'Somebody changed their password, which ended their other sessions.'),
   ('USER_CREATE',     'A person was added.'),
   ('USER_UPDATE',     'A person''s name or role was changed.'),
@@ -629,7 +624,7 @@ declare
   v_actor_id uuid := app_hidden.current_user_id();
 begin
   if tg_op = 'UPDATE' and new is not distinct from old then
-    return null;
+    return new;
   end if;
   insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
   values (
@@ -649,13 +644,17 @@ begin
     || case when v_actor_id is null then jsonb_build_object('database_user', session_user) else '{}' end,
     app_private.current_ip()
   );
-  return null;
+  return new;
 end
 $$;
 comment on function app_private.tg_users__audit() is 'One entry for each change of a person.';
 
 create or replace trigger _900_audit
-  after insert or update on app_public.users
+  after insert on app_public.users
+  for each row execute function app_private.tg_users__audit();
+-- Before, while who demotes or deactivates themselves still is who they were; the last of all that come before.
+create or replace trigger _910_audit
+  before update on app_public.users
   for each row execute function app_private.tg_users__audit();
 --! EndIncluded audit.sql
 --! Included validation.sql
@@ -916,6 +915,7 @@ begin
     -- To name an id is not enough: who has seen the request also knows, to the microsecond, when it was created.
     select * into v_old from app_public.requests r where r.id = seen.id and r.created_at = seen.created_at for no key update;
     if not found then
+      perform app_private.require_session();
       raise exception using errcode = 'RQ404', message = 'There is no such request.';
     end if;
   end if;
@@ -963,7 +963,7 @@ exception
 end
 $$;
 comment on function app_hidden.transition(app_public.requests, text, integer, jsonb) is
-  'The one way in which a request changes: has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
+  'The one way in which a request changes: is the session live (RQ401), has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
 grant execute on function app_hidden.transition(app_public.requests, text, integer, jsonb) to assent_user, assent_manager, assent_admin;
 
 -- The guard: what is submitted stays as it is, whatever the statement and whoever writes it -------------------------
@@ -1014,7 +1014,7 @@ create or replace trigger _200_guard
   for each row execute function app_private.tg_requests__guard();
 --! EndIncluded lifecycle.sql
 --! Included login.sql
--- Logging in and out, and changing one's password. What asks for a password is two transactions, so that an attempt is
+-- Logging in and out, refreshing and ending sessions, and changing one's password. What asks for a password is two transactions, so that an attempt is
 -- counted before the slow hash is computed and stays counted whatever becomes of it: begin_login, commit, finish_login.
 -- Neither raises on a wrong password, which would roll back the count and the audit entry: the outcome is data.
 
@@ -1072,7 +1072,7 @@ begin
   perform pg_advisory_xact_lock(hashtextextended('login from ' || coalesce(v_network::text, ''), 0));
   select a.attempted_at + interval '15 minutes' into v_blocked_until
   from app_private.login_attempts a
-  where a.network = v_network
+  where a.network = v_network or (a.network is null and v_network is null)
   order by a.attempted_at desc
   offset 99 limit 1;
   if found then
@@ -1185,7 +1185,7 @@ begin
       update app_private.sessions s
       set revoked_at = now()
       from app_private.live_session(current_setting('assent.session', true)) l
-      where s.id = l.session_id
+      where s.id = l.session_id and app_private.is_live(s)
       returning s.id, s.user_id
     )
     insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
@@ -1258,7 +1258,11 @@ begin
   update app_private.sessions s
   set revoked_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id;
+  where s.id = l.session_id and app_private.is_live(s);
+  -- Of two at once the first has ended it.
+  if not found then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
   insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
   values (v_me, 'LOGOUT', v_me, app_private.current_ip());
 end
@@ -1307,18 +1311,20 @@ begin
   if user_id is null then
     return;
   end if;
+  -- Verifying may have waited for another change, which ended this session.
+  perform app_private.require_session();
 
   update app_private.credentials c set password_hash = app_private.hash_password(new_digest) where c.user_id = v_me;
   update app_private.sessions s
   set revoked_at = now()
   where s.user_id = v_me and s.revoked_at is null
-    and s.id <> (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l);
+    and s.id is distinct from (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l);
   insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
   values (v_me, 'PASSWORD_CHANGE', v_me, app_private.current_ip());
 end
 $$;
 comment on function app_hidden.change_password(uuid, text, text) is
-  'Changes the caller''s password and ends their other sessions. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
+  'Changes the caller''s password and ends their other sessions. Raises RQ401 when the session has ended. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
 grant execute on function app_hidden.begin_password_change(text), app_hidden.change_password(uuid, text, text)
   to assent_user, assent_manager, assent_admin;
 
@@ -1446,26 +1452,38 @@ create or replace function app_hidden.create_user(email text, name text, role te
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
-declare
-  v_user app_public.users;
-  v_constraint text;
-  v_column text;
 begin
   perform app_private.permit_user_management();
   perform app_private.refuse_weakness(weakness, 'password');
-  select * into v_user from app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
-  return v_user;
-exception
-  when unique_violation then
-    raise exception using errcode = 'RQ422', column = 'email', message = 'This email address is taken.';
-  when check_violation or not_null_violation or foreign_key_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  return app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
 end
 $$;
 comment on function app_hidden.create_user(text, text, text, text, text) is
-  'Adds a person; without a role, as USER. Raises RQ401, RQ403, and RQ422: a weak password (what the server, which alone sees it, finds wrong), an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
+  'Adds a person; without a role, as USER. Raises RQ401, RQ403, and RQ422: a weak password (what the server, which alone sees it, finds wrong), and what register_user refuses.';
 grant execute on function app_hidden.create_user(text, text, text, text, text) to assent_user, assent_manager, assent_admin;
+
+create or replace function app_private.keep_an_admin(person app_public.users, new_role text, new_is_deleted boolean)
+  returns void
+  language plpgsql
+  volatile -- Of a statement that changes several, each row is judged by what has become of those before it.
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_admin_roles text[] := array(select p.role from app_hidden.effective_permissions p where p.permission = 'user.manage');
+begin
+  if person.is_deleted or person.role <> all (v_admin_roles) or (not new_is_deleted and new_role = any (v_admin_roles)) then
+    return;
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  if not exists (
+    select from app_public.users u where u.id <> person.id and u.role = any (v_admin_roles) and not u.is_deleted
+  ) then
+    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
+  end if;
+end
+$$;
+comment on function app_private.keep_an_admin(app_public.users, text, boolean) is
+  'Would this change leave nobody who can administer people? Raises RQ409.';
 
 create or replace function app_hidden.change_user(seen app_public.users, changes jsonb)
   returns app_public.users
@@ -1480,6 +1498,10 @@ declare
   v_constraint text;
   v_column text;
 begin
+  -- Whose role has changed since they looked has seen nobody, and may no longer.
+  if seen.id is not null or not exists (select from app_private.caller()) then
+    perform app_private.permit_user_management();
+  end if;
   -- One at a time, so that of two admins who demote each other the second is an admin no longer.
   perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
   -- As in transition(): who has seen the person also knows, to the microsecond, when they were added.
@@ -1488,6 +1510,10 @@ begin
     raise exception using errcode = 'RQ404', message = 'There is no such person.';
   end if;
   perform app_private.permit_user_management();
+
+  -- Before what is wrong with the values is told.
+  perform app_private.keep_an_admin(v_old, coalesce(changes ->> 'role', v_old.role),
+    coalesce(changes -> 'is_deleted' = 'true', v_old.is_deleted));
 
   perform app_private.check_types(changes, 'app_public.users');
   v_new := jsonb_populate_record(v_old, changes);
@@ -1518,27 +1544,15 @@ create or replace function app_private.tg_users__keep_an_admin()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
-  if not exists (
-    select from app_public.users u
-    join app_hidden.effective_permissions p on p.role = u.role
-    where p.permission = 'user.manage' and not u.is_deleted
-  ) and exists (
-    select from app_hidden.effective_permissions p where p.permission = 'user.manage' and p.role = old.role
-  ) then
-    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
-  end if;
-  return null;
+  perform app_private.keep_an_admin(old, new.role, new.is_deleted);
+  return new;
 end
 $$;
-comment on function app_private.tg_users__keep_an_admin() is
-  'Somebody can always administer people. Raises RQ409.';
+comment on function app_private.tg_users__keep_an_admin() is 'Somebody can always administer people, whoever writes. Raises RQ409.';
 
--- After the statement, when all that it changes is to be seen.
 create or replace trigger _300_keep_an_admin
-  after update of role, is_deleted on app_public.users
-  for each row when (new.role <> old.role or (new.is_deleted and not old.is_deleted))
-  execute function app_private.tg_users__keep_an_admin();
+  before update of role, is_deleted on app_public.users
+  for each row execute function app_private.tg_users__keep_an_admin();
 
 create or replace function app_private.tg_users__end_sessions()
   returns trigger
@@ -1573,6 +1587,7 @@ create table if not exists app_private.idempotency_keys (
   primary key (user_id, key),
   constraint idempotency_keys_key_length check (char_length(key) between 1 and 255)
 );
+create index if not exists idempotency_keys_created_at_idx on app_private.idempotency_keys (created_at);
 comment on table app_private.idempotency_keys is 'Answers that can be asked for again, for 24 hours.';
 comment on column app_private.idempotency_keys.user_id is 'Whose: keys of others do not meet.';
 comment on column app_private.idempotency_keys.key is 'As the caller named it.';
@@ -1600,7 +1615,16 @@ begin
     state := 'RUNNING';
     return;
   end if;
-  delete from app_private.idempotency_keys k where k.user_id = v_me and k.created_at < now() - interval '24 hours';
+  -- Of anybody's that have expired a few are cleared away, and nobody waits for it.
+  delete from app_private.idempotency_keys k where (k.user_id, k.key) in (
+    select e.user_id, e.key from app_private.idempotency_keys e
+    where e.created_at < now() - interval '24 hours'
+    order by e.created_at
+    limit 10
+    for update skip locked
+  );
+  delete from app_private.idempotency_keys k
+  where k.user_id = v_me and k.key = claim_idempotency_key.key and k.created_at < now() - interval '24 hours';
   select k.fingerprint, k.answer into v_fingerprint, answer
   from app_private.idempotency_keys k
   where k.user_id = v_me and k.key = claim_idempotency_key.key;
@@ -1862,6 +1886,8 @@ create or replace function app_public.users_email(u app_public.users)
 as $$
   select c.email
   from app_private.credentials c
+  -- To make up an id is not enough: who has seen the person also knows, to the microsecond, when they were added.
+  join app_public.users seen on seen.id = c.user_id and seen.created_at = u.created_at
   where c.user_id = u.id
     and (u.id = (select app_hidden.current_user_id()) or (select app_hidden.has_permission('user.read_email')))
 $$;
@@ -1885,10 +1911,10 @@ grant execute on function app_public.users_email(app_public.users), app_public.u
 
 create index if not exists requests_search_idx on app_public.requests
   using gin ((title || ' ' || coalesce(description, '')) app_private.gin_trgm_ops);
--- Tells words in one of a thousand requests, best found by this index, from those in one of a hundred, best found by time.
-alter index app_public.requests_search_idx alter column 1 set statistics 1000;
+-- Tells rare words, best found by this index, from those in one of a hundred requests, best found by time.
+alter index app_public.requests_search_idx alter column 1 set statistics 300;
 
-create or replace function app_hidden.matching_requests(search text)
+create or replace function app_hidden.matching_requests(search text, status text, creator_id uuid, assigned_to_id uuid)
   returns uuid[]
   language plpgsql
   stable
@@ -1900,6 +1926,7 @@ as $$
 declare
   v_me uuid := app_hidden.current_user_id();
   v_sees_others boolean := app_hidden.has_permission('request.read');
+  v_sees_drafts boolean := app_hidden.has_permission('request.read_all');
   v_patterns text[];
 begin
   -- The longest first. Fewer than three letters or digits together have no trigram to look up.
@@ -1918,16 +1945,19 @@ begin
     from app_public.requests r
     where r.title || ' ' || coalesce(r.description, '') ilike v_patterns[1]
       and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns[2:])
-      and (v_sees_others or r.creator_id = v_me)
+      and (r.creator_id = v_me or v_sees_drafts or (v_sees_others and r.submitted_at is not null))
+      and (matching_requests.status is null or r.status = matching_requests.status)
+      and (matching_requests.creator_id is null or r.creator_id = matching_requests.creator_id)
+      and (matching_requests.assigned_to_id is null or r.assigned_to_id = matching_requests.assigned_to_id)
       and not r.is_deleted
     order by r.created_at desc, r.id desc
     limit 500
   );
 end
 $$;
-comment on function app_hidden.matching_requests(text) is
-  'The newest 500 requests that contain every word of the search in their title or description, in any letter case. Of what others created only for who sees any of it; which of it, row-level security says. Raises RQ422.';
-grant execute on function app_hidden.matching_requests(text) to assent_user, assent_manager, assent_admin;
+comment on function app_hidden.matching_requests(text, text, uuid, uuid) is
+  'The newest 500 requests that contain every word of the search in their title or description, in any letter case; null: whatever the status, the creator, the assignee. Passes over what the caller cannot see, lest that fill the 500: whether they see the rest is for row-level security to say. Raises RQ422.';
+grant execute on function app_hidden.matching_requests(text, text, uuid, uuid) to assent_user, assent_manager, assent_admin;
 --! EndIncluded search.sql
 --! Included rest.sql
 -- What REST shows: each resource as one JSON document; and how a request changes by a JSON body. server/routes.ts says

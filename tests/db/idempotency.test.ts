@@ -122,10 +122,27 @@ test.each([
   await answered('user2')
   await stage.root.query('update app_private.idempotency_keys set created_at = now() - $1::interval', [age])
   expect(await claimed('user')).toEqual(expected)
-  // One's own old ones go; those of others are nobody's business.
-  const { rows } = await stage.root.query('select user_id from app_private.idempotency_keys order by user_id')
-  const left = expected === NEW ? [stage.id.user2] : [stage.id.user, stage.id.user2]
-  expect(rows.map(({ user_id }) => user_id)).toEqual(left.sort())
+  // Whoever claims clears away what is over, of others too.
+  const { rowCount } = await stage.root.query('select from app_private.idempotency_keys')
+  expect(rowCount).toBe(expected === NEW ? 0 : 2)
+})
+
+test('what is over is cleared away a few at a time, oldest first, and not waited for', async () => {
+  await stage.root.query(
+    `insert into app_private.idempotency_keys (user_id, key, fingerprint, answer, created_at)
+     select $1, n, '', '{}', now() - interval '25 hours' - n * interval '1 hour' from generate_series(1, 15) n`,
+    [stage.id.user2],
+  )
+  const keys = async () => {
+    const { rows } = await stage.root.query('select key::integer from app_private.idempotency_keys order by 1')
+    return rows.map(({ key }) => key)
+  }
+  expect(await claim('user2', { key: '15' })).toEqual(NEW) // itself over, and the oldest
+  expect(await claimed('user', { on: 1 })).toEqual(NEW) // the other ten are being cleared away
+  expect(await keys()).toEqual([6, 7, 8, 9, 10, 11, 12, 13, 14, 15])
+  await end('rollback')
+  expect(await claimed('user')).toEqual(NEW)
+  expect(await keys()).toEqual([])
 })
 
 test('a key that is over can be used for another request', async () => {
@@ -144,9 +161,9 @@ test.each([
   expect(outcome.code).toBe(code)
 })
 
-test('an answer is kept once', async () => {
+test('the first answer stays the answer', async () => {
   await answered('user')
-  expect((await stage.attempt('user', `select app_hidden.keep_answer('key', '\\xbb', '{}')`)).code).toBe('23505')
+  await stage.attempt('user', `select app_hidden.keep_answer('key', '\\xbb', '{}')`, { keep: true })
   expect(await claimed('user')).toEqual(ANSWERED)
 })
 
@@ -154,4 +171,6 @@ test('who is nobody has no keys', async () => {
   const statement = `select app_hidden.claim_idempotency_key('key', '{}')`
   expect((await stage.attempt('anonymous', statement)).code).toBe('42501')
   expect((await stage.attempt('anonymous', statement, { role: 'assent_user' })).code).toBe('RQ401')
+  const keeping = `select app_hidden.keep_answer('key', '', '{}')`
+  expect((await stage.attempt('anonymous', keeping, { role: 'assent_user' })).code).toBe('RQ401')
 })

@@ -347,7 +347,7 @@ describe('what ends an identity, ends it at once', () => {
     expect((await api.query('select from app_public.requests where id = $1', [id])).rowCount).toBe(1)
     await stage.root.query(`update app_public.users set is_deleted = true where id = $1`, [stage.id.manager2])
     expect((await api.query('select from app_public.requests where id = $1', [id])).rowCount).toBe(0)
-    expect(await api.query('select app_public.approve_request($1)', [id]).catch((error) => error.code)).toBe('RQ404')
+    expect(await api.query('select app_public.approve_request($1)', [id]).catch((error) => error.code)).toBe('RQ401')
     await api.query('rollback')
     await stage.root.query(`update app_public.users set is_deleted = false where id = $1`, [stage.id.manager2])
   })
@@ -380,8 +380,12 @@ describe('what ends an identity, ends it at once', () => {
 })
 
 describe('an account', () => {
-  const register = async (email: string, name = 'Somebody', role = 'USER') =>
-    (await stage.attempt('owner', `select app_private.register_user('${email}', '${name}', '${role}', 'digest')`)).code
+  /** What somebody is refused with, or null. */
+  async function register(email: string, name = 'Somebody', role = 'USER'): Promise<string | null> {
+    const statement = `select app_private.register_user('${email}', '${name}', '${role}', 'digest')`
+    const { code, column } = await stage.attempt('owner', statement)
+    return code && `${code} ${column}`
+  }
 
   test('is made with an address, a name and a role', async () => {
     expect(await register('new@assent.test')).toBe(null)
@@ -389,25 +393,25 @@ describe('an account', () => {
   })
 
   test('is the only one with its address, in whatever letters, though its person be deactivated', async () => {
-    for (const email of ['user@assent.test', 'USER@Assent.Test']) expect(await register(email)).toBe('23505')
+    for (const email of ['user@assent.test', 'USER@Assent.Test']) expect(await register(email)).toBe('RQ422 email')
     await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.user2])
-    expect(await register('User2@assent.test')).toBe('23505')
+    expect(await register('User2@assent.test')).toBe('RQ422 email')
     await stage.root.query('update app_public.users set is_deleted = false where id = $1', [stage.id.user2])
   })
 
   test.each(['', 'nobody', '@assent.test', 'a@', 'a b@assent.test', 'a@b@c', ' a@b', 'a@b\n', `${'a'.repeat(250)}@b.cd`])(
     'has no such address as %j',
     async (email) => {
-      expect(await register(email)).toBe('23514')
+      expect(await register(email)).toBe('RQ422 email')
     },
   )
 
   test.each(['', ' ', '\u3000', '\u200b', 'x'.repeat(201)])('has no such name as %j', async (name) => {
-    expect(await register('new@assent.test', name)).toBe('23514')
+    expect(await register('new@assent.test', name)).toBe('RQ422 name')
   })
 
   test('has a role that there is', async () => {
-    expect(await register('new@assent.test', 'Somebody', 'BOSS')).toBe('23503')
+    expect(await register('new@assent.test', 'Somebody', 'BOSS')).toBe('RQ422 role')
   })
 
   test('keeps its password as bcrypt of cost 10 or more, salted', async () => {
@@ -596,6 +600,14 @@ describe('guessing', () => {
       { network: '192.0.2.7/32' },
       { network: '2001:db8:1:1::/64' },
     ])
+  })
+
+  test('callers whose address is not known are one', async () => {
+    await stage.root.query(
+      `insert into app_private.login_attempts (account_key, failed) select app_private.account_key('nobody' || n), true from generate_series(1, 100) n`,
+    )
+    expect((await login(api, 'user@assent.test', password, '')).retry_after).toBeGreaterThan(880)
+    expect((await login(api, 'user@assent.test', password, '192.0.2.1')).user_id).toBe(stage.id.user)
   })
 
   /** Forty at once, each on a connection of its own; how often crypt() ran for them. */

@@ -79,7 +79,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.transition(app_public.requests,text,integer,jsonb)': people3,
   'app_hidden.act_on_request(uuid,text,integer[],jsonb)': people3,
   'app_hidden.visible_request(uuid)': people3,
-  'app_hidden.matching_requests(text)': people3,
+  'app_hidden.matching_requests(text,text,uuid,uuid)': people3,
   'app_hidden.visible_user(uuid)': people3,
   'app_hidden.create_user(text,text,text,text,text)': people3,
   'app_hidden.change_user(app_public.users,jsonb)': people3,
@@ -612,7 +612,7 @@ describe('rows', () => {
     ['request.decide', 'user', `select from app_hidden.deciders`, 0],
     ['request.read_all', 'admin', 'select from app_public.requests', 0],
     ['audit.read_all', 'admin', 'select from app_public.audit_logs', 0],
-    ['request.read', 'manager', `select from unnest(app_hidden.matching_requests('user2''s'))`, 0],
+    ['request.read', 'manager', `select from unnest(app_hidden.matching_requests('user2''s', null, null, null))`, 0],
     ['user.manage', 'admin', 'select from app_public.users', 0],
     ['user.manage', 'admin', `select app_hidden.create_user('new@assent.test', 'New', 'ADMIN', 'digest', null)`, 'RQ403'],
     // Whom one does not see, one does not change; who is seen is still not changed.

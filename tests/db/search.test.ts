@@ -28,13 +28,13 @@ beforeAll(async () => {
 afterAll(() => stage?.close())
 
 /** The titles that somebody finds. */
-async function find(person: Person, search: string) {
-  const matching = `app_hidden.matching_requests(${stage.root.escapeLiteral(search)})`
+async function find(person: Person, search: string, filters = 'null, null, null') {
+  const matching = `app_hidden.matching_requests(${stage.root.escapeLiteral(search)}, ${filters})`
   const statement = `select id, title from app_public.requests where id = any ((select ${matching})::uuid[])`
   return stage.attempt(person, statement, { fetch: true })
 }
-const found = async (person: Person, search: string): Promise<string[]> => {
-  const { code, message, rows } = await find(person, search)
+const found = async (person: Person, search: string, filters?: string): Promise<string[]> => {
+  const { code, message, rows } = await find(person, search, filters)
   if (code) throw new Error(`${code} ${message}`)
   return rows.map(({ title }) => title).sort()
 }
@@ -130,11 +130,13 @@ test('each finds what they see, and of that what is not deleted', async () => {
 
 test('whose permission it is not to see others, is told no id of theirs', async () => {
   const ids = (person: Person) =>
-    stage.attempt(person, `select unnest(app_hidden.matching_requests('quarterly')) as id`, { fetch: true })
+    stage.attempt(person, `select unnest(app_hidden.matching_requests('quarterly', null, null, null)) as id`, { fetch: true })
   expect((await ids('user2')).rows).toEqual([])
   expect((await ids('user')).rows).toHaveLength(2)
-  expect((await stage.attempt('anonymous', `select app_hidden.matching_requests('quarterly')`)).code).toBe('42501')
-  const forged = await stage.attempt('anonymous', `select unnest(app_hidden.matching_requests('quarterly'))`, {
+  expect((await stage.attempt('anonymous', `select app_hidden.matching_requests('quarterly', null, null, null)`)).code).toBe(
+    '42501',
+  )
+  const forged = await stage.attempt('anonymous', `select unnest(app_hidden.matching_requests('quarterly', null, null, null))`, {
     role: 'assent_admin',
   })
   expect(forged.count).toBe(0)
@@ -142,18 +144,19 @@ test('whose permission it is not to see others, is told no id of theirs', async 
 
 describe('of very many', () => {
   beforeAll(async () => {
-    // Newest first: 300 drafts of user's, 501 submitted ones, and one of long ago.
+    // Newest first: 300 drafts of user's, 501 submitted ones; and one of user2's, and one that is assigned.
     await stage.root.query('set session_replication_role = replica')
     await stage.root.query(
-      `insert into app_public.requests (title, status, creator_id, submitted_at, created_at)
-       select 'Heap ' || n, case when n <= 300 then 'DRAFT' else 'SUBMITTED' end, $1, case when n > 300 then now() end, now() - n * interval '1 minute'
-       from generate_series(1, 801) n`,
-      [stage.id.user],
+      `insert into app_public.requests (title, status, creator_id, assigned_to_id, submitted_at, created_at)
+       select 'Heap ' || n, case when n <= 300 then 'DRAFT' else 'SUBMITTED' end, case n when 802 then $2::uuid else $1 end,
+         case n when 803 then $3::uuid end, case when n > 300 then now() end, now() - n * interval '1 minute'
+       from generate_series(1, 803) n`,
+      [stage.id.user, stage.id.user2, stage.id.manager],
     )
     await stage.root.query('set session_replication_role = origin')
   })
-  const numbers = async (person: Person) =>
-    (await found(person, 'heap')).map((title) => Number(title.slice(5))).sort((a, b) => a - b)
+  const numbers = async (person: Person, filters?: string) =>
+    (await found(person, 'heap', filters)).map((title) => Number(title.slice(5))).sort((a, b) => a - b)
   const from = (first: number, last: number) => Array.from({ length: last - first + 1 }, (_, i) => first + i)
 
   test.each([
@@ -163,5 +166,16 @@ describe('of very many', () => {
     ['manager', 301, 800],
   ] as const)('%s finds the newest 500 of what they see', async (person, first, last) => {
     expect(await numbers(person)).toEqual(from(first, last))
+  })
+
+  // A list that is filtered otherwise, too, has the newest 500 of what it lists.
+  test.each([
+    ['by status', () => `'SUBMITTED', null, null`, 301, 800],
+    ['by creator', () => `null, '${stage.id.user2}', null`, 802, 802],
+    ['by assignee', () => `null, null, '${stage.id.manager}'`, 803, 803],
+    ['by all of it', () => `'SUBMITTED', '${stage.id.user}', '${stage.id.manager}'`, 803, 803],
+    ['by what does not go together', () => `'DRAFT', '${stage.id.user2}', null`, 1, 0],
+  ])('filtered %s', async (_, filters, first, last) => {
+    expect(await numbers('admin', filters())).toEqual(from(first, last))
   })
 })

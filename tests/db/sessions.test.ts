@@ -290,6 +290,43 @@ describe("one's own sessions", () => {
   })
 })
 
+describe('a session is ended once', () => {
+  const logout = 'select app_public.logout()'
+  const endIt = 'select app_hidden.end_session($1)'
+  const login = (action: string) => expect.objectContaining({ action, user_id: stage.id.idler })
+
+  test.each([
+    ['by two who log out', logout, logout, 'RQ401', ['LOGOUT']],
+    ['by two who end it', endIt, endIt, 'RQ404', ['SESSION_REVOKE']],
+    ['by one who ends it, and one who logs out', endIt, logout, 'RQ401', ['SESSION_REVOKE']],
+  ])('at once %s', async (_, first, second, code, actions) => {
+    const session = await open('idler')
+    const other = await stage.db.connect('auth')
+    const begin = async (client: pg.Client) => {
+      await client.query('begin')
+      await client.query(`select set_config('assent.session', $1, true), set_config('role', 'assent_user', true)`, [
+        session.secret,
+      ])
+    }
+    const act = (client: pg.Client, statement: string) =>
+      client.query(statement, statement === endIt ? [session.id] : []).then(
+        () => null,
+        (error: pg.DatabaseError) => error.code,
+      )
+    const entries = await leaves(async () => {
+      await begin(api)
+      await begin(other)
+      expect(await act(api, first)).toBe(null)
+      const later = act(other, second)
+      await waiting()
+      await api.query('commit')
+      expect(await later).toBe(code)
+      await other.query('commit')
+    })
+    expect(entries).toEqual(actions.map(login))
+  })
+})
+
 describe('a refresh token', () => {
   test('is exchanged for the next one of the same session, which is no action', async () => {
     const session = await open('user')

@@ -6,12 +6,13 @@ import { BASE, openRest, type Rest } from './rest.ts'
 
 declare const POSTGRES: 15 | 18
 
-// Hostile calls of every door as everybody, one after the other, each judged by what it answers and by what the audit trail
-// then holds. 5,000 on each version of PostgreSQL, which has its own. Replayed by FUZZ_SEED=… npm test -- tests/server/fuzz.test.ts
+// Hostile calls of every door as everybody, one after the other: each is judged by what it answers, and by what the audit
+// trail holds then. 5,000 on each version of PostgreSQL, each with calls of its own. To have those of a failure again:
+// FUZZ_SEED=… npm test -- tests/server/fuzz.test.ts
 const SEED = Number(process.env['FUZZ_SEED'] ?? (POSTGRES === 18 ? 20_260_118 : 20_260_115))
 const CALLS = 5_000
-/** After so many calls everybody gets their role, their account and new sessions back. */
-const ACT = 100
+/** After so many calls everybody is who they were again. */
+const ACT = 250
 
 let api: Api
 let rest: Rest
@@ -39,9 +40,54 @@ const random = makeRandom(SEED)
 const below = (n: number) => Math.floor(random() * n)
 const pick = <T>(list: readonly T[]): T => list[below(list.length)]!
 const chance = (probability: number) => random() < probability
-/** Of entries that are each there with some chance. */
-const some = <T>(probability: number, entries: Record<string, () => T>): Record<string, T> =>
-  Object.fromEntries(Object.entries(entries).flatMap(([name, make]) => (chance(probability) ? [[name, make()]] : [])))
+/** One of a list, some more often than others. */
+function often<T>(list: readonly T[], weightOf: (each: T) => number): T {
+  let at = below(list.reduce((sum, each) => sum + weightOf(each), 0))
+  return list.find((each) => (at -= weightOf(each)) < 0)!
+}
+const some = <T>(probability: number, list: readonly T[]): T[] => list.filter(() => chance(probability))
+
+// Who sends it ------------------------------------------------------------------------------------------------------------
+
+interface Person {
+  readonly id: string
+  readonly email: string
+  readonly role: string
+  /** Sessions, by their secrets. */
+  token: string
+  cookie: string
+}
+/** Everybody who calls. */
+const cast: Person[] = []
+/** Somebody who refreshes tokens, and has a new session whenever that has ended one. */
+const tramp = { id: '', refreshToken: '', used: '', isAlive: false }
+
+interface Actor {
+  readonly headers: Record<string, string>
+  /** Who that is, if the credentials are good. */
+  readonly person?: Person
+  readonly byCookie?: true
+}
+/** Who sends the call that is being made up. */
+let by: Actor
+const tokens = makeTokens([JWT_SECRET])
+
+function actor(): Actor {
+  const person = pick(cast)
+  const from = fromElsewhere()
+  const bearer = (text: string) => ({ ...from, authorization: text })
+  const kind = random()
+  // A subject of its own each time: the allowance of requests is the subject's.
+  if (kind < 0.78) return { headers: bearer(`Bearer ${tokens.sign(person.token, crypto.randomUUID()).token}`), person }
+  if (kind < 0.88) {
+    const cookie = `assent_session=${person.cookie.slice('cookie:'.length)}`
+    const token = chance(0.85) ? csrfToken(person.cookie) : headerText()
+    return { headers: { ...from, cookie, 'x-csrf-token': token }, person, byCookie: true }
+  }
+  if (kind < 0.94) return { headers: from }
+  if (kind < 0.97) return { headers: bearer(`Bearer ${deadToken()}`) }
+  return { headers: bearer(pick(['Bearer x', 'Bearer ', 'Basic eDp5', `Bearer ${headerText()}`, headerText()])) }
+}
 
 // What is sent ------------------------------------------------------------------------------------------------------------
 
@@ -58,10 +104,11 @@ const NASTY = [
     '\uffff',
     '\u202e',
     '\u2028',
-    '\u0000\u0001',
+    '\x01',
     'ı̇',
     'ﬃ',
     '🏳️‍🌈',
+    '¡',
   ],
   ...[
     '%',
@@ -79,7 +126,6 @@ const NASTY = [
     ':x',
     '${x}',
     '{{x}}',
-    '#{x}',
     '<%= x %>',
     '#',
     '--',
@@ -89,7 +135,19 @@ const NASTY = [
   ...["'; drop table app_public.requests; --", "' or '1' = '1", '1) union select password_hash from app_private.credentials --'],
   ...["'||(select version())||'", '1; select pg_sleep(10)', "x' at time zone 'y", '\\x00', '\\u0000', '%00', '%27', "admin'--"],
   ...['null', 'undefined', 'NaN', 'Infinity', '-Infinity', 'true', 'false', '0', '-1', '1e309', '0x10', '٣', '1'.repeat(400)],
-  ...['__proto__', 'constructor', 'toString', 'hasOwnProperty', 'prototype', '[object Object]', '{"$ne": null}', '[]', '{}'],
+  ...[
+    '__proto__',
+    'constructor',
+    'toString',
+    'valueOf',
+    'hasOwnProperty',
+    'toJSON',
+    'toPostgres',
+    'then',
+    '{"$ne": null}',
+    '[]',
+    '{}',
+  ],
   ...['infinity', 'epoch', 'now', '0001-01-01 BC', '2024-02-30', '24:00:60', '0000-01-01', '2024-01-01T00:00:00+23:59', 'P1D'],
   ...[
     NOBODY,
@@ -115,7 +173,6 @@ const NASTY = [
     'a'.repeat(60_000),
     '[[[[',
     '{"a":1}',
-    '...',
     '}) { __typename }',
   ],
   ...[
@@ -137,8 +194,8 @@ const NUMBERS = [0, 1, 2, 3, -1, 1.5, 2 ** 31 - 1, 2 ** 31, -(2 ** 31) - 1, 2 **
 
 function text(): string {
   if (chance(0.7)) return pick(NASTY)
-  const unit = pick([0x80, 0x250, 0x10000])
-  return Array.from({ length: below(30) }, () => String.fromCharCode(below(unit))).join('')
+  const units = pick([0x80, 0x250, 0x10000])
+  return Array.from({ length: below(30) }, () => String.fromCharCode(below(units))).join('')
 }
 function value(depth = 0): unknown {
   const kind = below(depth < 3 ? 10 : 7)
@@ -146,162 +203,94 @@ function value(depth = 0): unknown {
   if (kind === 4) return pick(NUMBERS)
   if (kind === 5) return chance(0.5)
   if (kind === 6) return null
-  if (kind === 7) return Array.from({ length: below(4) }, () => value(depth + 1))
-  return Object.fromEntries(Array.from({ length: below(4) }, () => [text(), value(depth + 1)]))
+  const parts = Array.from({ length: below(4) }, () => [text(), value(depth + 1)] as const)
+  return kind === 7 ? parts.map(([, part]) => part) : Object.fromEntries(parts)
 }
-/** A text that is almost always fine. */
+/** What node:http lets through: a header that is none is not ours to answer. */
+const headerText = () =>
+  text()
+    .replace(/[^\t\x20-\x7e]/g, '')
+    .slice(0, 300)
+const pathText = () => encodeURIComponent(text().toWellFormed()).slice(0, 2000) || '%20'
+/** What almost always passes. */
 const words = () => `${pick(['A laptop', 'Ein Stuhl', 'Новый стол', 'Chair', '日本語の本'])} ${below(1000)}`
-const common = (): string => `a passphrase of ${below(1e9)}`
+const passphrase = () => `a passphrase of ${below(1e9)}`
 
-/** Ids of everything there is, and of a little that there is not. */
-const known = { requests: [NOBODY], people: [NOBODY], sessions: [NOBODY], cursors: ['x'], tags: ['"1-0"'] }
-const latest = (list: readonly string[]) => list[list.length - 1 - below(Math.min(list.length, 30))]!
-const requestId = () => latest(known.requests)
-const personId = () => pick(known.people)
+/** What there is to be named, and a little that there is not. */
+const known = { requests: [NOBODY], sessions: [NOBODY], cursors: ['x'], tags: ['"1-0"'] }
+const latest = <T>(list: readonly T[]) => list[list.length - 1 - below(Math.min(list.length, 30))]!
+const personId = () => pick(chance(0.5) ? cast.map(({ id }) => id) : [...people.keys(), NOBODY].filter((id) => id !== tramp.id))
+/** What the call would do with a request. */
+let action = ''
+/** One that the caller may do that with, more often than not: a draft of theirs, or what waits. */
+function requestId(): string {
+  const me = by.person?.id
+  const fits = (id: string) => {
+    const { status, creator, isDeleted } = requests.get(id) ?? {}
+    return /approve|reject|assign/.test(action) ? status === 'SUBMITTED' && creator !== me : !isDeleted && status === 'DRAFT' && creator === me
+  }
+  const fitting = known.requests.filter(fits)
+  return fitting.length > 0 && chance(0.7) ? latest(fitting) : latest(known.requests)
+}
 
-/** What a member of this name may be, as often as not. */
+/** What a member of this name may be; at times, anything. */
 function member(name: string): unknown {
-  if (chance(0.25)) return value()
+  if (chance(0.15)) return value()
   switch (name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase())) {
     case 'requestId':
       return requestId()
     case 'userId':
       return personId()
     case 'assignedToId':
-      return chance(0.3) ? null : personId()
+      return chance(0.4) ? null : personId()
     case 'version':
-      return 1 + below(4)
+      return 1 + below(3)
     case 'role':
-      return pick(['USER', 'MANAGER', 'ADMIN', 'USER', 'user'])
+      return pick(['USER', 'MANAGER', 'ADMIN', 'user'])
     case 'isDeleted':
       return chance(0.5)
     case 'email':
       return chance(0.5) ? `${below(1e9)}@assent.test` : pick(cast).email
     case 'password':
     case 'oldPassword':
-      return chance(0.6) ? PASSWORD : common()
+      return chance(0.6) ? PASSWORD : passphrase()
     case 'newPassword':
-      return chance(0.6) ? PASSWORD : common()
+      return chance(0.6) ? PASSWORD : passphrase()
     case 'refreshToken':
       return pick([tramp.refreshToken, tramp.refreshToken, tramp.used, `${tramp.refreshToken.split('.')[0]}.x`, 'x.y'])
-    case 'name':
-    case 'title':
-    case 'description':
-    case 'comment':
-      return chance(0.7) ? words() : text()
     default:
-      return value()
+      return chance(0.7) ? words() : text()
   }
 }
-const members = (names: readonly string[], probability = 0.85) =>
-  Object.fromEntries(names.filter(() => chance(probability)).map((name) => [name, member(name)]))
+const members = (names: readonly string[], probability = 0.9) =>
+  Object.fromEntries(some(probability, names).map((name) => [name, member(name)]))
 
-/** What node:http lets through: a header that is none is not ours to answer. */
-const headerText = () =>
-  text()
-    .replace(/[^\t\x20-\x7e]/g, '')
-    .slice(0, 300)
-const someHeaders = () =>
-  some(0.06, {
-    'if-match': () => pick([latest(known.tags), '*', '"1"', '"2"', 'W/"1-0"', '"9"', headerText()]),
-    'if-none-match': () => pick([latest(known.tags), '*', headerText()]),
-    'idempotency-key': () => pick([`key-${below(40)}`, `new-${below(1e9)}`, headerText()]),
-    origin: () => pick(['https://app.example', 'https://evil.example', 'null', api.url, headerText()]),
-    accept: () => pick(['application/json', 'text/html', '*/*;q=0', headerText()]),
-    'accept-encoding': () => pick(['gzip', 'br', 'identity;q=0', headerText()]),
-    'content-type': () =>
-      pick(['application/json; charset=utf-16', 'text/plain', 'application/xml', 'multipart/form-data', headerText()]),
-    'content-encoding': () => pick(['gzip', 'br', 'identity', 'x', headerText()]),
-    'x-http-method-override': () => pick(['DELETE', 'PUT', headerText()]),
-    'x-forwarded-for': () => pick(['127.0.0.1', '::1', 'unknown', '1.2.3.4, 5.6.7.8', 'fe80::1%eth0', '999.1.1.1', headerText()]),
-    'x-forwarded-proto': () => pick(['https', 'javascript', headerText()]),
-    'x-forwarded-host': headerText,
-    forwarded: headerText,
-    host: () => pick(['evil.example', 'localhost:1', '[::1]', headerText()]),
-    'user-agent': headerText,
-    'x-request-id': headerText,
-    'x-csrf-token': headerText,
-    cookie: () => pick(['assent_session=x', 'assent_session=', 'assent_session="', 'a=b; c', headerText()]),
-  })
-
-// Who sends it ------------------------------------------------------------------------------------------------------------
-
-interface Person {
-  readonly id: string
-  readonly email: string
-  readonly role: string
-  /** Sessions, by their secrets. */
-  token: string
-  cookie: string
+const HEADERS: Record<string, () => string> = {
+  'if-match': () => pick([latest(known.tags), '*', '"1"', '"2"', 'W/"1-0"', '"9"', headerText()]),
+  'if-none-match': () => pick([latest(known.tags), '*', headerText()]),
+  'idempotency-key': () => pick([`key-${below(40)}`, `new-${below(1e9)}`, headerText()]),
+  origin: () => pick(['https://app.example', 'https://evil.example', 'null', api.url, headerText()]),
+  accept: () => pick(['application/json', 'text/html', '*/*;q=0', headerText()]),
+  'accept-encoding': () => pick(['gzip', 'br', 'identity;q=0', headerText()]),
+  'content-type': () => pick(['application/json; charset=utf-16', 'text/plain', 'multipart/form-data', headerText()]),
+  'content-encoding': () => pick(['gzip', 'br', 'identity', 'x', headerText()]),
+  'x-http-method-override': () => pick(['DELETE', 'PUT', headerText()]),
+  'x-forwarded-for': () => pick(['127.0.0.1', '::1', 'unknown', '1.2.3.4, 5.6.7.8', 'fe80::1%eth0', '999.1.1.1', headerText()]),
+  'x-forwarded-proto': () => pick(['https', 'javascript', headerText()]),
+  'x-forwarded-host': headerText,
+  forwarded: headerText,
+  host: () => pick(['evil.example', 'localhost:1', '[::1]', headerText()]),
+  'user-agent': headerText,
+  'x-csrf-token': headerText,
+  cookie: () => pick(['assent_session=x', 'assent_session=', 'assent_session="', 'a=b; c', headerText()]),
 }
-/** Everybody who calls. */
-const cast: Person[] = []
-/** Somebody who refreshes tokens, and never does so by one session for long. */
-const tramp = { id: '', refreshToken: '', used: '', isAlive: true }
-
-interface Actor {
-  readonly headers: Record<string, string>
-  /** Who that is, if the credentials are good. */
-  readonly person?: Person
-  readonly byCookie: boolean
-}
-const tokens = makeTokens([JWT_SECRET])
-
-function actor(): Actor {
-  const person = pick(cast)
-  const kind = random()
-  const bearer = (token: string) => ({ ...fromElsewhere(), authorization: `Bearer ${token}` })
-  if (kind < 0.74) return { headers: bearer(tokens.sign(person.token, crypto.randomUUID()).token), person, byCookie: false }
-  if (kind < 0.86) {
-    const token = chance(0.85) ? csrfToken(person.cookie) : headerText()
-    const origin: Record<string, string> = chance(0.9) ? {} : { origin: 'https://evil.example' }
-    const cookie = `assent_session=${person.cookie.slice('cookie:'.length)}`
-    return { headers: { ...fromElsewhere(), cookie, 'x-csrf-token': token, ...origin }, person, byCookie: true }
-  }
-  if (kind < 0.94) return { headers: fromElsewhere(), byCookie: false }
-  if (kind < 0.97) return { headers: bearer(deadToken()), byCookie: false }
-  return {
-    headers: {
-      ...fromElsewhere(),
-      authorization: pick(['Bearer x', 'Bearer ', 'Basic eDp5', `Bearer ${headerText()}`, headerText()]),
-    },
-    byCookie: false,
-  }
+/** The caller's own, and others, which never are another's credentials. */
+function headers(): Record<string, string> {
+  const names = some(0.04, Object.keys(HEADERS)).filter((name) => name !== 'cookie' || !by.byCookie)
+  return { ...by.headers, ...Object.fromEntries(names.map((name) => [name, HEADERS[name]!()])) }
 }
 
-/** Everybody is who they were, and has new sessions. Also what the world looks like, as far as the model has to know it. */
-async function beginAct(): Promise<void> {
-  for (const { id, role } of cast)
-    await owner.query('update app_public.users set role = $2, is_deleted = false where id = $1 and (role <> $2 or is_deleted)', [
-      id,
-      role,
-    ])
-  const open = async (id: string, byCookie: boolean) =>
-    (await owner.query('select * from app_private.open_session($1, $2, null)', [id, byCookie])).rows[0]
-  for (const person of cast) {
-    person.token = (await open(person.id, false)).session_secret
-    person.cookie = (await open(person.id, true)).session_secret
-  }
-  await owner.query('update app_private.credentials set password_hash = $2 where user_id = any ($1) and password_hash <> $2', [
-    cast.map(({ id }) => id),
-    passwordHash,
-  ])
-  await owner.query('delete from app_private.login_attempts')
-  const { rows } = await owner.query('select id, name, role, is_deleted from app_public.users')
-  for (const { id, ...row } of rows) people.set(id, row)
-  for (const { id, email } of cast) accounts.set(email, id)
-  known.people = [...people.keys(), NOBODY]
-  known.sessions = (await owner.query('select id from app_private.sessions order by random() limit 20')).rows.map(({ id }) => id)
-  await newTramp()
-  trail = (await readTrail()).n
-}
-let passwordHash: string
-async function newTramp(): Promise<void> {
-  const { rows } = await owner.query('select * from app_private.open_session($1, false, null)', [tramp.id])
-  Object.assign(tramp, { refreshToken: rows[0].refresh_token, used: 'x.y', isAlive: true })
-}
-
-// What it may do: the model -----------------------------------------------------------------------------------------------
+// The model: what each call must have left in the trail -------------------------------------------------------------------
 
 interface Entry {
   readonly action: string
@@ -309,146 +298,118 @@ interface Entry {
   readonly request?: string
   readonly user?: string | null
 }
-/** The versions of each request that an answer has told of: each was one change. */
-const versions = new Map<string, number>()
-const deleted = new Set<string>()
+/** As the answers had them: each version of a request was one change, and was told once as a new one. */
+const requests = new Map<string, { version: number; status: string; creator: string | undefined; isDeleted: boolean }>()
 const people = new Map<string, { name: string; role: string; is_deleted: boolean }>()
 /** Whose address it is. */
 const accounts = new Map<string, string>()
+/** How many entries there are, and how many sessions have been opened. */
 let trail = 0
+let sessions = 0
+const tally = new Map<string, number>()
 
-const readTrail = async () =>
-  (
-    await owner.query(
-      `select (select count(*)::int from app_public.audit_logs) as n,
-        array(select row_to_json(l) from (select * from app_public.audit_logs order by "timestamp" desc, id desc limit 2) l) as last`,
-    )
-  ).rows[0] as { n: number; last: Record<string, unknown>[] }
-
-/** A request that was changed, or was not: then its version is no news. */
-function requestChanged(actor: string, action: string, { id, version }: { id: string; version: number }): Entry[] {
-  const before = versions.get(id) ?? 0
-  if (version <= before) return []
-  expect(version).toBe(before + 1)
-  if (before === 0) known.requests.push(id)
-  versions.set(id, version)
+function requestChanged(actor: string, action: string, { id, version, status }: Record<string, any>): Entry[] {
+  const before = requests.get(id)
+  if (version <= (before?.version ?? 0)) return []
+  expect(version).toBe((before?.version ?? 0) + 1)
+  if (!before) known.requests.push(id)
+  requests.set(id, { version, status, creator: before ? before.creator : actor, isDeleted: action === 'DELETE' })
   return [{ action, actor, request: id }]
 }
 function personChanged(actor: string, { id, email, name, role, is_deleted }: Record<string, any>): Entry[] {
-  if (email) accounts.set(email.toLowerCase(), id)
   const before = people.get(id)
   people.set(id, { name, role, is_deleted })
-  if (!before) return (known.people.push(id), [{ action: 'USER_CREATE', actor, user: id }])
+  if (email) accounts.set(email.toLowerCase(), id)
+  if (!before) return [{ action: 'USER_CREATE', actor, user: id }]
   if (before.is_deleted !== is_deleted) return [{ action: is_deleted ? 'USER_DEACTIVATE' : 'USER_REACTIVATE', actor, user: id }]
   return before.name === name && before.role === role ? [] : [{ action: 'USER_UPDATE', actor, user: id }]
 }
+function loggedIn(id: string): Entry {
+  sessions++
+  return { action: 'LOGIN', actor: id, user: id }
+}
 /** About the account of that address, if there is one. */
-const loginFailed = (email: unknown): Entry => ({
+const loginFailed = (email: string): Entry => ({
   action: 'LOGIN_FAILED',
   actor: null,
-  user: accounts.get(String(email).toLowerCase()) ?? null,
+  user: accounts.get(email.toLowerCase()) ?? null,
 })
+const isWrongPassword = (message: unknown) => /password is wrong/.test(String(message))
 
-/** What a call of sessions depends on, and its answer does not tell. */
+/** What the effect of some calls depends on, and their answers do not tell. */
 interface Before {
   /** The caller's own session by cookie. */
   readonly isLive: boolean
-  /** Live sessions of the caller's, beside the one that asks. */
+  /** The caller's other live sessions. */
   readonly others: number
 }
 async function lookBefore({ person, byCookie }: Actor): Promise<Before> {
-  const secret = byCookie ? person?.cookie : person?.token
   const { rows } = await owner.query(
-    `select count(*) filter (where s.secret_hash = app_private.hash_secret($2))::int as this,
+    `select coalesce(bool_or(s.secret_hash = app_private.hash_secret($2)), false) as this,
        count(*) filter (where s.secret_hash <> app_private.hash_secret($2))::int as others
      from app_private.sessions s where s.user_id = $1 and app_private.is_live(s)`,
-    [person?.id, secret],
+    [person?.id, byCookie ? person?.cookie : person?.token],
   )
-  return { isLive: byCookie && rows[0].this === 1, others: rows[0].others }
+  return { isLive: byCookie === true && rows[0].this, others: rows[0].others }
 }
 
-/** What a REST call must have left in the trail, by its answer. */
-function effectOfRest(me: string, before: Before, operation: string, path: string, body: any, answer: Answer): Entry[] {
-  const { status } = answer
+function effectOfRest(me: string, before: Before, operation: string, path: string, sent: any, answer: Answer): Entry[] {
+  const { status, body } = answer
   const id = (path.split('/')[2] ?? '').toLowerCase()
+  const revoked: Entry = { action: 'SESSION_REVOKE', actor: me, user: me }
   if (operation === 'POST /auth/refresh') {
-    if (status === 200) Object.assign(tramp, { used: tramp.refreshToken, refreshToken: answer.body.refresh_token })
-    const isMine = String(body?.refresh_token).split('.')[0] === tramp.refreshToken.split('.')[0]
-    if (status !== 401 || !isMine || !tramp.isAlive) return []
+    if (status === 200) Object.assign(tramp, { used: tramp.refreshToken, refreshToken: body.refresh_token })
+    // One that names a session and is not its current one is in two hands: that ends it.
+    if (
+      status !== 401 ||
+      typeof sent.refresh_token !== 'string' ||
+      !sent.refresh_token.startsWith(`${tramp.refreshToken.split('.')[0]}.`)
+    )
+      return []
     tramp.isAlive = false
     return [{ action: 'SESSION_REVOKE', actor: null, user: tramp.id }]
   }
-  if (operation === 'POST /auth/token' || operation === 'POST /auth/session') {
-    if (/password is wrong/.test(answer.body.detail)) return [loginFailed(body.email)]
+  if (/^POST .auth.(token|session)$/.test(operation)) {
+    if (isWrongPassword(body.detail)) return [loginFailed(sent.email)]
     if (status !== 200) return []
-    const { id: user } = answer.body.user
     // The session that the browser had gives way.
-    const replaced: Entry[] =
-      before.isLive && operation.endsWith('session') ? [{ action: 'SESSION_REVOKE', actor: me, user: me }] : []
-    return [...replaced, { action: 'LOGIN', actor: user, user }]
+    return [...(before.isLive && operation.endsWith('session') ? [revoked] : []), loggedIn(body.user.id)]
   }
   if (status >= 300) return []
   switch (operation) {
     case 'DELETE /auth/session':
       return [{ action: 'LOGOUT', actor: me, user: me }]
-    case 'DELETE /auth/sessions':
-      return before.others > 0 ? [{ action: 'SESSION_REVOKE', actor: me, user: me }] : []
     case 'DELETE /auth/sessions/{id}':
-      return [{ action: 'SESSION_REVOKE', actor: me, user: me }]
+      return [revoked]
+    case 'DELETE /auth/sessions':
+      return before.others > 0 ? [revoked] : []
     case 'POST /auth/password':
       return [{ action: 'PASSWORD_CHANGE', actor: me, user: me }]
     case 'POST /users':
-      return people.has(answer.body.id) ? [] : personChanged(me, answer.body) // Else it was the first answer again.
+      return people.has(body.id) ? [] : personChanged(me, body) // Or it was the first answer again.
     case 'PATCH /users/{id}':
-      return personChanged(me, answer.body)
+      return personChanged(me, body)
     case 'DELETE /users/{id}':
       return personChanged(me, { ...people.get(id), id, is_deleted: true })
     case 'DELETE /requests/{id}':
-      deleted.add(id)
-      return requestChanged(me, 'DELETE', { id, version: versions.get(id)! + 1 })
+      return requestChanged(me, 'DELETE', { ...requests.get(id), id, version: requests.get(id)!.version + 1 })
+    case 'POST /requests':
+      return requestChanged(me, 'CREATE', body)
+    case 'PATCH /requests/{id}':
+      return requestChanged(me, 'UPDATE', body)
   }
-  const action = { 'POST /requests': 'CREATE', 'PATCH /requests/{id}': 'UPDATE' }[operation] ?? path.split('/')[3]?.toUpperCase()
-  return operation.startsWith('GET') ? [] : requestChanged(me, action!, answer.body)
+  return operation.startsWith('POST /requests/') ? requestChanged(me, path.split('/')[3]!.toUpperCase(), body) : []
 }
 
-/** The same of a GraphQL mutation. */
-function effectOfGraphQL(me: string, field: string, input: any, { body }: Answer): Entry[] {
-  if (field === 'login' && /password is wrong/.test(body.errors?.[0].message)) return [loginFailed(input.email)]
+function effectOfMutation(me: string, field: string, input: any, { body }: Answer): Entry[] {
+  if (field === 'login' && isWrongPassword(body.errors?.[0].message)) return [loginFailed(input.email)]
   const payload = body.data?.[field]
   if (!payload) return []
-  if (field === 'login') return [{ action: 'LOGIN', actor: payload.user.id, user: payload.user.id }]
+  if (field === 'login') return [loggedIn(payload.user.id)]
   if (field === 'logout') return [{ action: 'LOGOUT', actor: me, user: me }]
   if (field === 'changePassword') return [{ action: 'PASSWORD_CHANGE', actor: me, user: me }]
-  if (payload.user) return personChanged(me, payload.user)
-  if (field === 'deleteRequest') deleted.add(payload.request.id)
+  if (/User$/.test(field)) return personChanged(me, payload.user)
   return requestChanged(me, field.replace('Request', '').toUpperCase(), payload.request)
-}
-
-// What must hold of every answer ------------------------------------------------------------------------------------------
-
-/** What no answer may hold: SQL, names of ours, files, stacks. */
-const INTERNALS =
-  /\b(relation|column|pg_\w+|plpgsql|sqlstate|postgres)\b|syntax error at or near|\bselect\b.* from\b|app_(public|hidden|private)|assent_\w|node_modules|\/(work|home|usr|tmp)\/|\.[cm]?[jt]s:\d+|\n\s+at /i
-const met = new Map<string, number>()
-
-function judge(answer: Answer, sent: string): void {
-  const { status, body, text } = answer
-  if (status >= 500 && sent.includes('toString')) return // HACK
-  if (status >= 500) throw new Error(text.slice(0, 500))
-  const errors: { code: Code; message: string }[] =
-    body?.errors instanceof Array
-      ? body.errors.map(({ message, extensions }: any) => ({ message, code: extensions.code }))
-      : status >= 400 && text
-        ? [{ code: body.code, message: text }]
-        : []
-  for (const { code, message } of errors) {
-    if (!(code in STATUS) || code === 'INTERNAL' || code === 'UNAVAILABLE') throw new Error(`${code}: ${message}`)
-    const found = INTERNALS.exec(message)
-    // What the caller wrote may come back; what is not in it must not be ours.
-    if (found && !sent.toLowerCase().includes(found[0].toLowerCase())) throw new Error(`It tells: ${message}`)
-  }
-  const name = errors[0]?.code ?? (status < 300 ? 'done' : String(status))
-  met.set(name, (met.get(name) ?? 0) + 1)
 }
 
 // The calls ---------------------------------------------------------------------------------------------------------------
@@ -458,6 +419,7 @@ interface Hostile {
   readonly sent: object
   run(): Promise<{ answer: Answer; effect: Entry[] }>
 }
+const NOTHING = { isLive: false, others: 0 }
 
 interface Operation {
   readonly method: string
@@ -466,19 +428,17 @@ interface Operation {
   readonly parameters: readonly string[]
 }
 let operations: readonly Operation[]
-/** Hashes cost a core: they are asked for less often than all else. */
-const isSlow = ({ method, template }: Operation) => method === 'POST' && /token|session|password|users/.test(template)
 
 function queryText(parameters: readonly string[]): string {
-  const forged = () =>
-    Buffer.from(
-      JSON.stringify([
-        pick(['-created_at', 'created_at', '-timestamp', text()]),
-        value(),
-        pick(['2024-01-01', text()]),
-        pick([NOBODY, text()]),
-      ]),
-    ).toString('base64url')
+  const forged = () => {
+    const at = [
+      pick(['-created_at', 'created_at', '-timestamp', text()]),
+      value(),
+      pick(['2024-01-01', value()]),
+      pick([NOBODY, value()]),
+    ]
+    return Buffer.from(JSON.stringify(at)).toString('base64url')
+  }
   const one = (name: string): string => {
     if (name === 'cursor') return pick([() => latest(known.cursors), forged, text])()
     if (/_id$/.test(name)) return pick([personId, requestId, text])()
@@ -489,7 +449,7 @@ function queryText(parameters: readonly string[]): string {
     if (/count|awaiting/.test(name)) return pick(['true', 'true', 'false', text()])
     return chance(0.5) ? pick(['laptop', 'стол', 'chair 1', '日本語']) : text()
   }
-  const pairs = parameters.filter(() => chance(0.25)).map((name) => [name, one(name)] as const)
+  const pairs = some(0.25, parameters).map((name) => [name, one(name)] as const)
   if (chance(0.1)) pairs.push([text(), text()], ...pairs.slice(0, 1))
   const encode = (part: string) => encodeURIComponent(part.toWellFormed()).slice(0, 3000)
   const raw = chance(0.05)
@@ -500,61 +460,30 @@ function queryText(parameters: readonly string[]): string {
   return `?${pairs.map(([name, value]) => `${encode(name)}=${encode(value)}`).join('&')}${raw}`
 }
 
+/** A body: as it should be, with more in it than it should have, or no such thing at all. */
 function bodyFor(names: readonly string[]): unknown {
   const kind = random()
-  if (kind < 0.82) return members(names)
-  if (kind < 0.9)
+  if (kind < 0.85) return members(names)
+  if (kind < 0.92)
     return { ...members(names), ...members(['id', 'status', 'version', 'creator_id', 'is_deleted', '__proto__'], 0.5) }
   const json = JSON.stringify(members(names))
+  const nested = (depth: number) => `${'['.repeat(depth)}${']'.repeat(depth)}`
   return pick([
     () => JSON.stringify(value()),
     () => json.slice(0, below(json.length)),
     () => json + text(),
-    () => `${'['.repeat(5000)}${']'.repeat(5000)}`,
+    () => nested(5000),
+    () => `{"${pick(names) ?? 'x'}":${nested(pick([30, 3000, 30_000]))}}`,
     () => `{"a":${'{"a":'.repeat(2000)}1${'}'.repeat(2001)}`,
     () => `{"title":1e999,"title":-0,"version":${'9'.repeat(400)}}`,
+    () => `{"title":"x","x":"${'x'.repeat(1_100_000)}"}`,
     () => Buffer.from(json.replace('"', '"\xff\xfe'), 'latin1'),
     () => Buffer.from(json, 'utf16le'),
     () => text(),
     () => '',
   ])()
 }
-
-function restCall(): Hostile {
-  let operation = pick(operations)
-  if (isSlow(operation) && chance(0.7)) operation = pick(operations)
-  const { method, template, names, parameters } = operation
-  const by = actor()
-  const { headers: credentials, person } = by
-  const id = () => {
-    if (chance(0.1)) return encodeURIComponent(text().toWellFormed()).slice(0, 2000) || '%20'
-    return template.startsWith('/requests') ? requestId() : template.startsWith('/users') ? personId() : pick(known.sessions)
-  }
-  const path = template.replace('{id}', id) + pick(['', '/'])
-  const full = `${path}${chance(parameters.length > 0 ? 0.8 : 0.1) ? queryText(parameters) : ''}`
-  const takesBody = method === 'POST' || method === 'PATCH'
-  const body = takesBody ? bodyFor(names) : chance(0.03) ? text() : undefined
-  const headers = { ...credentials, ...someHeaders() }
-  // Two credentials at once: the model is told of one.
-  if (headers['cookie'] !== credentials['cookie'] && credentials['cookie']) delete headers['cookie']
-  if (/password/.test(template)) delete headers['idempotency-key']
-  const verb = method === 'GET' && chance(0.05) ? 'HEAD' : method
-  const call = `${verb} ${full}`
-  return {
-    sent: { call, body: Buffer.isBuffer(body) ? body.toString('hex') : body, headers },
-    async run() {
-      const before = /session/.test(template) ? await lookBefore(by) : { isLive: false, others: 0 }
-      const answer = await rest(undefined, call, body, headers)
-      for (const link of [answer.body?.next, answer.body?.previous])
-        if (link) known.cursors.push(new URL(link).searchParams.get('cursor')!)
-      if (answer.headers.etag) known.tags.push(answer.headers.etag)
-      const read = typeof body === 'string' || Buffer.isBuffer(body) ? tryParse(String(body)) : body
-      const effect = verb === 'HEAD' ? [] : effectOfRest(person?.id ?? '', before, `${method} ${template}`, path, read, answer)
-      return { answer, effect }
-    },
-  }
-}
-function tryParse(json: string): any {
+function tryParse(json: string): unknown {
   try {
     return JSON.parse(json)
   } catch {
@@ -562,27 +491,69 @@ function tryParse(json: string): any {
   }
 }
 
-/** What is no call of the API, or of a method that it has not got. */
+function restCall(): Hostile {
+  // What hashes costs a core, and what ends sessions a new one.
+  const operation = often(operations, ({ method, template }) =>
+    template.startsWith('/requests') ? 8 : method !== 'GET' && /auth|users$/.test(template) ? 1 : 3,
+  )
+  const { method, template, names, parameters } = operation
+  action = template
+  const id = chance(0.08)
+    ? pathText()
+    : /^.requests/.test(template)
+      ? requestId()
+      : /^.users/.test(template)
+        ? personId()
+        : pick(known.sessions)
+  const path = template.replace('{id}', id) + pick(['', '/'])
+  const query = chance(parameters.length > 0 ? 0.8 : 0.1) ? queryText(parameters) : ''
+  const takesBody = method === 'POST' || method === 'PATCH'
+  const body = takesBody ? bodyFor(names) : chance(0.03) ? text() : undefined
+  const isRaw = typeof body === 'string' || Buffer.isBuffer(body)
+  const given = headers()
+  if (chance(0.1)) Object.assign(given, method === 'POST' ? { 'idempotency-key': `key-${below(8)}` } : { 'if-none-match': '*' })
+  // Whether it is given again, its answer does not tell.
+  if (/password/.test(template)) delete given['idempotency-key']
+  const verb = method === 'GET' && chance(0.05) ? 'HEAD' : method
+  const { person } = by
+  const self = by
+  return {
+    sent: { call: `${verb} ${path}${query}`, body: isRaw ? String(body) : body, headers: given },
+    async run() {
+      const before = template.startsWith('/auth/session') ? await lookBefore(self) : NOTHING
+      const answer = await rest(undefined, `${verb} ${path}${query}`, body, given)
+      for (const link of [answer.body?.next, answer.body?.previous])
+        if (link) known.cursors.push(new URL(link).searchParams.get('cursor')!)
+      if (answer.headers.etag) known.tags.push(answer.headers.etag)
+      const read = isRaw ? tryParse(String(body)) : body
+      return { answer, effect: effectOfRest(person?.id ?? '', before, `${verb} ${template}`, path, read, answer) }
+    },
+  }
+}
+
+/** To what is no path of the API, or by a method that it has not got. */
 function strayCall(): Hostile {
-  const segment = () => encodeURIComponent(text().toWellFormed()).slice(0, 200)
+  const method = pick(['GET', 'PUT', 'OPTIONS', 'TRACE', 'PROPFIND', 'HEAD', 'LINK', 'QUERY', 'PATCH', 'DELETE'])
   const path = pick([
-    () => `/${segment()}`,
-    () => `${BASE}/${segment()}`,
-    () => `${BASE}/requests/${requestId()}/${segment()}/`,
-    () => `${BASE}/docs/${segment()}`,
-    () => `${BASE}/openapi.json${segment()}`,
-    () => `${BASE}/requests/${text().replace(/[^\x21-\x7e]/g, '')}`,
-    () => `/graphql/${segment()}`,
-    () => pick(['/', '//', '*', '/%', '/%ff', '/..', `${BASE}`, '/healthz', '/readyz', '/metrics', '/graphiql', `${BASE}/docs`]),
+    () => `/${pathText()}`,
+    () => `${BASE}/${pathText()}`,
+    () => `${BASE}/requests/${requestId()}/${pathText()}/`,
+    () => `${BASE}/docs/${pathText()}`,
+    () => `${BASE}/openapi.json${pathText()}`,
+    () =>
+      `${BASE}/requests/${text()
+        .replace(/[^\x21-\x7e]/g, '')
+        .slice(0, 5000)}`,
+    () => `/graphql/${pathText()}`,
+    () => pick(['/', '//', '*', '/%', '/%ff', '/..', BASE, '/healthz', '/readyz', '/metrics', '/graphiql', `${BASE}/docs`]),
     () => `${BASE}${pick(operations).template.replace('{id}', requestId())}`,
   ])()
-  const method = pick(['GET', 'PUT', 'OPTIONS', 'TRACE', 'PROPFIND', 'HEAD', 'LINK', 'QUERY', 'PATCH', 'DELETE'])
   // Only what changes nothing, whoever asks.
-  const { headers: credentials } = /PATCH|DELETE/.test(method) ? { headers: fromElsewhere() } : actor()
-  const headers = { ...credentials, ...someHeaders() }
+  if (/PATCH|DELETE/.test(method)) by = { headers: fromElsewhere() }
+  const given = headers()
   return {
-    sent: { method, path, headers },
-    run: async () => ({ answer: await api.send({ method, path, headers }), effect: [] }),
+    sent: { method, path, headers: given },
+    run: async () => ({ answer: await api.send({ method, path, headers: given }), effect: [] }),
   }
 }
 
@@ -602,24 +573,25 @@ const MUTATIONS: Record<string, readonly string[]> = {
   assignRequest: ['requestId', 'assignedToId', 'version'],
   deleteRequest: ['requestId', 'version'],
 }
-const selectionOf = (field: string) =>
-  /Request$/.test(field)
-    ? 'request { id version status }'
-    : /^(login|.*User)$/.test(field)
-      ? 'user { id email name role is_deleted: isDeleted }'
-      : ''
+function selectionOf(field: string): string {
+  if (/Request$/.test(field)) return 'request { id version status }'
+  if (!/login|User$/.test(field)) return ''
+  return `user { id name role is_deleted: isDeleted ${field === 'createUser' ? 'email' : ''} }`
+}
 
 function mutationCall(): Hostile {
-  let field = pick(Object.keys(MUTATIONS))
-  if (/login|changePassword|createUser|logout/.test(field) && chance(0.7)) field = pick(Object.keys(MUTATIONS))
+  const field = often(Object.keys(MUTATIONS), (name) =>
+    /Request$/.test(name) ? 8 : /login|Password|createUser|logout/.test(name) ? 1 : 3,
+  )
+  action = field
   const input = members(MUTATIONS[field]!, 0.95)
-  // Most who name a version guess wrong; most do not name one.
-  if (chance(0.7)) delete input['version']
+  if (chance(0.6)) delete input['version']
   if (chance(0.2)) input['clientMutationId'] = text()
   if (chance(0.03)) input[text() || 'x'] = value()
   const type = `${field[0]!.toUpperCase()}${field.slice(1)}Input`
   const query = `mutation ($input: ${type}!) { ${field}(input: $input) { clientMutationId ${selectionOf(field)} } }`
-  return graphqlCall({ query, variables: { input } }, (me, answer) => effectOfGraphQL(me, field, input, answer))
+  const me = by.person?.id ?? ''
+  return graphqlCall({ query, variables: { input } }, (answer) => effectOfMutation(me, field, input, answer))
 }
 
 const READS = [
@@ -640,29 +612,94 @@ const READS = [
   '{ __schema { types { name } } }',
 ]
 function readCall(): Hostile {
-  const of = pick(READS)
-  const mangled = chance(0.25) ? of.slice(0, below(of.length)) + text() + of.slice(below(of.length)) : of
+  const read = pick(READS)
+  const query = chance(0.2) ? read.slice(0, below(read.length)) + text() + read.slice(below(read.length)) : read
   const variables = chance(0.9) ? { x: pick([requestId, personId, value, value])() } : value()
-  const envelope = chance(0.1) ? some(0.5, { operationName: value, extensions: value, query: value }) : {}
-  return graphqlCall({ query: mangled, variables, ...envelope }, () => [])
+  const envelope = Object.fromEntries(some(0.05, ['operationName', 'extensions', 'query', 'x']).map((name) => [name, value()]))
+  return graphqlCall({ query, variables, ...envelope }, () => [])
 }
 
-function graphqlCall(body: object, effect: (me: string, answer: Answer) => Entry[]): Hostile {
-  const { headers: credentials, person } = actor()
-  const headers: Record<string, string> = { 'content-type': 'application/json', ...credentials, ...someHeaders() }
-  if (headers['cookie'] !== credentials['cookie'] && credentials['cookie']) delete headers['cookie']
+function graphqlCall(body: object, effect: (answer: Answer) => Entry[]): Hostile {
+  const given = { 'content-type': 'application/json', ...headers() }
   return {
-    sent: { body, headers },
+    sent: { body, headers: given },
     async run() {
-      const answer = await api.send({ headers, body: JSON.stringify(body) })
+      const answer = await api.send({ headers: given, body: JSON.stringify(body) })
       if (!answer.body || !('data' in answer.body || 'errors' in answer.body)) throw new Error(`${answer.status} ${answer.text}`)
       if (answer.status !== 200 && answer.body.data !== undefined) throw new Error(`${answer.status} with data`)
-      return { answer, effect: effect(person?.id ?? '', answer) }
+      return { answer, effect: effect(answer) }
     },
   }
 }
 
-// The test ----------------------------------------------------------------------------------------------------------------
+// The judgement -----------------------------------------------------------------------------------------------------------
+
+/** What no answer may hold: SQL, names of ours, files, stacks. */
+const INTERNALS =
+  /\b(relation|column|pg_\w+|plpgsql|sqlstate|postgres)\b|syntax error at|\bselect\b.*? from\b|app_(public|hidden|private)|assent_\w|node_modules|\/(work|home|usr|tmp)\/|\.[cm]?[jt]s:\d+|\n\s+at /gi
+const met = new Map<string, number>()
+const count = (counts: Map<string, number>, name: string) => counts.set(name, (counts.get(name) ?? 0) + 1)
+
+/** Whatever came in: no fault of ours, a documented code, and nothing from the inside. */
+function judge({ status, body, text }: Answer, sent: string): void {
+  if (status >= 500) throw new Error(`${status} ${text.slice(0, 500)}`)
+  const errors: { code: Code; message: string }[] = Array.isArray(body?.errors)
+    ? body.errors.map(({ message, extensions }: any) => ({ message, code: extensions.code }))
+    : status >= 400 && text !== ''
+      ? [{ code: body.code, message: text }]
+      : []
+  for (const { code, message } of errors) {
+    if (!Object.hasOwn(STATUS, code)) throw new Error(`${code} is no code: ${message}`)
+    // What the caller wrote may come back; what is not in it must not be ours.
+    for (const [found] of message.matchAll(INTERNALS))
+      if (!sent.toLowerCase().includes(found.toLowerCase())) throw new Error(`It tells ${found}: ${message}`)
+  }
+  count(met, errors[0]?.code ?? (status < 300 ? 'done' : String(status)))
+}
+
+/** The entries that have come since the last look. */
+async function newEntries(): Promise<Entry[]> {
+  const { rows } = await owner.query({
+    name: 'trail',
+    text: `select (select count(*)::int from app_public.audit_logs) as n, array(select row_to_json(l) from (
+       select action, actor_id as actor, request_id as request, user_id as user
+       from app_public.audit_logs order by "timestamp" desc, id desc limit 5) l) as last`,
+  })
+  const [{ n, last }] = rows
+  const entries = last.slice(0, n - trail)
+  trail = n
+  return entries
+}
+
+async function openSessions(person: Person): Promise<void> {
+  const { rows } = await owner.query(
+    `select t.session_secret as token, c.session_secret as cookie
+     from app_private.open_session($1, false, null) t, app_private.open_session($1, true, null) c`,
+    [person.id],
+  )
+  Object.assign(person, rows[0])
+  sessions += 2
+}
+
+/** Everybody has their role, their password and sessions. That is the owner's doing, and what it leaves in the trail too. */
+async function beginAct(passwordHash: string): Promise<void> {
+  const ids = cast.map(({ id }) => id)
+  await owner.query(
+    `update app_public.users u set role = c.role, is_deleted = false from unnest($1::uuid[], $2::text[]) c (id, role)
+     where u.id = c.id and (u.role <> c.role or u.is_deleted)`,
+    [ids, cast.map(({ role }) => role)],
+  )
+  await owner.query('update app_private.credentials set password_hash = $2 where user_id = any ($1) and password_hash <> $2', [
+    ids,
+    passwordHash,
+  ])
+  await owner.query('delete from app_private.login_attempts')
+  for (const person of cast) await openSessions(person)
+  const { rows } = await owner.query('select id, name, role, is_deleted from app_public.users')
+  for (const { id, ...row } of rows) people.set(id, row)
+  known.sessions = (await owner.query('select id from app_private.sessions where revoked_at is null')).rows.map(({ id }) => id)
+  await newEntries()
+}
 
 test(`${CALLS} hostile calls of seed ${SEED} meet no fault of ours, and leave in the trail what they did and nothing else`, async () => {
   operations = Object.entries<any>(rest.document.paths).flatMap(([template, methods]) =>
@@ -673,48 +710,86 @@ test(`${CALLS} hostile calls of seed ${SEED} meet no fault of ours, and leave in
       parameters: parameters.flatMap((each: { in: string; name: string }) => (each.in === 'query' ? [each.name] : [])),
     })),
   )
-  const roles = ['USER', 'USER', 'MANAGER', 'ADMIN'] as const
-  for (const [name, { id, email }] of Object.entries(api.db.people)) {
-    const role = name.startsWith('user') ? 'USER' : name.startsWith('manager') ? 'MANAGER' : 'ADMIN'
+  const demo = await owner.query(
+    `select u.id, c.email, u.role, c.password_hash as hash from app_public.users u join app_private.credentials c on c.user_id = u.id`,
+  )
+  for (const { hash: _, ...person } of demo.rows) cast.push({ ...person, token: '', cookie: '' })
+  for (const role of ['USER', 'USER', 'MANAGER', 'ADMIN'] as const) {
+    const { id, email } = await api.person(role)
     cast.push({ id, email, role, token: '', cookie: '' })
   }
-  for (const role of roles) cast.push({ ...(await api.person(role)), role, token: '', cookie: '' })
   tramp.id = (await api.person()).id
-  passwordHash = (await owner.query('select password_hash from app_private.credentials where user_id = $1', [cast[0]!.id]))
-    .rows[0].password_hash
+  for (const { id, email } of cast) accounts.set(email, id)
+  sessions = (await owner.query('select count(*)::int as n from app_private.sessions')).rows[0].n
 
-  const ended = { tokens: 0 }
   for (let n = 0; n < CALLS; n++) {
-    if (n % ACT === 0) await beginAct()
-    if (!tramp.isAlive) await newTramp()
+    if (n % ACT === 0) await beginAct(demo.rows[0].hash)
+    if (!tramp.isAlive) {
+      const { rows } = await owner.query('select refresh_token as token from app_private.open_session($1, false, null)', [
+        tramp.id,
+      ])
+      Object.assign(tramp, { refreshToken: rows[0].token, used: 'x.y', isAlive: true })
+      sessions++
+    }
+    by = actor()
     const kind = random()
-    const hostile = kind < 0.5 ? restCall() : kind < 0.58 ? strayCall() : kind < 0.85 ? mutationCall() : readCall()
-    const sent = JSON.stringify(hostile.sent)
+    const { sent, run } = kind < 0.5 ? restCall() : kind < 0.57 ? strayCall() : kind < 0.87 ? mutationCall() : readCall()
+    const shown = JSON.stringify(sent)
     try {
-      const { answer, effect } = await hostile.run()
-      judge(answer, sent)
-      const { n: entries, last } = await readTrail()
-      const found = last.slice(0, entries - trail).map(({ action, actor_id, request_id, user_id }) => ({
-        action,
-        actor: actor_id,
-        request: request_id,
-        user: user_id,
-      }))
-      trail = entries
-      for (const f of found)
-        if (/^USER/.test(f.action) && f.actor === null && effect[0]?.actor === f.user) f.actor = f.user as string // HACK
-      expect(found).toEqual(effect.map(({ action, actor, request = null, user = null }) => ({ action, actor, request, user })))
-      if (effect.some(({ action }) => /LOGOUT|SESSION|PASSWORD|USER/.test(action))) ended.tokens++
+      const { answer, effect } = await run()
+      judge(answer, shown)
+      expect(await newEntries()).toEqual(effect.map((entry) => ({ request: null, user: null, ...entry })))
+      for (const { action, user } of effect) {
+        count(tally, action)
+        // Else there would soon be nobody left.
+        const ended = /^(LOGOUT|SESSION_|PASSWORD_|USER_)/.test(action) && cast.find(({ id }) => id === user)
+        if (ended && !people.get(ended.id)!.is_deleted) await openSessions(ended)
+      }
     } catch (error) {
-      throw new Error(`Call ${n} of seed ${SEED}: ${sent.slice(0, 3000)}\n${(error as Error).message}`, { cause: error })
+      throw new Error(`Call ${n} of seed ${SEED}: ${shown.slice(0, 3000)}\n${(error as Error).message}`, { cause: error })
     }
   }
-  console.info([...met], ended)
 }, 120_000)
 
-test('they reached every room', () => {
-  for (const code of Object.keys(STATUS)) {
-    if (/INTERNAL|UNAVAILABLE/.test(code)) continue
-    expect([code, met.get(code) ?? 0]).toEqual([code, expect.any(Number)])
-  }
+test('of these, few were held off by a limit, and all the others reached every room', () => {
+  const calls = [...met.values()].reduce((sum, each) => sum + each, 0)
+  const limited = (met.get('RATE_LIMITED') ?? 0) + (met.get('TOO_MANY_ATTEMPTS') ?? 0)
+  expect([calls, limited < CALLS / 10]).toEqual([CALLS, true])
+  const reached = (names: string[], least: number, counts: Map<string, number>) =>
+    expect(names.filter((name) => (counts.get(name) ?? 0) < least)).toEqual([])
+  // A change of the generator, or of a check that comes early, by which they only ever meet the door, fails here.
+  const often = [
+    'BAD_REQUEST',
+    'UNAUTHENTICATED',
+    'FORBIDDEN',
+    'NOT_FOUND',
+    'INVALID_TRANSITION',
+    'VALIDATION_FAILED',
+    'METHOD_NOT_ALLOWED',
+  ]
+  reached(['done', ...often], 40, met)
+  reached(['STALE_VERSION', 'UNSUPPORTED_MEDIA_TYPE', 'IDEMPOTENCY_CONFLICT', 'PAYLOAD_TOO_LARGE', '304'], 1, met)
+  reached(['CREATE', 'UPDATE', 'SUBMIT'], 20, tally)
+  reached(
+    ['DELETE', 'APPROVE', 'REJECT', 'ASSIGN', 'LOGIN', 'LOGIN_FAILED', 'LOGOUT', 'SESSION_REVOKE', 'PASSWORD_CHANGE'],
+    3,
+    tally,
+  )
+  reached(['USER_CREATE', 'USER_UPDATE', 'USER_DEACTIVATE', 'USER_REACTIVATE'], 3, tally)
+})
+
+test('and in the end the rows are those of the model', async () => {
+  const rows = async (sql: string) => (await owner.query(sql)).rows
+  const byId = <T extends { id: string }>(list: T[]) => list.toSorted((a, b) => (a.id < b.id ? -1 : 1))
+  expect(
+    byId(await rows('select id, version, status, creator_id as creator, is_deleted as "isDeleted" from app_public.requests')),
+  ).toEqual(byId(Array.from(requests, ([id, row]) => ({ id, ...row }))))
+  expect(byId(await rows('select id, name, role, is_deleted from app_public.users'))).toEqual(
+    byId(Array.from(people, ([id, row]) => ({ id, ...row }))),
+  )
+  expect(await rows('select count(*)::int as n from app_private.sessions')).toEqual([{ n: sessions }])
+  expect(await rows('select count(*)::int as n from app_public.audit_logs')).toEqual([{ n: trail }])
+  const auditor = await api.db.connect('auditor')
+  expect((await auditor.query('select * from audit.disagreements')).rows).toEqual([])
+  expect(api.log()).not.toContain('internal error')
 })
