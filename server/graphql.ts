@@ -95,11 +95,7 @@ export function makeGraphQLHandler(services: GraphQLServices) {
   const documents = makeDocuments(schema, documentRules)
   const documentsForStrangers = production ? makeDocuments(schema, documentRulesWithoutIntrospection) : documents
 
-  async function run(
-    req: IncomingMessage,
-    { query, variables, operationName }: Call,
-    caller: Identity,
-  ): Promise<Result & { isMutation: boolean }> {
+  async function run(req: IncomingMessage, { query, variables, operationName }: Call, caller: Identity): Promise<Result> {
     // In production a document of a stranger is judged by other rules, and a cookie may turn out to be a stranger's.
     const stranger = caller.session === '' || (production && caller.byCookie && (await isAnonymous(pool, caller)))
     const document = (stranger ? documentsForStrangers : documents)(query)
@@ -135,7 +131,7 @@ export function makeGraphQLHandler(services: GraphQLServices) {
       outputDataAsString: true,
     } as Parameters<typeof execute>[0])) as Result
     await prove()
-    return { ...result, isMutation }
+    return result
   }
 
   function format(thrown: unknown): Formatted {
@@ -158,18 +154,13 @@ export function makeGraphQLHandler(services: GraphQLServices) {
     try {
       if (req.method !== 'POST') throw new ClientError('METHOD_NOT_ALLOWED', 'GraphQL is asked by POST.')
       const caller = identify(req)
-      const { data, errors, isMutation } = await run(req, readCall(await readBody(req, res)), caller)
+      const { data, errors } = await run(req, readCall(await readBody(req, res)), caller)
       if (!errors) return send(res, 200, `{"data":${data}}`)
 
       const formatted = errors.map(format)
-      // No field can be trusted when the session turns out dead, or the database gone. But what a mutation has done is
-      // done, though who has deactivated themselves may not see all of it.
-      const isFatal = ({ error: { code }, json }: Formatted) =>
-        code === 'UNAVAILABLE' ||
-        (code === 'UNAUTHENTICATED' &&
-          caller.session &&
-          !caller.byCookie &&
-          !(isMutation && (json['path'] as unknown[])?.length > 1))
+      // No field can be trusted when the session turns out dead, or the database gone.
+      const isFatal = ({ error: { code } }: Formatted) =>
+        code === 'UNAVAILABLE' || (code === 'UNAUTHENTICATED' && caller.session && !caller.byCookie)
       const fatal = formatted.find(isFatal)
       if (fatal) {
         // Not of one field then, and not to be told from a token that was never good.

@@ -86,13 +86,13 @@ export function makePasswords(pool: Pool, slowPool: Pool) {
 
     /** Whose password it is. Throws UNAUTHENTICATED, VALIDATION_FAILED for either password, and TOO_MANY_ATTEMPTS. */
     async change(caller: Identity, oldPassword: unknown, newPassword: unknown, ask: Ask = on(slowPool, caller)): Promise<string> {
-      if (typeof oldPassword !== 'string')
-        throw new ClientError('VALIDATION_FAILED', 'The password must be a string.', { field: 'old_password' })
       const weakness = await weaknessOf(newPassword)
+      if (typeof oldPassword !== 'string' && !weakness)
+        throw new ClientError('VALIDATION_FAILED', 'The password must be a string.', { field: 'old_password' })
       const attempt = await begin(caller, 'select * from app_hidden.begin_password_change($1)', [weakness])
       const [done] = await ask<{ user_id: string | null; retry_after: number | null }>({
         text: 'select * from app_hidden.change_password($1, $2, $3)',
-        values: [attempt, passwordDigest(oldPassword), passwordDigest(String(newPassword))],
+        values: [attempt, passwordDigest(String(oldPassword)), passwordDigest(String(newPassword))],
       })
       refuseRetry(done!.retry_after)
       if (!done!.user_id) throw new ClientError('VALIDATION_FAILED', 'The old password is wrong.', { field: 'old_password' })

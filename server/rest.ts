@@ -184,13 +184,7 @@ export function makeRestHandler(services: RestServices) {
       if (key === undefined) return await run(askOn(routePool, caller))
       if (!/^[\x21-\x7e]{1,255}$/.test(String(key)))
         throw new ClientError('BAD_REQUEST', 'An Idempotency-Key has 1 to 255 visible ASCII characters.')
-      return await once(
-        routePool,
-        caller,
-        String(key),
-        fingerprints([route.method, route.path, params, req.headers['if-match'], body]),
-        run,
-      )
+      return await once(routePool, caller, String(key), fingerprints([route.method, route.path, params, body]), run)
     } catch (error) {
       // That the session has ended comes before all else that is wrong. What the database finds comes in that order.
       if (error instanceof ClientError && !route.open && (await isAnonymous(pool, caller))) throw unauthenticated()

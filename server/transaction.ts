@@ -170,8 +170,20 @@ export async function inTransaction<T>(pool: Pool, caller: Identity, work: (ask:
 
 /** Grafast's way to the database, in PostGraphile's place, whose own takes four round trips for a statement. */
 export function makeWithPgClient(pool: Pool, caller: Identity, mode: 'read' | 'write'): WithPgClient {
+  let done = false
   const client: PgClient = {
-    query: (statement) => asCaller(pool, caller, mode, statement),
+    async query<Row>(statement: PgClientQuery) {
+      try {
+        const result = await asCaller<Row>(pool, caller, mode, statement)
+        done = mode === 'write'
+        return result
+      } catch (error) {
+        // What it shows of a change that has ended its own session, it shows as to a stranger: nothing that is not open.
+        const isOver = error instanceof pg.DatabaseError && error.code === 'RQ401' && done
+        if (!isOver) throw error
+        return asCaller<Row>(pool, { ...caller, session: '' }, 'read', statement)
+      }
+    },
     // PostGraphile's mutations are single statements, each a transaction anyhow.
     withTransaction: async (work) => work(client as never),
   }

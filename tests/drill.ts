@@ -30,7 +30,10 @@ const order = [
 // Where a change is likely to be noticed, so that this is where one looks first.
 const likely: [RegExp, string][] = [
   [/finish_login|(open|refresh|end_|other|touch|my)_?sessions?|is_live|password_change|change_password/, 'sessions'],
-  [/_user\(|_user_management|tg_users__(keep|end)|app_private\.check_types\(changes, 'app_public\.users'/, 'people'],
+  [
+    /_user\(|_user_management|keep_an_admin|tg_users__(keep|end)|app_private\.check_types\(changes, 'app_public\.users'/,
+    'people',
+  ],
   [/matching_requests|requests_search_idx/, 'search'],
   [/idempotency|keep_answer/, 'idempotency'],
   [/login|session|logout|hash|secret|account_key|network|credentials|current_user_id/, 'identity'],

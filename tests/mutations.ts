@@ -82,7 +82,7 @@ const touch = 'app_hidden.touch_session()'
 const password = 'app_hidden.change_password(uuid,text,text)'
 const create = 'app_hidden.create_user(text,text,text,text,text)'
 const change = 'app_hidden.change_user(app_public.users,jsonb)'
-const keepAdmin = 'app_private.tg_users__keep_an_admin()'
+const keepAdmin = 'app_private.keep_an_admin(app_public.users,text,boolean)'
 const search = 'app_hidden.matching_requests(text,text,uuid,uuid)'
 const claim = 'app_hidden.claim_idempotency_key(text,bytea[])'
 const types = 'app_private.check_types(jsonb,regclass)'
@@ -171,6 +171,7 @@ const edits: [string, string, string][] = [
   [change, `perform app_private.check_types(changes, 'app_public.users');`, ''],
   [keepAdmin, 'perform pg_advisory_xact_lock', noLock],
   [keepAdmin, 'and not u.is_deleted', ''],
+  ['app_private.tg_users__keep_an_admin()', 'perform app_private.keep_an_admin(old, new.role, new.is_deleted);', ''],
   ['app_private.tg_users__end_sessions()', 'where s.user_id = new.id and s.revoked_at is null', 'where false'],
   ['app_private.tg_users__audit()', `if tg_op = 'UPDATE' and new is not distinct from old then`, 'if false then'],
   [search, 'and not r.is_deleted', ''],
@@ -184,7 +185,8 @@ const edits: [string, string, string][] = [
   [search, `'([\\\\%_])'`, `'([%_])'`],
   [claim, `interval '24 hours'`, `interval '25 hours'`],
   [claim, 'where k.user_id = v_me and k.key =', 'where k.key ='],
-  [claim, 'where k.user_id = v_me and k.created_at', 'where k.created_at'],
+  [claim, 'limit 10', 'limit 11'],
+  [claim, 'for update skip locked', 'for update'],
   [claim, 'elsif v_fingerprint = any (fingerprints) then', 'elsif true then'],
   [claim, 'if not pg_try_advisory_xact_lock', 'if false and not pg_try_advisory_xact_lock'],
   [claim, `|| ' of ' || v_me`, ''],

@@ -109,6 +109,7 @@ const executors: Record<string, Role[]> = {
   'app_private.caller_network()': [],
   'app_private.permitted_transition(app_public.requests,text,integer)': [],
   'app_private.permit_user_management()': [],
+  'app_private.keep_an_admin(app_public.users,text,boolean)': [],
   'app_private.raise_violation(text,text)': [],
   'app_private.check_types(jsonb,regclass)': [],
   'app_private.refuse_weakness(text,text)': [],
