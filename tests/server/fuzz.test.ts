@@ -587,9 +587,7 @@ function selectionOf(field: string): string {
 }
 
 function mutationCall(): Hostile {
-  const field = often(Object.keys(MUTATIONS), (name) =>
-    /Request$/.test(name) ? 8 : /login|Password|createUser|logout/.test(name) ? 1 : 3,
-  )
+  const field = often(Object.keys(MUTATIONS), (name) => (/Request$|User$/.test(name) ? 8 : 1))
   action = field
   const input = members(MUTATIONS[field]!, 0.95)
   if (chance(0.6)) delete input['version']

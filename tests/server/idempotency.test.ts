@@ -168,8 +168,8 @@ describe('a refusal', () => {
     const before = await trail()
     const firsts = await Promise.all(
       calls.map(async ([who, call, body, expected, more]) => {
-        const headers = under(newKey())
-        const first = await rest(who, call, body, { ...headers, ...more })
+        const headers = { ...under(newKey()), ...more }
+        const first = await rest(who, call, body, headers)
         expect([call, outcome(first)]).toEqual([call, expected])
         return { first, again: () => rest(who, call, body, headers) }
       }),
