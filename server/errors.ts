@@ -116,12 +116,17 @@ function isUnavailable(error: unknown): boolean {
   )
 }
 
+/** graphql-js wraps what is thrown, more than once. */
+function causeOf(error: unknown): unknown {
+  return error instanceof GraphQLError && error.originalError ? causeOf(error.originalError) : error
+}
+
 /** Turns whatever was thrown into what the caller may hear. Anything unforeseen becomes an id that only the log explains. */
 export function toClientError(error: unknown, log: Logger): ClientError {
   if (error instanceof ClientError) return error
-  // A scalar of Grafast's that did not expect such a value, in variables.
-  if (error instanceof GraphQLError && error.message.startsWith('Variable "$')) {
-    return new ClientError('BAD_REQUEST', error.message.replace(/ Did you mean [^]*\?$/, ''))
+  // A scalar that did not expect such a value in variables, and stumbled.
+  if (error instanceof GraphQLError && error.message.startsWith('Variable "$') && !(causeOf(error) instanceof GraphQLError)) {
+    return new ClientError('BAD_REQUEST', 'A variable has a value that its type cannot have.')
   }
   if (error instanceof GraphQLError && error.originalError) return toClientError(error.originalError, log)
   // graphql-js's own: the document or its variables are at fault. Its guesses at names would tell what exists.

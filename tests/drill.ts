@@ -133,8 +133,8 @@ const clusters = await Promise.all([startCluster(18), startCluster(18)])
 try {
   const database = new pg.Client(at(clusters[0]!.secrets.ROOT_DATABASE_URL, 'assent'))
   await database.connect()
-  const all = (await mutations(database)).filter(({ name }) => pattern.test(name))
-  await database.end()
+  const every = await mutations(database).finally(() => database.end())
+  const all = every.filter(({ name }) => pattern.test(name))
   const usual = await withDatabase(clusters[0]!, { name: 'nothing', sql: 'select 1' }, async (name) => {
     const found = new Map<string, Set<string>>()
     for (const file of files) found.set(file, await failures(clusters[0]!, name, file))
