@@ -16,7 +16,7 @@ beforeAll(async () => {
   const root = await db.connect('root')
   await root.query(`
     set session_replication_role = replica; -- no triggers: history at a stroke
-    insert into app_public.users (name, role) select 'Person ' || n, case when n % 50 = 0 then 'MANAGER' else 'USER' end from generate_series(1, 2000) n;
+    insert into app_public.users (name, role) select 'Person ' || n, case when n % 200 = 0 then 'MANAGER' else 'USER' end from generate_series(1, 8000) n;
     insert into app_public.requests
       (title, status, creator_id, assigned_to_id, reviewed_by_id, reviewed_at, review_comment, submitted_at, created_at)
     select 'Request ' || n, status, creator.id, case when n % 7 = 0 then manager.id end,
