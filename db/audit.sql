@@ -3,31 +3,37 @@
 
 create table if not exists app_public.audit_actions (
   action text primary key,
-  description text not null
+  description text not null,
+  is_told boolean not null default false
 );
 comment on table app_public.audit_actions is E'@behavior -*\nEvery kind of entry that the trail can hold.';
 comment on column app_public.audit_actions.action is 'The name of the action.';
 comment on column app_public.audit_actions.description is 'What was done.';
+comment on column app_public.audit_actions.is_told is 'Somebody else is told of it: people by notifications, programs by webhooks, front ends by live news.';
 
-insert into app_public.audit_actions (action, description) values
-  ('CREATE',          'A request was created.'),
-  ('UPDATE',          'A draft was edited.'),
-  ('DELETE',          'A draft was deleted.'),
-  ('SUBMIT',          'A request was submitted.'),
-  ('ASSIGN',          'A submitted request was assigned.'),
-  ('APPROVE',         'A request was approved.'),
-  ('REJECT',          'A request was rejected.'),
-  ('LOGIN',           'Somebody logged in.'),
-  ('LOGIN_FAILED',    'A login failed: no actor; about the account, if there is one.'),
-  ('LOGOUT',          'Somebody logged out.'),
-  ('SESSION_REVOKE',  'Somebody ended sessions of theirs, or logged a browser in anew that had one; or nobody did: a refresh token was used twice.'),
-  ('PASSWORD_CHANGE', 'Somebody changed their password, which ended their other sessions.'),
-  ('USER_CREATE',     'A person was added.'),
-  ('USER_UPDATE',     'A person''s name or role was changed.'),
-  ('USER_DEACTIVATE', 'A person was deactivated.'),
-  ('USER_REACTIVATE', 'A person was reactivated.')
+insert into app_public.audit_actions (action, is_told, description) values
+  ('CREATE',          false, 'A request was created.'),
+  ('UPDATE',          false, 'A draft was edited.'),
+  ('DELETE',          false, 'A draft was deleted.'),
+  ('SUBMIT',          true,  'A request was submitted.'),
+  ('ASSIGN',          true,  'A submitted request was assigned.'),
+  ('APPROVE',         true,  'A request was approved.'),
+  ('REJECT',          true,  'A request was rejected.'),
+  ('LOGIN',           false, 'Somebody logged in.'),
+  ('LOGIN_FAILED',    false, 'A login failed: no actor; about the account, if there is one.'),
+  ('LOGOUT',          false, 'Somebody logged out.'),
+  ('SESSION_REVOKE',  false, 'Somebody ended sessions of theirs, or logged a browser in anew that had one; or nobody did: a refresh token was used twice.'),
+  ('PASSWORD_RESET_REQUEST', true, 'Somebody asked for a link to choose a new password by: no actor; about the account.'),
+  ('PASSWORD_CHANGE', true,  'Somebody changed their password, which ended their other sessions.'),
+  ('USER_CREATE',     true,  'A person was added.'),
+  ('USER_UPDATE',     true,  'A person''s name or role was changed.'),
+  ('USER_DEACTIVATE', true,  'A person was deactivated.'),
+  ('USER_REACTIVATE', true,  'A person was reactivated.'),
+  ('WEBHOOK_CREATE',  false, 'A webhook was registered.'),
+  ('WEBHOOK_UPDATE',  false, 'A webhook was changed, or switched off after a week of failures.'),
+  ('WEBHOOK_DELETE',  false, 'A webhook was removed.')
 on conflict (action) do update
-  set description = excluded.description
+  set description = excluded.description, is_told = excluded.is_told
   where (audit_actions.*) is distinct from (excluded.*);
 
 create table if not exists app_public.audit_logs (

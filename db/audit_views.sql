@@ -56,3 +56,20 @@ comment on view audit.disagreements is
   'Requests that do not agree with their trail: the status or the decider is not that of the last entry, a change has no entry or an entry no change (each raises the version by one), or a deletion is missing on one side. Zero rows when all is sound. It reads everything: run it at night, or with where request_id = ….';
 
 grant select on audit.request_history, audit.person_actions, audit.decisions, audit.disagreements to assent_auditor;
+
+create or replace view audit.mails as
+  select n.created_at, n.kind, n.recipient_id, p.name as recipient_name, c.email as recipient_email, n.request_id,
+    n.mail_state as state, n.mail_attempts as attempts, n.mail_message_id as message_id, n.mail_error as error, n.mailed_at, n.id as notification_id
+  from app_public.notifications n
+  join app_public.users p on p.id = n.recipient_id
+  left join app_private.credentials c on c.user_id = n.recipient_id;
+comment on view audit.mails is
+  'Who was told of what, and what became of the mail: select * from audit.mails where recipient_email = … order by created_at.';
+
+create or replace view audit.failing_jobs as
+  select j.* from app_private.failing_jobs() j;
+comment on view audit.failing_jobs is
+  'Jobs whose last attempt has failed: select * from audit.failing_jobs order by attempts desc. next_try null: given up. Zero rows when all is well.';
+
+grant select on audit.mails, audit.failing_jobs to assent_auditor;
+grant execute on function app_private.failing_jobs() to assent_auditor;

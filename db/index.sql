@@ -14,5 +14,12 @@
 --!include api.sql
 --!include search.sql
 --!include rest.sql
+--!include notifications.sql
+--!include password_reset.sql
+--!include mail.sql
+--!include webhooks.sql
+--!include schedule.sql
+--!include jobs.sql
+--!include live.sql
 --!include policies.sql
 --!include audit_views.sql

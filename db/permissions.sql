@@ -42,7 +42,9 @@ insert into app_public.role_permissions (role, permission, description) values
   ('ADMIN',   'request.decide_any',  'Decide submitted requests of others whoever they are assigned to.'),
   ('ADMIN',   'request.assign_any',  'Assign any submitted request.'),
   ('ADMIN',   'audit.read_all',      'See every audit entry.'),
-  ('ADMIN',   'user.manage',         'Create, change and deactivate people.')
+  ('ADMIN',   'user.manage',         'Create, change and deactivate people.'),
+  ('ADMIN',   'mail.manage',         'See which mails could not be delivered, and send them again.'),
+  ('ADMIN',   'webhook.manage',      'Register webhooks, see their deliveries, and send those again.')
 on conflict (permission) do update
   set role = excluded.role, description = excluded.description
   where (role_permissions.*) is distinct from (excluded.*);

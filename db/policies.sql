@@ -32,7 +32,8 @@ declare
   v_table text;
 begin
   foreach v_table in array array[
-    'roles', 'role_permissions', 'request_statuses', 'request_parties', 'request_transitions', 'audit_actions'
+    'roles', 'role_permissions', 'request_statuses', 'request_parties', 'request_transitions', 'audit_actions',
+    'notification_kinds'
   ] loop
     execute format('drop policy if exists everybody_select on app_public.%I', v_table);
     execute format('create policy everybody_select on app_public.%I for select to public using (true)', v_table);
@@ -158,6 +159,28 @@ drop policy if exists auditor_select on app_public.users;
 create policy auditor_select on app_public.users for select to assent_auditor using (true);
 
 grant select on app_public.users to assent_user, assent_manager, assent_admin, assent_auditor;
+
+-- Notifications: one's own, whoever one is ----------------------------------------------------------------------------
+
+do $$
+declare
+  v_role name;
+begin
+  foreach v_role in array array['assent_user', 'assent_manager', 'assent_admin'] loop
+    execute format('drop policy if exists %I on app_public.notifications', replace(v_role, 'assent_', '') || '_select');
+    execute format('create policy %I on app_public.notifications for select to %I
+      using (recipient_id = (select app_hidden.current_user_id())
+        and kind = any (array(select k.kind from app_public.notification_kinds k where k.is_shown)))',
+      replace(v_role, 'assent_', '') || '_select', v_role);
+  end loop;
+end
+$$;
+drop policy if exists auditor_select on app_public.notifications;
+create policy auditor_select on app_public.notifications for select to assent_auditor using (true);
+
+grant select on app_public.notifications to assent_user, assent_manager, assent_admin, assent_auditor;
+grant select on app_public.notification_preferences to assent_user, assent_manager, assent_admin;
+grant select on app_public.undelivered_mails to assent_user, assent_manager, assent_admin;
 
 -- Derived from the above, as the caller.
 grant select on app_hidden.deciders, app_hidden.request_deciders to assent_user, assent_manager, assent_admin, assent_auditor;

@@ -58,6 +58,7 @@ comment on column app_private.credentials.email is 'The address as it was writte
 comment on column app_private.credentials.password_hash is 'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password.';
 comment on constraint credentials_email_check on app_private.credentials is 'This is not an email address.';
 CREATE UNIQUE INDEX credentials_email_key ON app_private.credentials USING btree (lower(email));
+CREATE TRIGGER _500_end_resets AFTER UPDATE OF password_hash ON app_private.credentials FOR EACH ROW EXECUTE FUNCTION app_private.tg_credentials__end_resets();
 alter table app_private.credentials enable row level security;
 alter table app_private.credentials force row level security;
 create policy owner_all on app_private.credentials for all to assent_owner
@@ -111,6 +112,47 @@ create policy owner_all on app_private.login_attempts for all to assent_owner
   using (true)
   with check (true);
 
+create table app_private.notification_preferences (
+  user_id uuid not null,
+  kind text not null,
+  delivery text not null,
+  constraint notification_preferences_pkey PRIMARY KEY (user_id, kind),
+  constraint notification_preferences_kind_fkey FOREIGN KEY (kind) REFERENCES app_public.notification_kinds(kind) ON UPDATE CASCADE ON DELETE CASCADE,
+  constraint notification_preferences_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE,
+  constraint notification_preferences_delivery_check CHECK (delivery = ANY (ARRAY['AT_ONCE'::text, 'DIGEST'::text, 'NONE'::text]))
+);
+comment on table app_private.notification_preferences is 'How people want to be told by mail; without a row AT_ONCE.';
+comment on column app_private.notification_preferences.user_id is 'Whose preference.';
+comment on column app_private.notification_preferences.kind is 'For what kind of notification.';
+comment on column app_private.notification_preferences.delivery is 'AT_ONCE, DIGEST (with the next one) or NONE; of the digest itself, NONE or not.';
+comment on constraint notification_preferences_delivery_check on app_private.notification_preferences is 'A delivery is AT_ONCE, DIGEST or NONE.';
+comment on constraint notification_preferences_kind_fkey on app_private.notification_preferences is 'There is no such kind of notification.';
+CREATE INDEX notification_preferences_kind_idx ON app_private.notification_preferences USING btree (kind);
+alter table app_private.notification_preferences enable row level security;
+alter table app_private.notification_preferences force row level security;
+create policy owner_all on app_private.notification_preferences for all to assent_owner
+  using (true)
+  with check (true);
+
+create table app_private.password_resets (
+  secret_hash bytea not null,
+  user_id uuid not null,
+  expires_at timestamp with time zone not null,
+  constraint password_resets_pkey PRIMARY KEY (secret_hash),
+  constraint password_resets_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE
+);
+comment on table app_private.password_resets is 'Links by which a new password can be chosen, once.';
+comment on column app_private.password_resets.secret_hash is 'SHA-256 of the secret that the link carries.';
+comment on column app_private.password_resets.user_id is 'Whose password.';
+comment on column app_private.password_resets.expires_at is '30 minutes after the mail was made.';
+CREATE INDEX password_resets_expires_at_idx ON app_private.password_resets USING btree (expires_at);
+CREATE INDEX password_resets_user_id_idx ON app_private.password_resets USING btree (user_id);
+alter table app_private.password_resets enable row level security;
+alter table app_private.password_resets force row level security;
+create policy owner_all on app_private.password_resets for all to assent_owner
+  using (true)
+  with check (true);
+
 create table app_private.sessions (
   id uuid default app_private.uuid_v7() not null,
   user_id uuid not null,
@@ -139,6 +181,7 @@ comment on column app_private.sessions.last_used_at is 'The last request, to the
 comment on column app_private.sessions.ip_address is 'Where they logged in from.';
 comment on column app_private.sessions.user_agent is 'What they logged in with, as it called itself.';
 CREATE INDEX sessions_user_id_idx ON app_private.sessions USING btree (user_id);
+CREATE TRIGGER _950_announce AFTER UPDATE OF revoked_at ON app_private.sessions FOR EACH ROW WHEN (((old.revoked_at IS NULL) AND (new.revoked_at IS NOT NULL))) EXECUTE FUNCTION app_private.tg_sessions__announce();
 alter table app_private.sessions enable row level security;
 alter table app_private.sessions force row level security;
 create policy owner_all on app_private.sessions for all to assent_owner
@@ -148,12 +191,14 @@ create policy owner_all on app_private.sessions for all to assent_owner
 create table app_public.audit_actions (
   action text not null,
   description text not null,
+  is_told boolean default false not null,
   constraint audit_actions_pkey PRIMARY KEY (action)
 );
 comment on table app_public.audit_actions is '@behavior -*
 Every kind of entry that the trail can hold.';
 comment on column app_public.audit_actions.action is 'The name of the action.';
 comment on column app_public.audit_actions.description is 'What was done.';
+comment on column app_public.audit_actions.is_told is 'Somebody else is told of it: people by notifications, programs by webhooks, front ends by live news.';
 alter table app_public.audit_actions enable row level security;
 alter table app_public.audit_actions force row level security;
 create policy everybody_select on app_public.audit_actions for select to public
@@ -214,6 +259,7 @@ CREATE INDEX audit_logs_timestamp_idx ON app_public.audit_logs USING btree ("tim
 CREATE INDEX audit_logs_user_id_idx ON app_public.audit_logs USING btree (user_id, "timestamp", id);
 CREATE TRIGGER _100_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON app_public.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 alter table app_public.audit_logs enable always trigger _100_append_only;
+CREATE TRIGGER _800_notify AFTER INSERT ON app_public.audit_logs FOR EACH ROW EXECUTE FUNCTION app_private.tg_audit_logs__notify();
 alter table app_public.audit_logs enable row level security;
 alter table app_public.audit_logs force row level security;
 create policy admin_select on app_public.audit_logs for select to assent_admin
@@ -231,6 +277,117 @@ create policy owner_all on app_public.audit_logs for all to assent_owner
 create policy user_select on app_public.audit_logs for select to assent_user
   using (request_creator_id = (( SELECT app_hidden.current_user_id() AS current_user_id)) OR actor_id = (( SELECT app_hidden.current_user_id() AS current_user_id)));
 grant select on table app_public.audit_logs to assent_admin, assent_auditor, assent_manager, assent_user;
+
+create table app_public.notification_kinds (
+  kind text not null,
+  action text,
+  headline text not null,
+  is_shown boolean default true not null,
+  is_mandatory boolean default false not null,
+  asks_for_decision boolean default false not null,
+  constraint notification_kinds_pkey PRIMARY KEY (kind),
+  constraint notification_kinds_action_fkey FOREIGN KEY (action) REFERENCES app_public.audit_actions(action) ON UPDATE CASCADE ON DELETE RESTRICT
+);
+comment on table app_public.notification_kinds is '@behavior -*
+What people are told of.';
+comment on column app_public.notification_kinds.kind is 'The name of the kind.';
+comment on column app_public.notification_kinds.action is 'The action that it tells of; null: it comes by time.';
+comment on column app_public.notification_kinds.headline is 'In words: the subject of its mail begins so.';
+comment on column app_public.notification_kinds.is_shown is 'Shown in the inbox; otherwise a mail alone.';
+comment on column app_public.notification_kinds.is_mandatory is 'About the recipient''s account: its mail cannot be declined.';
+comment on column app_public.notification_kinds.asks_for_decision is 'Asks for a decision: pointless once the recipient is not to decide any more.';
+CREATE INDEX notification_kinds_action_idx ON app_public.notification_kinds USING btree (action);
+alter table app_public.notification_kinds enable row level security;
+alter table app_public.notification_kinds force row level security;
+create policy everybody_select on app_public.notification_kinds for select to public
+  using (true);
+create policy owner_all on app_public.notification_kinds for all to assent_owner
+  using (true)
+  with check (true);
+grant select on table app_public.notification_kinds to assent_admin, assent_anonymous, assent_auditor, assent_authenticator, assent_manager, assent_user;
+
+create table app_public.notifications (
+  id uuid default app_private.uuid_v7() not null,
+  recipient_id uuid not null,
+  kind text not null,
+  event text not null,
+  request_id uuid,
+  actor_id uuid,
+  created_at timestamp with time zone default clock_timestamp() not null,
+  read_at timestamp with time zone,
+  mail_state text not null,
+  mail_attempts integer default 0 not null,
+  mail_message_id text,
+  mail_error text,
+  mailed_at timestamp with time zone,
+  constraint notifications_pkey PRIMARY KEY (id),
+  constraint notifications_event_key UNIQUE (event, recipient_id),
+  constraint notifications_actor_id_fkey FOREIGN KEY (actor_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
+  constraint notifications_kind_fkey FOREIGN KEY (kind) REFERENCES app_public.notification_kinds(kind) ON UPDATE CASCADE ON DELETE RESTRICT,
+  constraint notifications_recipient_id_fkey FOREIGN KEY (recipient_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
+  constraint notifications_request_id_fkey FOREIGN KEY (request_id) REFERENCES app_public.requests(id) ON DELETE RESTRICT,
+  constraint notifications_mail_state_check CHECK (mail_state = ANY (ARRAY['QUEUED'::text, 'SENT'::text, 'FAILED'::text, 'CANCELLED'::text, 'DIGEST'::text, 'NONE'::text])),
+  constraint notifications_mailed_at_check CHECK ((mailed_at IS NOT NULL) = (mail_state = 'SENT'::text))
+);
+comment on table app_public.notifications is '@defaultOrderBy CREATED_AT_DESC
+What somebody was told: one row for each event and recipient.';
+comment on column app_public.notifications.id is 'Time-ordered UUID (version 7).';
+comment on column app_public.notifications.recipient_id is '@behavior -*
+Who is told.';
+comment on column app_public.notifications.kind is '@behavior -orderBy
+Of what: SUBMITTED, ASSIGNED and REMINDER ask for a decision; APPROVED and REJECTED tell of one; ACCOUNT_CREATED, ROLE_CHANGED, PASSWORD_CHANGED and PASSWORD_RESET are about one''s account.';
+comment on column app_public.notifications.event is '@behavior -*
+What happened: the audit entry''s id, or what the clock brought.';
+comment on column app_public.notifications.request_id is '@behavior -orderBy
+The request it is about.';
+comment on column app_public.notifications.actor_id is '@behavior -orderBy -filterBy -condition:attribute:filterBy
+Who did it; null for what the clock brought.';
+comment on column app_public.notifications.created_at is 'When they were told.';
+comment on column app_public.notifications.read_at is '@behavior -orderBy +filterBy
+When they marked it as read.';
+comment on column app_public.notifications.mail_state is '@behavior -*
+QUEUED: a job is to send it. SENT: the SMTP server has accepted it. FAILED: it will not be sent. CANCELLED: it had become pointless. DIGEST: the next digest brings it. NONE: they want no mail of it.';
+comment on column app_public.notifications.mail_attempts is '@behavior -*
+How often it was tried to send it.';
+comment on column app_public.notifications.mail_message_id is '@behavior -*
+Message-ID (RFC 5322, 3.6.4), the same at each attempt: by it a mail that was accepted twice can be known.';
+comment on column app_public.notifications.mail_error is '@behavior -*
+Why the last attempt failed.';
+comment on column app_public.notifications.mailed_at is '@behavior -*
+When the SMTP server accepted it.';
+comment on constraint notifications_event_key on app_public.notifications is '@behavior -*';
+comment on constraint notifications_mail_state_check on app_public.notifications is 'There is no such state of a mail.';
+comment on constraint notifications_mailed_at_check on app_public.notifications is 'What is sent was sent at some time.';
+comment on constraint notifications_recipient_id_fkey on app_public.notifications is '@behavior -*';
+CREATE INDEX notifications_actor_id_idx ON app_public.notifications USING btree (actor_id);
+CREATE INDEX notifications_digest_idx ON app_public.notifications USING btree (recipient_id) WHERE (mail_state = 'DIGEST'::text);
+CREATE INDEX notifications_kind_idx ON app_public.notifications USING btree (kind, created_at);
+CREATE INDEX notifications_recipient_id_idx ON app_public.notifications USING btree (recipient_id, created_at, id);
+CREATE INDEX notifications_request_id_idx ON app_public.notifications USING btree (request_id);
+CREATE INDEX notifications_unread_idx ON app_public.notifications USING btree (recipient_id, created_at, id) WHERE (read_at IS NULL);
+CREATE INDEX notifications_unsent_idx ON app_public.notifications USING btree (mail_state, created_at) WHERE (mail_state = ANY (ARRAY['QUEUED'::text, 'FAILED'::text]));
+CREATE TRIGGER _500_mail AFTER INSERT OR UPDATE OF mail_state ON app_public.notifications FOR EACH ROW WHEN ((new.mail_state = 'QUEUED'::text)) EXECUTE FUNCTION app_private.tg_notifications__mail();
+CREATE TRIGGER _950_announce AFTER INSERT ON app_public.notifications FOR EACH ROW EXECUTE FUNCTION app_private.tg_notifications__announce();
+alter table app_public.notifications enable row level security;
+alter table app_public.notifications force row level security;
+create policy admin_select on app_public.notifications for select to assent_admin
+  using (recipient_id = (( SELECT app_hidden.current_user_id() AS current_user_id)) AND (kind = ANY ((ARRAY( SELECT k.kind
+   FROM app_public.notification_kinds k
+  WHERE k.is_shown)))));
+create policy auditor_select on app_public.notifications for select to assent_auditor
+  using (true);
+create policy manager_select on app_public.notifications for select to assent_manager
+  using (recipient_id = (( SELECT app_hidden.current_user_id() AS current_user_id)) AND (kind = ANY ((ARRAY( SELECT k.kind
+   FROM app_public.notification_kinds k
+  WHERE k.is_shown)))));
+create policy owner_all on app_public.notifications for all to assent_owner
+  using (true)
+  with check (true);
+create policy user_select on app_public.notifications for select to assent_user
+  using (recipient_id = (( SELECT app_hidden.current_user_id() AS current_user_id)) AND (kind = ANY ((ARRAY( SELECT k.kind
+   FROM app_public.notification_kinds k
+  WHERE k.is_shown)))));
+grant select on table app_public.notifications to assent_admin, assent_auditor, assent_manager, assent_user;
 
 create table app_public.request_parties (
   party text not null,
@@ -379,6 +536,7 @@ CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (COALESCE(s
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_guard BEFORE INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__guard();
 CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__audit();
+CREATE TRIGGER _950_announce AFTER UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__announce();
 alter table app_public.requests enable row level security;
 create policy admin_select on app_public.requests for select to assent_admin
   using (( SELECT app_hidden.has_permission('request.read_all'::text) AS has_permission));
@@ -533,6 +691,56 @@ create view app_private.people with (security_invoker=true) as
    FROM app_public.users u;
 comment on view app_private.people is 'A person as part of something else.';
 
+create view app_public.notification_preferences with (security_invoker=true) as
+ SELECT kind,
+    headline,
+    'AT_ONCE'::text AS delivery
+   FROM app_public.notification_kinds k;
+comment on view app_public.notification_preferences is '@behavior -query:resource:connection -query:resource:list -query:resource:single -filter -resource:aggregates -resource:groupedAggregates
+@name notificationPreference
+How one kind of notification reaches somebody by mail.';
+comment on column app_public.notification_preferences.kind is '@notNull
+The kind of notification; DIGEST is the digest itself.';
+comment on column app_public.notification_preferences.headline is '@notNull
+The kind in words.';
+comment on column app_public.notification_preferences.delivery is '@notNull
+AT_ONCE; DIGEST: with the digest, on weekdays; NONE. What is shown to somebody in their inbox stays the same.';
+grant select on table app_public.notification_preferences to assent_admin, assent_manager, assent_user;
+
+create view app_public.undelivered_mails with (security_barrier=true) as
+ SELECT id,
+    recipient_id,
+    kind,
+    request_id,
+    mail_attempts AS attempts,
+    mail_error AS error,
+    created_at
+   FROM app_public.notifications n
+  WHERE mail_state = 'FAILED'::text AND ( SELECT app_hidden.has_permission('mail.manage'::text) AS has_permission);
+comment on view app_public.undelivered_mails is '@primaryKey id
+@foreignKey (recipient_id) references app_public.users (id)
+@foreignKey (request_id) references app_public.requests (id)
+@behavior -filterBy -condition:attribute:filterBy -resource:aggregates -resource:groupedAggregates
+@defaultOrderBy CREATED_AT_DESC
+Mails that will not be sent, for admins.';
+comment on column app_public.undelivered_mails.id is 'The notification''s id.';
+comment on column app_public.undelivered_mails.recipient_id is '@notNull
+@behavior -orderBy
+To whom.';
+comment on column app_public.undelivered_mails.kind is '@notNull
+@behavior -orderBy
+Of what, as in Notification.';
+comment on column app_public.undelivered_mails.request_id is '@behavior -orderBy
+The request it is about.';
+comment on column app_public.undelivered_mails.attempts is '@notNull
+@behavior -orderBy
+How often it was tried.';
+comment on column app_public.undelivered_mails.error is '@behavior -orderBy
+What the SMTP server said.';
+comment on column app_public.undelivered_mails.created_at is '@notNull
+When it was queued.';
+grant select on table app_public.undelivered_mails to assent_admin, assent_manager, assent_user;
+
 create view audit.decisions as
  SELECT a."timestamp",
     a.action,
@@ -579,6 +787,37 @@ create view audit.disagreements as
   WHERE last.new_status IS DISTINCT FROM r.status OR r.reviewed_by_id IS NOT NULL AND last.actor_id IS DISTINCT FROM r.reviewed_by_id OR entries.count <> r.version OR COALESCE(entries.deleted, false) <> r.is_deleted;
 comment on view audit.disagreements is 'Requests that do not agree with their trail: the status or the decider is not that of the last entry, a change has no entry or an entry no change (each raises the version by one), or a deletion is missing on one side. Zero rows when all is sound. It reads everything: run it at night, or with where request_id = ….';
 grant select on table audit.disagreements to assent_auditor;
+
+create view audit.failing_jobs as
+ SELECT id,
+    task,
+    attempts,
+    max_attempts,
+    next_try,
+    error,
+    created_at
+   FROM app_private.failing_jobs() j(id, task, attempts, max_attempts, next_try, error, created_at);
+comment on view audit.failing_jobs is 'Jobs whose last attempt has failed: select * from audit.failing_jobs order by attempts desc. next_try null: given up. Zero rows when all is well.';
+grant select on table audit.failing_jobs to assent_auditor;
+
+create view audit.mails as
+ SELECT n.created_at,
+    n.kind,
+    n.recipient_id,
+    p.name AS recipient_name,
+    c.email AS recipient_email,
+    n.request_id,
+    n.mail_state AS state,
+    n.mail_attempts AS attempts,
+    n.mail_message_id AS message_id,
+    n.mail_error AS error,
+    n.mailed_at,
+    n.id AS notification_id
+   FROM app_public.notifications n
+     JOIN app_public.users p ON p.id = n.recipient_id
+     LEFT JOIN app_private.credentials c ON c.user_id = n.recipient_id;
+comment on view audit.mails is 'Who was told of what, and what became of the mail: select * from audit.mails where recipient_email = … order by created_at.';
+grant select on table audit.mails to assent_auditor;
 
 create view audit.person_actions as
  SELECT a.actor_id,
@@ -872,6 +1111,33 @@ $function$;
 comment on routine app_hidden.claim_idempotency_key(text,bytea[]) is 'NEW: go on, and end the same transaction with keep_answer. ANSWERED: here is the first answer. OTHER: the key stands for a request with another fingerprint. RUNNING: another transaction is at it. Raises RQ401.';
 grant execute on routine app_hidden.claim_idempotency_key(text,bytea[]) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.count_jobs()
+ RETURNS TABLE(task text, state text, count bigint)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return query
+  select j.task_identifier, s.state, count(*)
+  from (select * from graphile_worker.jobs limit 100000) j
+  cross join lateral (
+    select case
+      when j.attempts >= j.max_attempts and j.locked_at is null then 'given up'
+      when j.locked_at is not null then 'running'
+      when j.attempts > 0 then 'failing'
+      when j.run_at > now() then 'scheduled'
+      else 'waiting'
+    end as state
+  ) s
+  group by 1, 2
+  union all
+  select 'send_mail', 'refused', count(*) from app_public.notifications n where n.mail_state = 'FAILED';
+end
+$function$;
+comment on routine app_hidden.count_jobs() is 'How many jobs of each task are waiting, scheduled, running, failing (to be tried again) or given up, as far as 100,000; and how many mails were refused for good. For /metrics.';
+grant execute on routine app_hidden.count_jobs() to assent_authenticator;
+
 CREATE OR REPLACE FUNCTION app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
  RETURNS app_public.users
  LANGUAGE plpgsql
@@ -1124,6 +1390,17 @@ $function$;
 comment on routine app_hidden.my_parties(app_public.requests) is 'What the person who is asking is to the request, whatever its status: of the rows of request_parties.';
 grant execute on routine app_hidden.my_parties(app_public.requests) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.my_session()
+ RETURNS TABLE(session_id uuid, user_id uuid)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER ROWS 1
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select c.session_id, c.user_id from app_private.caller() c
+$function$;
+comment on routine app_hidden.my_session() is 'The session and the person that announcements name; no row for nobody.';
+grant execute on routine app_hidden.my_session() to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.my_sessions()
  RETURNS TABLE(id uuid, created_at timestamp with time zone, document json)
  LANGUAGE sql
@@ -1236,6 +1513,39 @@ end
 $function$;
 comment on routine app_hidden.request_document(app_public.requests) is 'A request that the caller has seen, as REST shows it.';
 grant execute on routine app_hidden.request_document(app_public.requests) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.reset_password(token text, new_digest text, weakness text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_user_id uuid;
+begin
+  -- Of two at once the second finds it used.
+  select r.user_id into v_user_id
+  from app_private.password_resets r
+  join app_public.users u on u.id = r.user_id and not u.is_deleted
+  where r.secret_hash = app_private.hash_secret(token) and r.expires_at > now()
+  for update of r;
+  if not found then
+    raise exception using errcode = 'RQ422', column = 'token', message = 'This link is used, expired or unknown.';
+  end if;
+  perform app_private.refuse_weakness(weakness, 'new_password');
+
+  update app_private.credentials c set password_hash = app_private.hash_password(new_digest)
+  where c.user_id = v_user_id;
+  delete from app_private.login_attempts a
+  using app_private.credentials c
+  where c.user_id = v_user_id and a.account_key = app_private.account_key(c.email) and a.failed;
+  update app_private.sessions s set revoked_at = now() where s.user_id = v_user_id and s.revoked_at is null;
+  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
+  values (v_user_id, 'PASSWORD_CHANGE', v_user_id, '{"by": "a mailed link"}', app_private.current_ip());
+end
+$function$;
+comment on routine app_hidden.reset_password(text,text,text) is 'Sets a new password by the secret of a mailed link, ends all sessions of its person, and opens the account to logins again. Raises RQ422: the link is used, expired or unknown, or the password weak, which leaves the link as it is.';
+grant execute on routine app_hidden.reset_password(text,text,text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.touch_session()
  RETURNS uuid
@@ -1380,6 +1690,83 @@ AS $function$
 $function$;
 comment on routine app_private.account_key(text) is 'What the failures of an account are counted under.';
 
+CREATE OR REPLACE FUNCTION app_private.announce_inboxes(entry app_public.audit_logs)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  -- Whoever could decide it before or can now: under its assignee then, and under that of today.
+  select pg_notify('assent', 'inbox ' || d.user_id)
+  from app_public.requests r
+  cross join lateral (select distinct a.id from unnest(array[r.assigned_to_id, case when entry.action = 'ASSIGN' then (entry.metadata -> 'assigned_to_id' ->> 'old')::uuid else r.assigned_to_id end]) a (id)) assigned
+  left join app_hidden.deciders assignee on assignee.user_id = assigned.id
+  join app_hidden.deciders d on app_hidden.can_decide(r.creator_id, assignee.user_id, d.user_id, d.decides_any)
+  where r.id = entry.request_id and entry.action in ('SUBMIT', 'APPROVE', 'REJECT', 'ASSIGN')
+$function$;
+comment on routine app_private.announce_inboxes(app_public.audit_logs) is 'Announces to everybody whose inbox an action has changed that it has.';
+
+CREATE OR REPLACE FUNCTION app_private.begin_mail(notification_id uuid, domain text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_notification app_public.notifications;
+begin
+  if not pg_try_advisory_lock(app_private.mail_lock(notification_id)) then
+    raise exception using errcode = 'lock_not_available', message = 'Another worker is sending this mail.';
+  end if;
+  select * into v_notification from app_public.notifications n
+  where n.id = notification_id and n.mail_state = 'QUEUED'
+  for no key update;
+  if not found then
+    return null;
+  end if;
+  if app_private.is_pointless(v_notification) then
+    update app_public.notifications n set mail_state = 'CANCELLED' where n.id = notification_id;
+    return null;
+  end if;
+  update app_public.notifications n
+  set mail_attempts = n.mail_attempts + 1,
+    mail_message_id = coalesce(n.mail_message_id, format('<%s@%s>', n.id, domain))
+  where n.id = notification_id
+  returning * into v_notification;
+  return app_private.mail_document(v_notification) || jsonb_build_object('message_id', v_notification.mail_message_id);
+end
+$function$;
+comment on routine app_private.begin_mail(uuid,text) is 'What to mail, or null: it has been mailed, or become pointless. The session keeps mail_lock until it lets go of it, lest two workers send at once; raises 55P03 while another has it. domain: that of the sender, for the Message-ID.';
+
+CREATE OR REPLACE FUNCTION app_private.begin_password_reset(email text, ip text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_user_id uuid;
+begin
+  perform set_config('assent.ip', coalesce(ip, ''), true);
+  select u.id into v_user_id
+  from app_private.credentials c
+  join app_public.users u on u.id = c.user_id and not u.is_deleted
+  where lower(c.email) = lower(begin_password_reset.email);
+  if not found then
+    return;
+  end if;
+  -- One at a time per account and per network, for the moment of counting.
+  perform pg_advisory_xact_lock(hashtextextended('password resets', 0));
+  if (select count(*) from app_public.audit_logs a
+      where a.user_id = v_user_id and a.action = 'PASSWORD_RESET_REQUEST' and a."timestamp" > now() - interval '15 minutes') >= 3
+    or (select count(*) from app_public.audit_logs a
+      where a.action = 'PASSWORD_RESET_REQUEST' and a."timestamp" > now() - interval '15 minutes'
+        and a.ip_address <<= app_private.caller_network()) >= 20
+  then
+    return;
+  end if;
+  insert into app_public.audit_logs (action, user_id, ip_address)
+  values ('PASSWORD_RESET_REQUEST', v_user_id, app_private.current_ip());
+end
+$function$;
+comment on routine app_private.begin_password_reset(text,text) is 'The job of a request for a reset: its audit entry, which has the mail sent; nothing for an unknown or deactivated account, after 3 for the account or after 20 from its network within 15 minutes.';
+
 CREATE OR REPLACE FUNCTION app_private.caller()
  RETURNS TABLE(session_id uuid, user_id uuid, role text)
  LANGUAGE sql
@@ -1437,6 +1824,19 @@ end
 $function$;
 comment on routine app_private.check_types(jsonb,regclass) is 'Is each change of the type of its column? PostgreSQL itself would take a number for a text. Raises RQ422, with the column.';
 
+CREATE OR REPLACE FUNCTION app_private.clear_away()
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  delete from app_private.sessions s where s.expires_at < now();
+  delete from app_private.idempotency_keys k where k.created_at < now() - interval '24 hours';
+  delete from app_private.password_resets r where r.expires_at < now();
+  select graphile_worker.complete_jobs(array(
+    select j.id from graphile_worker.jobs j
+    where j.attempts >= j.max_attempts and j.locked_at is null and j.updated_at < now() - interval '30 days'));
+$function$;
+comment on routine app_private.clear_away() is 'Deletes sessions, keys and links that have expired, and jobs that were given up 30 days ago.';
+
 CREATE OR REPLACE FUNCTION app_private.current_ip()
  RETURNS inet
  LANGUAGE sql
@@ -1445,6 +1845,56 @@ AS $function$
   select nullif(current_setting('assent.ip', true), '')::inet
 $function$;
 comment on routine app_private.current_ip() is 'The address that the request came from, for the audit trail.';
+
+CREATE OR REPLACE FUNCTION app_private.digest_document(of_user_id uuid)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select jsonb_build_object(
+    'waiting', coalesce((
+      select jsonb_agg(jsonb_build_object('request_id', w.id, 'title', w.title, 'creator', w.name) order by w.submitted_at)
+      from (
+        select r.id, r.title, r.submitted_at, u.name
+        from app_hidden.request_deciders d
+        cross join lateral (select (d.request).*) r
+        join app_public.users u on u.id = r.creator_id
+        where d.user_id = of_user_id
+        order by coalesce(r.submitted_at, '9999-12-31Z'), r.id
+        limit 20
+      ) w), '[]'),
+    'waiting_count', (
+      select count(*) from (select from app_hidden.request_deciders d where d.user_id = of_user_id limit 1000) w),
+    'news', coalesce((
+      select jsonb_agg(jsonb_build_object('notification_id', w.id, 'headline', w.headline, 'request_id', w.request_id, 'title', w.title) order by w.id)
+      from (
+        select n.id, k.headline, n.request_id, r.title
+        from app_public.notifications n
+        join app_public.notification_kinds k on k.kind = n.kind
+        left join app_public.requests r on r.id = n.request_id
+        where n.recipient_id = of_user_id and n.mail_state = 'DIGEST'
+        order by n.id
+        limit 100
+      ) w), '[]'))
+$function$;
+comment on routine app_private.digest_document(uuid) is 'What a digest holds: the 20 requests that have waited longest for this person''s decision, how many wait (as far as 1,000), and the notifications that they want in digests.';
+
+CREATE OR REPLACE FUNCTION app_private.failing_jobs()
+ RETURNS TABLE(id bigint, task text, attempts integer, max_attempts integer, next_try timestamp with time zone, error text, created_at timestamp with time zone)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return query
+  select j.id, j.task_identifier, j.attempts::integer, j.max_attempts::integer,
+    case when j.attempts < j.max_attempts then j.run_at end, j.last_error, j.created_at
+  from graphile_worker.jobs j
+  where j.last_error is not null;
+end
+$function$;
+comment on routine app_private.failing_jobs() is 'Jobs whose last attempt has failed.';
+grant execute on routine app_private.failing_jobs() to assent_auditor;
 
 CREATE OR REPLACE FUNCTION app_private.hash_password(password_digest text)
  RETURNS text
@@ -1482,6 +1932,35 @@ AS $function$
 $function$;
 comment on routine app_private.is_live(app_private.sessions) is 'Not ended, not older than the 30 days it was opened for, and used within the last 3 days. Of an active person: live_session asks.';
 
+CREATE OR REPLACE FUNCTION app_private.is_pointless(n app_public.notifications)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select u.is_deleted
+    or (k.asks_for_decision and not exists (select from app_private.people_to_ask(n.request_id) p where p.user_id = n.recipient_id))
+    or (k.kind = 'DIGEST' and not exists (select from app_hidden.request_deciders d where d.user_id = n.recipient_id)
+      and not exists (select from app_public.notifications w where w.recipient_id = n.recipient_id and w.mail_state = 'DIGEST'))
+  from app_public.users u, app_public.notification_kinds k
+  where u.id = n.recipient_id and k.kind = n.kind
+$function$;
+comment on routine app_private.is_pointless(app_public.notifications) is 'Is the recipient deactivated, the decision that is asked for not theirs to take any more, or the digest empty?';
+
+CREATE OR REPLACE FUNCTION app_private.issue_reset_token(of_user_id uuid)
+ RETURNS text
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_secret text := app_private.random_secret();
+begin
+  insert into app_private.password_resets (secret_hash, user_id, expires_at)
+  values (app_private.hash_secret(v_secret), of_user_id, now() + interval '30 minutes');
+  return v_secret;
+end
+$function$;
+comment on routine app_private.issue_reset_token(uuid) is 'The secret of a new link. One for each attempt to mail it: which of them arrives nobody knows before.';
+
 CREATE OR REPLACE FUNCTION app_private.keep_an_admin(person app_public.users, new_role text, new_is_deleted boolean)
  RETURNS void
  LANGUAGE plpgsql
@@ -1518,6 +1997,127 @@ AS $function$
 $function$;
 comment on routine app_private.live_session(text) is 'The session that a secret opens, if it is live and of an active person. The one definition of it.';
 
+CREATE OR REPLACE FUNCTION app_private.mail_document(n app_public.notifications)
+ RETURNS jsonb
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select jsonb_build_object(
+    'kind', n.kind,
+    'headline', k.headline,
+    'name', u.name,
+    'address', c.email,
+    'role', u.role,
+    'actor', a.name,
+    'request_id', r.id,
+    'title', r.title,
+    'description', r.description,
+    'creator', creator.name,
+    'submitted_at', r.submitted_at,
+    'comment', r.review_comment
+  ) || case n.kind
+    when 'PASSWORD_RESET' then jsonb_build_object('token', app_private.issue_reset_token(n.recipient_id))
+    when 'DIGEST' then app_private.digest_document(n.recipient_id)
+    else '{}'
+  end
+  from app_public.users u
+  join app_private.credentials c on c.user_id = u.id
+  join app_public.notification_kinds k on k.kind = n.kind
+  left join app_public.users a on a.id = n.actor_id
+  left join app_public.requests r on r.id = n.request_id
+  left join app_public.users creator on creator.id = r.creator_id
+  where u.id = n.recipient_id
+$function$;
+comment on routine app_private.mail_document(app_public.notifications) is 'All that the text of a mail is made of, as it is now.';
+
+CREATE OR REPLACE FUNCTION app_private.mail_failed(notification_id uuid, error text, for_good boolean)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  update app_public.notifications n
+  set mail_error = left(error, 1000), mail_state = case when for_good then 'FAILED' else n.mail_state end
+  where n.id = notification_id and n.mail_state = 'QUEUED'
+$function$;
+comment on routine app_private.mail_failed(uuid,text,boolean) is 'An attempt has failed, and will not be repeated if for good: the server has refused the mail by a 5xx (RFC 5321, 4.2.1).';
+
+CREATE OR REPLACE FUNCTION app_private.mail_lock(notification_id uuid)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select hashtextextended('mail ' || notification_id, 0)
+$function$;
+comment on routine app_private.mail_lock(uuid) is 'The advisory lock that a session holds while it sends a mail; a worker''s death frees it.';
+
+CREATE OR REPLACE FUNCTION app_private.mail_sent(notification_id uuid, news uuid[])
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  update app_public.notifications n
+  set mail_state = 'SENT', mailed_at = clock_timestamp(), mail_error = null,
+    mail_message_id = (select d.mail_message_id from app_public.notifications d where d.id = notification_id)
+  where (n.id = notification_id and n.mail_state = 'QUEUED') or (n.id = any (news) and n.mail_state = 'DIGEST')
+$function$;
+comment on routine app_private.mail_sent(uuid,uuid[]) is 'The SMTP server has accepted it, with the news that a digest has brought.';
+
+CREATE OR REPLACE FUNCTION app_private.mail_state_for(user_id uuid, kind text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select case
+    when k.is_mandatory or p.delivery is null or (k.kind = 'DIGEST' and p.delivery = 'DIGEST') then 'QUEUED'
+    when p.delivery = 'AT_ONCE' then 'QUEUED'
+    else p.delivery
+  end
+  from app_public.notification_kinds k
+  left join app_private.notification_preferences p on p.kind = k.kind and p.user_id = mail_state_for.user_id
+  where k.kind = mail_state_for.kind
+$function$;
+comment on routine app_private.mail_state_for(uuid,text) is 'The mail_state that a new notification begins with, as its recipient prefers.';
+
+CREATE OR REPLACE FUNCTION app_private.make_digests(for_day date)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  insert into app_public.notifications (recipient_id, kind, event, mail_state, read_at)
+  select u.id, 'DIGEST', 'digest of ' || for_day, 'QUEUED', now()
+  from app_public.users u
+  where not u.is_deleted
+    and app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'
+    and (exists (select from app_hidden.request_deciders d where d.user_id = u.id)
+      or exists (select from app_public.notifications n where n.recipient_id = u.id and n.mail_state = 'DIGEST'))
+  order by u.id
+  on conflict on constraint notifications_event_key do nothing;
+end
+$function$;
+comment on routine app_private.make_digests(date) is 'Queues a mail for everybody who has something to decide, or news that they want in digests: one a day and person.';
+
+CREATE OR REPLACE FUNCTION app_private.notify(audit_log_id uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_entry app_public.audit_logs;
+begin
+  select * into strict v_entry from app_public.audit_logs a where a.id = audit_log_id;
+  insert into app_public.notifications (recipient_id, kind, event, request_id, actor_id, mail_state)
+  select u.id, k.kind, v_entry.id::text, v_entry.request_id, v_entry.actor_id, app_private.mail_state_for(u.id, k.kind)
+  from app_public.notification_kinds k
+  cross join app_private.recipients(v_entry) r
+  join app_public.users u on u.id = r.user_id and not u.is_deleted
+  where k.action = v_entry.action
+  order by u.id
+  on conflict on constraint notifications_event_key do nothing;
+  perform app_private.announce_inboxes(v_entry);
+  perform app_private.queue_deliveries(v_entry);
+end
+$function$;
+comment on routine app_private.notify(uuid) is 'The job of an action that is told: one notification for each recipient, one delivery for each webhook, live news of inboxes. Run twice, it does nothing the second time.';
+
 CREATE OR REPLACE FUNCTION app_private.open_session(user_id uuid, by_cookie boolean, user_agent text, OUT session_secret text, OUT refresh_token text)
  RETURNS record
  LANGUAGE plpgsql
@@ -1549,6 +2149,19 @@ AS $function$
   select encode(sha256(convert_to('assent:' || password, 'UTF8')), 'base64')
 $function$;
 comment on routine app_private.password_digest(text) is 'The digest that stands for a password on its way to the database: base64(SHA-256("assent:" || password)).';
+
+CREATE OR REPLACE FUNCTION app_private.people_to_ask(of_request_id uuid)
+ RETURNS TABLE(user_id uuid)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select d.user_id
+  from app_hidden.request_deciders d
+  where (d.request).id = of_request_id
+    and (d.user_id = (d.request).assigned_to_id
+      or not exists (select from app_hidden.deciders assignee where assignee.user_id = (d.request).assigned_to_id))
+$function$;
+comment on routine app_private.people_to_ask(uuid) is 'Who is told that a request waits: of those who can decide it, its assignee alone if it has one. Nobody once it is decided.';
 
 CREATE OR REPLACE FUNCTION app_private.permit_user_management()
  RETURNS void
@@ -1603,6 +2216,13 @@ end
 $function$;
 comment on routine app_private.permitted_transition(app_public.requests,text,integer) is 'The edge that an action takes from where the request stands. Raises RQ401 when the session has ended meanwhile, RQ403 when the caller is not the party for it, else RQ409 when no edge leads from here, else RQ412 when the version is another.';
 
+CREATE OR REPLACE FUNCTION app_private.queue_deliveries(entry app_public.audit_logs)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+$function$;
+comment on routine app_private.queue_deliveries(app_public.audit_logs) is 'One delivery for each webhook that is told of the action.';
+
 CREATE OR REPLACE FUNCTION app_private.raise_violation(violated_constraint text, violated_column text)
  RETURNS void
  LANGUAGE plpgsql
@@ -1636,6 +2256,26 @@ AS $function$
   select translate(encode(app_private.gen_random_bytes(32), 'base64'), '+/=', '-_')
 $function$;
 comment on routine app_private.random_secret() is '256 random bits as base64url without padding (RFC 4648, 5).';
+
+CREATE OR REPLACE FUNCTION app_private.recipients(entry app_public.audit_logs)
+ RETURNS TABLE(user_id uuid)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select p.user_id from app_private.people_to_ask(entry.request_id) p where entry.action = 'SUBMIT'
+  union all
+  select p.user_id from app_private.people_to_ask(entry.request_id) p
+  where entry.action = 'ASSIGN' and p.user_id::text = entry.metadata -> 'assigned_to_id' ->> 'new' and p.user_id <> entry.actor_id
+  union all
+  select entry.request_creator_id where entry.action in ('APPROVE', 'REJECT')
+  union all
+  select entry.user_id
+  where entry.action in ('PASSWORD_CHANGE', 'PASSWORD_RESET_REQUEST')
+    or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
+    -- An account made by SQL, as the demo's are, has nobody who invites.
+    or (entry.action = 'USER_CREATE' and entry.actor_id is not null)
+$function$;
+comment on routine app_private.recipients(app_public.audit_logs) is 'Who is to be told of an action, as things stand now.';
 
 CREATE OR REPLACE FUNCTION app_private.refuse_weakness(weakness text, field text)
  RETURNS void
@@ -1675,6 +2315,37 @@ end
 $function$;
 comment on routine app_private.register_user(text,text,text,text) is 'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger. Raises RQ422: an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
 
+CREATE OR REPLACE FUNCTION app_private.remind()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  insert into app_public.notifications (recipient_id, kind, event, request_id, mail_state)
+  select p.user_id, 'REMINDER', due.event, due.request_id, app_private.mail_state_for(p.user_id, 'REMINDER')
+  from (
+    select r.id as request_id,
+      format('reminder %s of %s since %s', floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, asked.at) as event
+    from app_public.requests r
+    cross join lateral (
+      -- Whoever was given it last has had it from then on.
+      select coalesce(
+        (select max(a."timestamp") from app_public.audit_logs a where a.request_id = r.id and a.action = 'ASSIGN'),
+        r.submitted_at) as at
+    ) asked
+    -- As requests_waiting_idx has it: as much as waits, however much has been decided.
+    where coalesce(r.submitted_at, '9999-12-31Z') <= now() - interval '2 days'
+      and r.submitted_at is not null and r.reviewed_at is null and not r.is_deleted
+      and asked.at <= now() - interval '2 days'
+  ) due
+  cross join lateral app_private.people_to_ask(due.request_id) p
+  where not exists (select from app_public.notifications n where n.event = due.event)
+  order by due.request_id, p.user_id
+  on conflict on constraint notifications_event_key do nothing;
+end
+$function$;
+comment on routine app_private.remind() is 'Reminds those who are to decide of what has waited for 2 days since it was submitted or last assigned, and again every 2 days. Nobody is reminded twice of the same 2 days, and only of the latest if it comes late.';
+
 CREATE OR REPLACE FUNCTION app_private.require_session()
  RETURNS uuid
  LANGUAGE plpgsql
@@ -1704,6 +2375,73 @@ begin
 end
 $function$;
 comment on routine app_private.tg__refuse() is 'Refuses a statement altogether, even one that meets no row. Raises RQ403.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_audit_logs__notify()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if exists (select from app_public.audit_actions a where a.action = new.action and a.is_told) then
+    -- "unsafe_dedupe" is one insert, and unsafe only where a key comes again: an entry has its key to itself.
+    perform graphile_worker.add_job('notify', json_build_object('id', new.id),
+      job_key => 'notify ' || new.id, job_key_mode => 'unsafe_dedupe');
+  end if;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_audit_logs__notify() is 'Adds the job that tells of an action, in the action''s own transaction: rolled back with it, there with it.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_credentials__end_resets()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  delete from app_private.password_resets r where r.user_id = new.user_id;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_credentials__end_resets() is 'A new password, however it was set, ends all links by which another could be chosen.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_notifications__announce()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if exists (select from app_public.notification_kinds k where k.kind = new.kind and k.is_shown) then
+    perform pg_notify('assent', format('notification %s %s', new.recipient_id, new.id));
+  end if;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_notifications__announce() is 'Announces a new notification to its recipient.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_notifications__mail()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform graphile_worker.add_job('send_mail', json_build_object('id', new.id),
+    job_key => format('mail %s %s', new.id, new.mail_attempts), job_key_mode => 'unsafe_dedupe');
+  return null;
+end
+$function$;
+comment on routine app_private.tg_notifications__mail() is 'Adds the job that mails a notification, in the transaction that queues it.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_requests__announce()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pg_notify('assent', 'request ' || new.id);
+  return null;
+end
+$function$;
+comment on routine app_private.tg_requests__announce() is 'Announces that a request has changed. Of a new one nobody knows the id yet.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_requests__audit()
  RETURNS trigger
@@ -1767,6 +2505,18 @@ begin
 end
 $function$;
 comment on routine app_private.tg_requests__guard() is 'No write without an action that leads there; version and updated_at; whom a request can be assigned to. Raises RQ403 and RQ422.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_sessions__announce()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pg_notify('assent', 'session ' || new.id);
+  return null;
+end
+$function$;
+comment on routine app_private.tg_sessions__announce() is 'Announces the end of a session, so that what is open under it is closed.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_users__audit()
  RETURNS trigger
@@ -1983,6 +2733,67 @@ $function$;
 comment on routine app_public.logout() is 'Ends the session that the request came with, at once and for every token of it. Raises RQ401 when it is over.';
 grant execute on routine app_public.logout() to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_public.mark_all_notifications_read()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_me uuid := app_private.require_session();
+  v_count integer;
+begin
+  update app_public.notifications n
+  set read_at = clock_timestamp()
+  where n.recipient_id = v_me and n.read_at is null
+    and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown);
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$function$;
+comment on routine app_public.mark_all_notifications_read() is 'Marks all of one''s notifications as read, and tells how many were not.';
+grant execute on routine app_public.mark_all_notifications_read() to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.mark_notification_read(notification_id uuid)
+ RETURNS app_public.notifications
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_me uuid := app_private.require_session();
+  v_notification app_public.notifications;
+begin
+  update app_public.notifications n
+  set read_at = coalesce(n.read_at, clock_timestamp())
+  where n.id = notification_id and n.recipient_id = v_me
+    and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown)
+  returning * into v_notification;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such notification.';
+  end if;
+  return v_notification;
+end
+$function$;
+comment on routine app_public.mark_notification_read(uuid) is 'Marks a notification of one''s own as read; read twice, it keeps its first time. NOT_FOUND: there is none of that id.';
+grant execute on routine app_public.mark_notification_read(uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.my_notification_preferences()
+ RETURNS SETOF app_public.notification_preferences
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select k.kind, k.headline, coalesce(p.delivery, 'AT_ONCE')
+  from app_public.notification_kinds k
+  left join app_private.notification_preferences p on p.kind = k.kind and p.user_id = (select app_hidden.current_user_id())
+  where not k.is_mandatory
+  order by k.kind
+$function$;
+comment on routine app_public.my_notification_preferences() is '@name notificationPreferences
+How each kind of notification that can be declined reaches the caller by mail.';
+grant execute on routine app_public.my_notification_preferences() to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_public.reactivate_user(user_id uuid)
  RETURNS app_public.users
  LANGUAGE sql
@@ -2000,6 +2811,21 @@ AS $function$
 $function$;
 comment on routine app_public.reject_request(uuid,text,integer) is 'Rejects a submitted request, for good. VALIDATION_FAILED without a comment.';
 grant execute on routine app_public.reject_request(uuid,text,integer) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.request_password_reset(email text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform graphile_worker.add_job('begin_password_reset',
+    json_build_object('email', left(request_password_reset.email, 255), 'ip', host(app_private.current_ip())),
+    job_key => 'reset ' || app_private.uuid_v7(), job_key_mode => 'unsafe_dedupe');
+end
+$function$;
+comment on routine app_public.request_password_reset(text) is 'Has a link mailed, good once and for 30 minutes, by which a new password can be chosen. The answer is the same whether or not there is such an account. An account gets at most 3 within 15 minutes.';
+grant execute on routine app_public.request_password_reset(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.requests_available_actions(r app_public.requests)
  RETURNS text[]
@@ -2027,6 +2853,55 @@ comment on routine app_public.requests_awaiting_my_decision() is '@behavior +fil
 All that the caller can decide now, oldest first.';
 grant execute on routine app_public.requests_awaiting_my_decision() to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_public.resend_mail(notification_id uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform app_private.require_session();
+  if not app_hidden.has_permission('mail.manage') then
+    raise exception using errcode = 'RQ403', message = 'You may not manage mails.';
+  end if;
+  update app_public.notifications n set mail_state = 'QUEUED' where n.id = notification_id and n.mail_state = 'FAILED';
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such undelivered mail.';
+  end if;
+end
+$function$;
+comment on routine app_public.resend_mail(uuid) is 'Tries again to send a mail that had failed, for admins. NOT_FOUND: there is none of that id.';
+grant execute on routine app_public.resend_mail(uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.set_notification_preference(kind text, delivery text)
+ RETURNS app_public.notification_preferences
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_me uuid := app_private.require_session();
+  v_preference app_public.notification_preferences;
+  v_constraint text;
+  v_column text;
+begin
+  if exists (select from app_public.notification_kinds k where k.kind = set_notification_preference.kind and k.is_mandatory) then
+    raise exception using errcode = 'RQ422', column = 'kind', message = 'Mails about one''s own account cannot be declined.';
+  end if;
+  insert into app_private.notification_preferences as p (user_id, kind, delivery)
+  values (v_me, set_notification_preference.kind, set_notification_preference.delivery)
+  on conflict on constraint notification_preferences_pkey do update set delivery = excluded.delivery;
+  select * into v_preference from app_public.my_notification_preferences() m where m.kind = set_notification_preference.kind;
+  return v_preference;
+exception
+  when check_violation or not_null_violation or foreign_key_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
+end
+$function$;
+comment on routine app_public.set_notification_preference(text,text) is 'Says how one kind of notification shall reach the caller by mail: AT_ONCE, DIGEST or NONE. VALIDATION_FAILED: no such kind or delivery, or a kind about one''s account, which is always mailed.';
+grant execute on routine app_public.set_notification_preference(text,text) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_public.submit_request(request_id uuid, version integer DEFAULT NULL::integer)
  RETURNS app_public.requests
  LANGUAGE sql
@@ -2035,6 +2910,17 @@ AS $function$
 $function$;
 comment on routine app_public.submit_request(uuid,integer) is 'Submits a draft of one''s own for decision. It can no longer be edited.';
 grant execute on routine app_public.submit_request(uuid,integer) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.unread_notification_count()
+ RETURNS integer
+ LANGUAGE sql
+ STABLE
+AS $function$
+  -- To count more would cost more as they gather.
+  select count(*)::integer from (select from app_public.notifications n where n.read_at is null limit 10000) unread
+$function$;
+comment on routine app_public.unread_notification_count() is 'How many of one''s notifications are unread, as far as 10,000.';
+grant execute on routine app_public.unread_notification_count() to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.update_request(request_id uuid, title text DEFAULT (app_hidden.left_out())::text, description text DEFAULT (app_hidden.left_out())::text, assigned_to_id uuid DEFAULT app_hidden.left_out(), version integer DEFAULT NULL::integer)
  RETURNS app_public.requests
@@ -2083,22 +2969,37 @@ grant execute on routine app_public.users_permissions(app_public.users) to assen
 
 alter default privileges for role assent_owner revoke execute on functions from public;
 
-insert into app_public.audit_actions values ('APPROVE', 'A request was approved.');
-insert into app_public.audit_actions values ('ASSIGN', 'A submitted request was assigned.');
-insert into app_public.audit_actions values ('CREATE', 'A request was created.');
-insert into app_public.audit_actions values ('DELETE', 'A draft was deleted.');
-insert into app_public.audit_actions values ('LOGIN', 'Somebody logged in.');
-insert into app_public.audit_actions values ('LOGIN_FAILED', 'A login failed: no actor; about the account, if there is one.');
-insert into app_public.audit_actions values ('LOGOUT', 'Somebody logged out.');
-insert into app_public.audit_actions values ('PASSWORD_CHANGE', 'Somebody changed their password, which ended their other sessions.');
-insert into app_public.audit_actions values ('REJECT', 'A request was rejected.');
-insert into app_public.audit_actions values ('SESSION_REVOKE', 'Somebody ended sessions of theirs, or logged a browser in anew that had one; or nobody did: a refresh token was used twice.');
-insert into app_public.audit_actions values ('SUBMIT', 'A request was submitted.');
-insert into app_public.audit_actions values ('UPDATE', 'A draft was edited.');
-insert into app_public.audit_actions values ('USER_CREATE', 'A person was added.');
-insert into app_public.audit_actions values ('USER_DEACTIVATE', 'A person was deactivated.');
-insert into app_public.audit_actions values ('USER_REACTIVATE', 'A person was reactivated.');
-insert into app_public.audit_actions values ('USER_UPDATE', 'A person''s name or role was changed.');
+insert into app_public.audit_actions values ('APPROVE', 'A request was approved.', 'true');
+insert into app_public.audit_actions values ('ASSIGN', 'A submitted request was assigned.', 'true');
+insert into app_public.audit_actions values ('CREATE', 'A request was created.', 'false');
+insert into app_public.audit_actions values ('DELETE', 'A draft was deleted.', 'false');
+insert into app_public.audit_actions values ('LOGIN', 'Somebody logged in.', 'false');
+insert into app_public.audit_actions values ('LOGIN_FAILED', 'A login failed: no actor; about the account, if there is one.', 'false');
+insert into app_public.audit_actions values ('LOGOUT', 'Somebody logged out.', 'false');
+insert into app_public.audit_actions values ('PASSWORD_CHANGE', 'Somebody changed their password, which ended their other sessions.', 'true');
+insert into app_public.audit_actions values ('PASSWORD_RESET_REQUEST', 'Somebody asked for a link to choose a new password by: no actor; about the account.', 'true');
+insert into app_public.audit_actions values ('REJECT', 'A request was rejected.', 'true');
+insert into app_public.audit_actions values ('SESSION_REVOKE', 'Somebody ended sessions of theirs, or logged a browser in anew that had one; or nobody did: a refresh token was used twice.', 'false');
+insert into app_public.audit_actions values ('SUBMIT', 'A request was submitted.', 'true');
+insert into app_public.audit_actions values ('UPDATE', 'A draft was edited.', 'false');
+insert into app_public.audit_actions values ('USER_CREATE', 'A person was added.', 'true');
+insert into app_public.audit_actions values ('USER_DEACTIVATE', 'A person was deactivated.', 'true');
+insert into app_public.audit_actions values ('USER_REACTIVATE', 'A person was reactivated.', 'true');
+insert into app_public.audit_actions values ('USER_UPDATE', 'A person''s name or role was changed.', 'true');
+insert into app_public.audit_actions values ('WEBHOOK_CREATE', 'A webhook was registered.', 'false');
+insert into app_public.audit_actions values ('WEBHOOK_DELETE', 'A webhook was removed.', 'false');
+insert into app_public.audit_actions values ('WEBHOOK_UPDATE', 'A webhook was changed, or switched off after a week of failures.', 'false');
+
+insert into app_public.notification_kinds values ('ACCOUNT_CREATED', 'USER_CREATE', 'An account for you', 'true', 'true', 'false');
+insert into app_public.notification_kinds values ('APPROVED', 'APPROVE', 'Approved', 'true', 'false', 'false');
+insert into app_public.notification_kinds values ('ASSIGNED', 'ASSIGN', 'Assigned to you', 'true', 'false', 'true');
+insert into app_public.notification_kinds values ('DIGEST', NULL, 'What waits for you', 'false', 'false', 'false');
+insert into app_public.notification_kinds values ('PASSWORD_CHANGED', 'PASSWORD_CHANGE', 'Your password has changed', 'true', 'true', 'false');
+insert into app_public.notification_kinds values ('PASSWORD_RESET', 'PASSWORD_RESET_REQUEST', 'Choose a new password', 'true', 'true', 'false');
+insert into app_public.notification_kinds values ('REJECTED', 'REJECT', 'Rejected', 'true', 'false', 'false');
+insert into app_public.notification_kinds values ('REMINDER', NULL, 'Still waits for your decision', 'true', 'false', 'true');
+insert into app_public.notification_kinds values ('ROLE_CHANGED', 'USER_UPDATE', 'Your role has changed', 'true', 'true', 'false');
+insert into app_public.notification_kinds values ('SUBMITTED', 'SUBMIT', 'Waits for your decision', 'true', 'false', 'true');
 
 insert into app_public.request_parties values ('ASSIGNER', 'Who can decide it, or may assign any request.');
 insert into app_public.request_parties values ('CREATOR', 'Who created it.');
@@ -2118,6 +3019,7 @@ insert into app_public.request_transitions values ('SUBMITTED', 'REJECT', 'REJEC
 insert into app_public.request_transitions values (NULL, 'CREATE', 'DRAFT', 'CREATOR', '{title,description,assigned_to_id}');
 
 insert into app_public.role_permissions values ('audit.read_all', 'ADMIN', 'See every audit entry.');
+insert into app_public.role_permissions values ('mail.manage', 'ADMIN', 'See which mails could not be delivered, and send them again.');
 insert into app_public.role_permissions values ('request.assign_any', 'ADMIN', 'Assign any submitted request.');
 insert into app_public.role_permissions values ('request.create', 'USER', 'Create requests, and edit, submit and delete one''s own drafts.');
 insert into app_public.role_permissions values ('request.decide', 'MANAGER', 'Approve, reject and assign submitted requests of others that are unassigned, or assigned to oneself.');
@@ -2126,6 +3028,7 @@ insert into app_public.role_permissions values ('request.read', 'MANAGER', 'See 
 insert into app_public.role_permissions values ('request.read_all', 'ADMIN', 'See all requests: drafts and deleted ones too.');
 insert into app_public.role_permissions values ('user.manage', 'ADMIN', 'Create, change and deactivate people.');
 insert into app_public.role_permissions values ('user.read_email', 'MANAGER', 'See the email addresses of others.');
+insert into app_public.role_permissions values ('webhook.manage', 'ADMIN', 'Register webhooks, see their deliveries, and send those again.');
 
 insert into app_public.roles values ('ADMIN', '3', 'assent_admin', 'Administers people, and sees everything.');
 insert into app_public.roles values ('MANAGER', '2', 'assent_manager', 'Decides the requests of others.');

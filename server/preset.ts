@@ -37,7 +37,7 @@ const ArgumentsPlugin: GraphileConfig.Plugin = {
       GraphQLInputObjectType_fields_field(field, { graphql, getInputTypeByName }, { scope: { isMutationInput, fieldName } }) {
         if (!isMutationInput) return field
         if (fieldName === 'role') return { ...field, type: getInputTypeByName('Role') }
-        if (fieldName !== 'requestId' && fieldName !== 'userId') return field
+        if (!/^(\w+Id|email)$/.test(fieldName) || ['assignedToId', 'clientMutationId'].includes(fieldName)) return field
         return { ...field, type: new graphql.GraphQLNonNull(graphql.getNullableType(field.type)) }
       },
     },

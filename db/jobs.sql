@@ -1,0 +1,49 @@
+-- The queue, as operators and DBAs see it. graphile-worker owns its tables, and may change them in a next version: functions look
+-- at them, whose bodies bind nothing.
+
+create or replace function app_private.failing_jobs()
+  returns table (id bigint, task text, attempts integer, max_attempts integer, next_try timestamptz, error text, created_at timestamptz)
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select j.id, j.task_identifier, j.attempts::integer, j.max_attempts::integer,
+    case when j.attempts < j.max_attempts then j.run_at end, j.last_error, j.created_at
+  from graphile_worker.jobs j
+  where j.last_error is not null;
+end
+$$;
+comment on function app_private.failing_jobs() is 'Jobs whose last attempt has failed.';
+revoke execute on function app_private.failing_jobs() from public;
+
+create or replace function app_hidden.count_jobs()
+  returns table (task text, state text, count bigint)
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select j.task_identifier, s.state, count(*)
+  from (select * from graphile_worker.jobs limit 100000) j
+  cross join lateral (
+    select case
+      when j.attempts >= j.max_attempts and j.locked_at is null then 'given up'
+      when j.locked_at is not null then 'running'
+      when j.attempts > 0 then 'failing'
+      when j.run_at > now() then 'scheduled'
+      else 'waiting'
+    end as state
+  ) s
+  group by 1, 2
+  union all
+  select 'send_mail', 'refused', count(*) from app_public.notifications n where n.mail_state = 'FAILED';
+end
+$$;
+comment on function app_hidden.count_jobs() is
+  'How many jobs of each task are waiting, scheduled, running, failing (to be tried again) or given up, as far as 100,000; and how many mails were refused for good. For /metrics.';
+grant execute on function app_hidden.count_jobs() to :DATABASE_AUTHENTICATOR;

@@ -1,0 +1,208 @@
+-- The outbox: notifications that are QUEUED are mailed by a job each. SMTP knows no transactions, so that of a worker that dies
+-- between the server's acceptance and mail_sent() nobody can tell whether the mail is out: it is sent again, under the same
+-- Message-ID. Nothing else sends a mail twice.
+
+create or replace function app_private.tg_notifications__mail()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  perform graphile_worker.add_job('send_mail', json_build_object('id', new.id),
+    job_key => format('mail %s %s', new.id, new.mail_attempts), job_key_mode => 'unsafe_dedupe');
+  return null;
+end
+$$;
+comment on function app_private.tg_notifications__mail() is 'Adds the job that mails a notification, in the transaction that queues it.';
+
+create or replace trigger _500_mail
+  after insert or update of mail_state on app_public.notifications
+  for each row when (new.mail_state = 'QUEUED')
+  execute function app_private.tg_notifications__mail();
+
+create or replace function app_private.mail_lock(notification_id uuid)
+  returns bigint
+  language sql
+  immutable
+as $$
+  select hashtextextended('mail ' || notification_id, 0)
+$$;
+comment on function app_private.mail_lock(uuid) is 'The advisory lock that a session holds while it sends a mail; a worker''s death frees it.';
+
+create or replace function app_private.is_pointless(n app_public.notifications)
+  returns boolean
+  language sql
+  stable
+as $$
+  select u.is_deleted
+    or (k.asks_for_decision and not exists (select from app_private.people_to_ask(n.request_id) p where p.user_id = n.recipient_id))
+    or (k.kind = 'DIGEST' and not exists (select from app_hidden.request_deciders d where d.user_id = n.recipient_id)
+      and not exists (select from app_public.notifications w where w.recipient_id = n.recipient_id and w.mail_state = 'DIGEST'))
+  from app_public.users u, app_public.notification_kinds k
+  where u.id = n.recipient_id and k.kind = n.kind
+$$;
+comment on function app_private.is_pointless(app_public.notifications) is
+  'Is the recipient deactivated, the decision that is asked for not theirs to take any more, or the digest empty?';
+
+create or replace function app_private.digest_document(of_user_id uuid)
+  returns jsonb
+  language sql
+  stable
+as $$
+  select jsonb_build_object(
+    'waiting', coalesce((
+      select jsonb_agg(jsonb_build_object('request_id', w.id, 'title', w.title, 'creator', w.name) order by w.submitted_at)
+      from (
+        select r.id, r.title, r.submitted_at, u.name
+        from app_hidden.request_deciders d
+        cross join lateral (select (d.request).*) r
+        join app_public.users u on u.id = r.creator_id
+        where d.user_id = of_user_id
+        order by coalesce(r.submitted_at, '9999-12-31Z'), r.id
+        limit 20
+      ) w), '[]'),
+    'waiting_count', (
+      select count(*) from (select from app_hidden.request_deciders d where d.user_id = of_user_id limit 1000) w),
+    'news', coalesce((
+      select jsonb_agg(jsonb_build_object('notification_id', w.id, 'headline', w.headline, 'request_id', w.request_id, 'title', w.title) order by w.id)
+      from (
+        select n.id, k.headline, n.request_id, r.title
+        from app_public.notifications n
+        join app_public.notification_kinds k on k.kind = n.kind
+        left join app_public.requests r on r.id = n.request_id
+        where n.recipient_id = of_user_id and n.mail_state = 'DIGEST'
+        order by n.id
+        limit 100
+      ) w), '[]'))
+$$;
+comment on function app_private.digest_document(uuid) is
+  'What a digest holds: the 20 requests that have waited longest for this person''s decision, how many wait (as far as 1,000), and the notifications that they want in digests.';
+
+create or replace function app_private.mail_document(n app_public.notifications)
+  returns jsonb
+  language sql
+  volatile -- a link to choose a new password is made here
+  set search_path to pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'kind', n.kind,
+    'headline', k.headline,
+    'name', u.name,
+    'address', c.email,
+    'role', u.role,
+    'actor', a.name,
+    'request_id', r.id,
+    'title', r.title,
+    'description', r.description,
+    'creator', creator.name,
+    'submitted_at', r.submitted_at,
+    'comment', r.review_comment
+  ) || case n.kind
+    when 'PASSWORD_RESET' then jsonb_build_object('token', app_private.issue_reset_token(n.recipient_id))
+    when 'DIGEST' then app_private.digest_document(n.recipient_id)
+    else '{}'
+  end
+  from app_public.users u
+  join app_private.credentials c on c.user_id = u.id
+  join app_public.notification_kinds k on k.kind = n.kind
+  left join app_public.users a on a.id = n.actor_id
+  left join app_public.requests r on r.id = n.request_id
+  left join app_public.users creator on creator.id = r.creator_id
+  where u.id = n.recipient_id
+$$;
+comment on function app_private.mail_document(app_public.notifications) is 'All that the text of a mail is made of, as it is now.';
+
+create or replace function app_private.begin_mail(notification_id uuid, domain text)
+  returns jsonb
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_notification app_public.notifications;
+begin
+  if not pg_try_advisory_lock(app_private.mail_lock(notification_id)) then
+    raise exception using errcode = 'lock_not_available', message = 'Another worker is sending this mail.';
+  end if;
+  select * into v_notification from app_public.notifications n
+  where n.id = notification_id and n.mail_state = 'QUEUED'
+  for no key update;
+  if not found then
+    return null;
+  end if;
+  if app_private.is_pointless(v_notification) then
+    update app_public.notifications n set mail_state = 'CANCELLED' where n.id = notification_id;
+    return null;
+  end if;
+  update app_public.notifications n
+  set mail_attempts = n.mail_attempts + 1,
+    mail_message_id = coalesce(n.mail_message_id, format('<%s@%s>', n.id, domain))
+  where n.id = notification_id
+  returning * into v_notification;
+  return app_private.mail_document(v_notification) || jsonb_build_object('message_id', v_notification.mail_message_id);
+end
+$$;
+comment on function app_private.begin_mail(uuid, text) is
+  'What to mail, or null: it has been mailed, or become pointless. The session keeps mail_lock until it lets go of it, lest two workers send at once; raises 55P03 while another has it. domain: that of the sender, for the Message-ID.';
+
+create or replace function app_private.mail_sent(notification_id uuid, news uuid[])
+  returns void
+  language sql
+  volatile
+as $$
+  update app_public.notifications n
+  set mail_state = 'SENT', mailed_at = clock_timestamp(), mail_error = null,
+    mail_message_id = (select d.mail_message_id from app_public.notifications d where d.id = notification_id)
+  where (n.id = notification_id and n.mail_state = 'QUEUED') or (n.id = any (news) and n.mail_state = 'DIGEST')
+$$;
+comment on function app_private.mail_sent(uuid, uuid[]) is 'The SMTP server has accepted it, with the news that a digest has brought.';
+
+create or replace function app_private.mail_failed(notification_id uuid, error text, for_good boolean)
+  returns void
+  language sql
+  volatile
+as $$
+  update app_public.notifications n
+  set mail_error = left(error, 1000), mail_state = case when for_good then 'FAILED' else n.mail_state end
+  where n.id = notification_id and n.mail_state = 'QUEUED'
+$$;
+comment on function app_private.mail_failed(uuid, text, boolean) is
+  'An attempt has failed, and will not be repeated if for good: the server has refused the mail by a 5xx (RFC 5321, 4.2.1).';
+
+-- For admins ---------------------------------------------------------------------------------------------------------
+
+create or replace view app_public.undelivered_mails with (security_barrier = true) as
+  select n.id, n.recipient_id, n.kind, n.request_id, n.mail_attempts as attempts, n.mail_error as error, n.created_at
+  from app_public.notifications n
+  where n.mail_state = 'FAILED' and (select app_hidden.has_permission('mail.manage'));
+comment on view app_public.undelivered_mails is
+  E'@primaryKey id\n@foreignKey (recipient_id) references app_public.users (id)\n@foreignKey (request_id) references app_public.requests (id)\n@behavior -filterBy -condition:attribute:filterBy -resource:aggregates -resource:groupedAggregates\n@defaultOrderBy CREATED_AT_DESC\nMails that will not be sent, for admins.';
+comment on column app_public.undelivered_mails.id is 'The notification''s id.';
+comment on column app_public.undelivered_mails.recipient_id is E'@notNull\n@behavior -orderBy\nTo whom.';
+comment on column app_public.undelivered_mails.kind is E'@notNull\n@behavior -orderBy\nOf what, as in Notification.';
+comment on column app_public.undelivered_mails.request_id is E'@behavior -orderBy\nThe request it is about.';
+comment on column app_public.undelivered_mails.attempts is E'@notNull\n@behavior -orderBy\nHow often it was tried.';
+comment on column app_public.undelivered_mails.error is E'@behavior -orderBy\nWhat the SMTP server said.';
+comment on column app_public.undelivered_mails.created_at is E'@notNull\nWhen it was queued.';
+
+create or replace function app_public.resend_mail(notification_id uuid)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  perform app_private.require_session();
+  if not app_hidden.has_permission('mail.manage') then
+    raise exception using errcode = 'RQ403', message = 'You may not manage mails.';
+  end if;
+  update app_public.notifications n set mail_state = 'QUEUED' where n.id = notification_id and n.mail_state = 'FAILED';
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such undelivered mail.';
+  end if;
+end
+$$;
+comment on function app_public.resend_mail(uuid) is 'Tries again to send a mail that had failed, for admins. NOT_FOUND: there is none of that id.';
+grant execute on function app_public.resend_mail(uuid) to assent_user, assent_manager, assent_admin;
