@@ -94,9 +94,7 @@ as $$
     'actor', a.name,
     'request_id', r.id,
     'title', r.title,
-    'description', r.description,
     'creator', creator.name,
-    'submitted_at', r.submitted_at,
     'comment', r.review_comment
   ) || case n.kind
     when 'PASSWORD_RESET' then jsonb_build_object('token', app_private.issue_reset_token(n.recipient_id))

@@ -314,3 +314,20 @@ grant execute on function
   app_public.unread_notification_count(), app_public.mark_notification_read(uuid), app_public.mark_all_notifications_read(),
   app_public.my_notification_preferences(), app_public.set_notification_preference(text, text)
   to assent_user, assent_manager, assent_admin;
+
+create or replace function app_hidden.notification_document(n app_public.notifications)
+  returns json
+  language sql
+  stable
+as $$
+  -- As the caller: a request that they cannot see any more is none.
+  select row_to_json(d)
+  from (
+    select n.id, n.kind,
+      (select row_to_json(q) from (select r.id, r.title, r.status from app_public.requests r where r.id = n.request_id) q) as request,
+      (select row_to_json(p) from (select u.id, u.name, u.role from app_public.users u where u.id = n.actor_id) p) as actor,
+      n.created_at, n.read_at
+  ) d
+$$;
+comment on function app_hidden.notification_document(app_public.notifications) is 'A notification as REST shows it, of a row that the caller has seen.';
+grant execute on function app_hidden.notification_document(app_public.notifications) to assent_user, assent_manager, assent_admin;

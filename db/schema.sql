@@ -1419,6 +1419,23 @@ $function$;
 comment on routine app_hidden.my_sessions() is 'The live sessions of the person who is asking, as REST shows them.';
 grant execute on routine app_hidden.my_sessions() to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.notification_document(n app_public.notifications)
+ RETURNS json
+ LANGUAGE sql
+ STABLE
+AS $function$
+  -- As the caller: a request that they cannot see any more is none.
+  select row_to_json(d)
+  from (
+    select n.id, n.kind,
+      (select row_to_json(q) from (select r.id, r.title, r.status from app_public.requests r where r.id = n.request_id) q) as request,
+      (select row_to_json(p) from (select u.id, u.name, u.role from app_public.users u where u.id = n.actor_id) p) as actor,
+      n.created_at, n.read_at
+  ) d
+$function$;
+comment on routine app_hidden.notification_document(app_public.notifications) is 'A notification as REST shows it, of a row that the caller has seen.';
+grant execute on routine app_hidden.notification_document(app_public.notifications) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.people_on_my_requests()
  RETURNS uuid[]
  LANGUAGE sql
@@ -2011,9 +2028,7 @@ AS $function$
     'actor', a.name,
     'request_id', r.id,
     'title', r.title,
-    'description', r.description,
     'creator', creator.name,
-    'submitted_at', r.submitted_at,
     'comment', r.review_comment
   ) || case n.kind
     when 'PASSWORD_RESET' then jsonb_build_object('token', app_private.issue_reset_token(n.recipient_id))

@@ -48,6 +48,12 @@ const commands = {
     log.info(`${email} is an admin.`)
   },
 
+  async 'preview-mails'() {
+    const { config } = prepare('preview-mails')
+    const { previewMails } = await import('./preview-mails.ts')
+    console.log(`The mails are in ${await previewMails(config)}.`)
+  },
+
   async worker(signal: AbortSignal) {
     const { config, log } = prepare('worker')
     const { startWorker } = await import('./worker.ts')

@@ -9,6 +9,7 @@ const needs = {
   server: ['AUTH_DATABASE_URL', 'JWT_SECRET'],
   worker: ['DATABASE_URL'],
   'create-admin': ['DATABASE_URL'],
+  'preview-mails': [],
   start: [],
 } as const
 
@@ -54,6 +55,8 @@ export class StartError extends Error {}
 export function loadConfig<C extends Command>(command: C): ConfigFor<C> {
   // Grafast reads this when it is first imported, and warns at length when it is unset; "development" slows every call.
   process.env.GRAPHILE_ENV ??= 'production'
+  // And graphile-worker this: it logs each job that succeeds.
+  process.env.NO_LOG_SUCCESS ??= '1'
   return parseConfig(process.env, command)
 }
 

@@ -98,7 +98,8 @@ const ListPlansPlugin = wrapPlans(
       if (has('last')) $connection.setLast(lambda($page, (page) => page.last, true))
       const $rows = $connection.getSubplan() as unknown as PgSelectStep
       const direction = defaultOrderOf(resource)?.endsWith('_DESC') ? 'DESC' : 'ASC'
-      $rows.apply(lambda(argument('orderBy'), inOrder(direction), true))
+      // Rows without an id come as their function puts them.
+      if (has('orderBy')) $rows.apply(lambda(argument('orderBy'), inOrder(direction), true))
       if (resource.codec.extensions?.tags?.['hideDeleted'] && !resource.parameters) {
         $rows.apply(lambda(['condition', 'filter'].map(argument), hideDeleted, true))
       }

@@ -3,7 +3,7 @@ import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom
 import type { Code } from './errors.ts'
 
 /** What Prometheus reads at /metrics: requests, errors by code, the pools, and the process with its event loop. */
-export function makeMetrics(pools: Record<string, Pool>) {
+export function makeMetrics(pools: Record<'api' | 'slow', Pool>) {
   const register = new Registry()
   const registers = [register]
   collectDefaultMetrics({ register })
@@ -26,6 +26,20 @@ export function makeMetrics(pools: Record<string, Pool>) {
         this.set({ pool: name, state: 'idle' }, idleCount)
         this.set({ pool: name, state: 'waiting' }, waitingCount)
       }
+    },
+  })
+  new Gauge({
+    name: 'assent_jobs',
+    help: 'Jobs by task and state: waiting, scheduled, running, failing (to be tried again), given up; and mails refused for good.',
+    labelNames: ['task', 'state'],
+    registers,
+    async collect() {
+      this.reset()
+      // Without the database there is nothing to count, and all the rest still is to be told.
+      const { rows } = await pools.api
+        .query('select task, state, count::integer from app_hidden.count_jobs()')
+        .catch(() => ({ rows: [] }))
+      for (const { task, state, count } of rows) this.set({ task, state }, count)
     },
   })
   return {

@@ -17,6 +17,7 @@ const TAGS: Record<Route['tag'], string> = {
   Requests: 'What somebody asks approval for.',
   Audit: 'Who did what, to what, when and from where.',
   People: 'Who may ask and who may decide.',
+  Notifications: 'What one was told, and how one wants to be told by mail.',
 }
 
 /** An object that has exactly these members. */
@@ -82,6 +83,22 @@ const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema
     user_agent: orNull(STRING),
     is_current: { type: 'boolean' },
   }),
+  Notification: exactly({
+    id: UUID,
+    kind: { ...STRING, description: 'SUBMITTED, ASSIGNED, REMINDER, APPROVED, REJECTED, or one about the account.' },
+    request: orNull(
+      exactly({ id: UUID, title: STRING, status: { ...STRING, enum: statuses } }, 'Null once it cannot be seen any more.'),
+    ),
+    actor: orNull(ref('Person')),
+    created_at: INSTANT,
+    read_at: orNull(INSTANT),
+  }),
+  NotificationPreferences: {
+    type: 'object',
+    description: 'Of each kind that can be declined, AT_ONCE, DIGEST or NONE.',
+    additionalProperties: { ...STRING, enum: ['AT_ONCE', 'DIGEST', 'NONE'] },
+  },
+  Nothing: exactly({}, 'Always the same.'),
   Tokens: exactly({
     access_token: STRING,
     refresh_token: STRING,

@@ -103,6 +103,22 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         user: User
       }
 
+      input ResetPasswordInput {
+        clientMutationId: String
+        """
+        What the mailed link carries after "token=".
+        """
+        token: String!
+        """
+        At least 12 characters, and none of the most common passwords.
+        """
+        newPassword: String!
+      }
+
+      type ResetPasswordPayload {
+        clientMutationId: String
+      }
+
       extend type Mutation {
         """
         Logs in by email address and password. UNAUTHENTICATED: one of them is wrong. TOO_MANY_ATTEMPTS: 10 logins to
@@ -121,6 +137,12 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         blank, or the password weak.
         """
         createUser(input: CreateUserInput!): CreateUserPayload
+
+        """
+        Sets a new password by the link that requestPasswordReset has mailed, and ends all sessions. VALIDATION_FAILED: the
+        link is used, expired or unknown, or the password weak, which leaves the link good.
+        """
+        resetPassword(input: ResetPasswordInput!): ResetPasswordPayload
       }
     `,
     objects: {
@@ -139,6 +161,10 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
           createUser: mutation(async (input, { identity, passwords }) => ({
             userId: await passwords.createUser(identity, input),
           })),
+          resetPassword: mutation(async ({ token, newPassword }, { identity, passwords }) => {
+            await passwords.reset(identity, token, newPassword)
+            return {}
+          }),
         },
       },
       LoginPayload: {
@@ -152,6 +178,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
       },
       ChangePasswordPayload: { plans: { clientMutationId, user } },
       CreateUserPayload: { plans: { clientMutationId, user } },
+      ResetPasswordPayload: { plans: { clientMutationId } },
     },
   }
 })

@@ -99,6 +99,17 @@ export function makePasswords(pool: Pool, slowPool: Pool) {
       return done!.user_id
     },
 
+    /** Sets a new password by the secret of a mailed link. Throws VALIDATION_FAILED for either. */
+    async reset(caller: Identity, token: unknown, newPassword: unknown): Promise<void> {
+      await on(
+        slowPool,
+        caller,
+      )({
+        text: 'select app_hidden.reset_password($1, $2, $3)',
+        values: [String(token), passwordDigest(String(newPassword)), await weaknessOf(newPassword)],
+      })
+    },
+
     /** The id of a new person. Throws what app_hidden.create_user raises. */
     async createUser(
       caller: Identity,

@@ -40,7 +40,7 @@ export interface Route {
   readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE'
   readonly path: string
   readonly summary: string
-  readonly tag: 'Authentication' | 'Requests' | 'Audit' | 'People'
+  readonly tag: 'Authentication' | 'Requests' | 'Audit' | 'People' | 'Notifications'
   /** Needs no credentials. */
   readonly open?: true
   /** Logs a browser in, which a page of somebody else's could have it do: only from an origin of ours. */
@@ -204,6 +204,16 @@ async function changePassword({ caller, body, passwords, ask }: Call): Promise<A
   return { status: 204 }
 }
 
+async function requestPasswordReset(call: Call): Promise<Answer> {
+  await call.ask({ ...prepared('select app_public.request_password_reset($1)'), values: [textOf(call, 'email')] })
+  return { status: 202, body: '{}' }
+}
+
+async function resetPassword(call: Call): Promise<Answer> {
+  await call.passwords.reset(call.caller, textOf(call, 'token'), call.body['new_password'])
+  return { status: 204 }
+}
+
 // People ------------------------------------------------------------------------------------------------------------------
 
 const USER = `select app_hidden.user_document(u)::text as document from app_public.users u where u.id = $1`
@@ -221,6 +231,20 @@ async function createUser(call: Call): Promise<Answer> {
     call.ask,
   )
   return created(await show(call, USER, [id]), `/api/v1/users/${id}/`)
+}
+
+// Notifications -----------------------------------------------------------------------------------------------------------
+
+const MARK_READ = `select app_hidden.notification_document(n)::text as document from app_public.mark_notification_read($1) n`
+
+const PREFERENCES = `select coalesce(json_object_agg(p.kind, p.delivery order by p.kind), '{}')::text as document
+  from app_public.my_notification_preferences() p`
+
+/** Those that are named change; the answer is all of them. */
+async function setPreferences(call: Call): Promise<Answer> {
+  const { kind, delivery } = { kind: textOf(call, 'kind'), delivery: textOf(call, 'delivery') }
+  await call.ask({ ...prepared('select app_public.set_notification_preference($1, $2)'), values: [kind, delivery] })
+  return show(call, PREFERENCES, [])
 }
 
 // The table ---------------------------------------------------------------------------------------------------------------
@@ -289,6 +313,20 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
     where: [],
     orderings: byTime,
     filters: {},
+  }
+  const notifications: List = {
+    from: 'app_public.notifications d',
+    id: 'd.id',
+    document: 'app_hidden.notification_document(d)',
+    where: [],
+    orderings: byTime,
+    filters: {
+      unread: {
+        type: flag,
+        description: 'Only those that are unread, or only those that are not.',
+        where: (value) => `(d.read_at is null) = ${value}`,
+      },
+    },
   }
   const sessions: List = { ...users, from: 'app_hidden.my_sessions() d', document: 'd.document' }
 
@@ -405,6 +443,31 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
       status: 204,
       errors: ['TOO_MANY_ATTEMPTS'],
       run: changePassword,
+    },
+    {
+      method: 'POST',
+      path: '/auth/password-reset/',
+      summary: 'Have a link mailed to choose a new password by; the answer is the same for an unknown address',
+      tag: 'Authentication',
+      open: true,
+      unrepeatable: true,
+      body: { email: TEXT },
+      required: ['email'],
+      status: 202,
+      shows: 'Nothing',
+      run: requestPasswordReset,
+    },
+    {
+      method: 'POST',
+      path: '/auth/password-reset/confirm/',
+      summary: 'Choose a new password by that link, which ends all sessions',
+      tag: 'Authentication',
+      open: true,
+      unrepeatable: true,
+      body: { token: TEXT, new_password: { ...TEXT, minLength: 12 } },
+      required: ['token', 'new_password'],
+      status: 204,
+      run: resetPassword,
     },
     {
       method: 'GET',
@@ -555,6 +618,53 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
       status: 204,
       errors: ['FORBIDDEN', 'INVALID_TRANSITION'],
       run: (call) => perform(call, CHANGE_USER, [idOf(call), { is_deleted: true }]),
+    },
+    {
+      method: 'GET',
+      path: '/notifications/',
+      summary: "One's own notifications, newest first",
+      tag: 'Notifications',
+      list: notifications,
+      status: 200,
+      shows: 'Notification',
+      run: list(notifications),
+    },
+    {
+      method: 'POST',
+      path: '/notifications/:id/read/',
+      summary: "Mark a notification of one's own as read",
+      tag: 'Notifications',
+      status: 200,
+      shows: 'Notification',
+      run: (call) => show(call, MARK_READ, [idOf(call)]),
+    },
+    {
+      method: 'POST',
+      path: '/notifications/read/',
+      summary: "Mark all of one's notifications as read",
+      tag: 'Notifications',
+      status: 204,
+      run: (call) => perform(call, 'select app_public.mark_all_notifications_read()'),
+    },
+    {
+      method: 'GET',
+      path: '/notifications/preferences/',
+      summary: 'How each kind of notification reaches one by mail',
+      tag: 'Notifications',
+      status: 200,
+      shows: 'NotificationPreferences',
+      run: (call) => show(call, PREFERENCES, []),
+    },
+    {
+      method: 'PATCH',
+      path: '/notifications/preferences/',
+      summary: 'Say how one kind of notification shall reach one by mail',
+      tag: 'Notifications',
+      body: { kind: TEXT, delivery: { ...TEXT, enum: ['AT_ONCE', 'DIGEST', 'NONE'] } },
+      required: ['kind', 'delivery'],
+      status: 200,
+      shows: 'NotificationPreferences',
+      run: setPreferences,
     },
   ]
 }

@@ -1,51 +1,92 @@
-import { Logger as WorkerLogger, run, runMigrations } from 'graphile-worker'
+import { EventEmitter } from 'node:events'
+import {
+  Logger as WorkerLogger,
+  parseCrontab,
+  run,
+  runMigrations,
+  type Runner,
+  type TaskList,
+  type WorkerEvents,
+} from 'graphile-worker'
+import pRetry from 'p-retry'
 import pg from 'pg'
+import type { ConfigFor } from './config.ts'
+import type { Service } from './lifecycle.ts'
 import { graphileLogFactory, type Logger } from './logger.ts'
-import { tasks } from './tasks/index.ts'
+import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
+import { makePresence } from './presence.ts'
+import { crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
 
-/** Runs the jobs that SQL adds, until it is closed; then those under way are finished first. */
-export async function startWorker({ databaseUrl }: { databaseUrl: string }, log: Logger): Promise<{ close(): Promise<void> }> {
+/**
+ * Runs the jobs that SQL adds, until it is closed; then those under way are finished first. What waits for others, for an
+ * SMTP server or for a webhook, has workers of its own, and holds nothing else up.
+ */
+export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Promise<Service> {
+  const { databaseUrl: connectionString } = config
   const logger = new WorkerLogger(graphileLogFactory(log))
-  await runMigrations({ connectionString: databaseUrl, logger })
-  const presence = await announce(databaseUrl, log)
-  const runner = await run({
-    connectionString: databaseUrl,
-    logger,
-    taskList: tasks,
-    parsedCronItems: [],
-    concurrency: 4,
-    // The process has more to end than the worker, and in an order.
-    noHandleSignals: true,
-  })
-  // It retries by itself while the database is away, so an end that nobody asked for is a defect: let it end the process.
-  runner.promise.catch((error) => {
-    log.fatal(error, 'The worker failed.')
-    process.exitCode = 1
-    process.kill(process.pid, 'SIGTERM')
-  })
+  await runMigrations({ connectionString, logger })
+  const pool = new pg.Pool({ connectionString, max: 20, application_name: 'assent worker', keepAlive: true })
+  pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
+  const presence = await makePresence(connectionString, pool, log)
+  const events: WorkerEvents = new EventEmitter()
+  events.on('pool:create', ({ workerPool }) => presence.announce(workerPool.id))
+  const mailer = makeMailer(config)
+
+  const start = (taskList: TaskList, concurrency: number, cron = '') =>
+    keepRunning(
+      () =>
+        run({
+          pgPool: pool,
+          logger,
+          events,
+          taskList,
+          concurrency,
+          parsedCronItems: parseCrontab(cron),
+          // The process has more to end than the worker, and in an order.
+          noHandleSignals: true,
+          // Without it, a job whose end cannot be recorded ends the process.
+          preset: { worker: { completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
+        }),
+      log,
+    )
+  const workers = [start(promptTasks, 2, crontab), start(mailTasks(mailer), MAILS_AT_ONCE), start(webhookTasks(config), 4)]
   return {
     async close() {
-      await runner.stop()
-      await presence.end()
+      await Promise.all(workers.map((worker) => worker.close()))
+      mailer.close()
+      await presence.close()
+      await pool.end()
     },
   }
 }
 
-/**
- * Keeps a lock for as long as this worker lives. Who finds itself the only one frees the jobs of workers that were
- * killed; they would stay locked for four hours.
- */
-async function announce(databaseUrl: string, log: Logger): Promise<pg.Client> {
-  const client = new pg.Client({ connectionString: databaseUrl, keepAlive: true })
-  client.on('error', (error) => log.warn(error, 'The worker lost a connection.'))
-  await client.connect()
-  const { rows } = await client.query('select pg_try_advisory_lock(7277539) as alone')
-  if (rows[0].alone) {
-    await client.query(`
-      select graphile_worker.force_unlock_workers(array(
-        select locked_by from graphile_worker.jobs where locked_by is not null))`)
+/** Starts a worker again whenever it ends unasked, as it does when the database fails while a job is being recorded. */
+function keepRunning(start: () => Promise<Runner>, log: Logger): Service {
+  const closing = new AbortController()
+  let runner: Runner | undefined
+  const ended = pRetry(
+    async () => {
+      if (closing.signal.aborted) return
+      runner = await start()
+      if (closing.signal.aborted) await runner.stop()
+      await runner.promise
+      if (!closing.signal.aborted) throw new Error('It ended.')
+    },
+    {
+      retries: Number.POSITIVE_INFINITY,
+      minTimeout: 500,
+      maxTimeout: 5_000,
+      signal: closing.signal,
+      onFailedAttempt: ({ error }) => log.warn({ err: error }, 'The worker ended, and is started again.'),
+    },
+  ).catch((error: unknown) => {
+    if (!closing.signal.aborted) throw error
+  })
+  return {
+    async close() {
+      closing.abort()
+      await runner?.stop().catch(() => {}) // It may have ended by itself.
+      await ended
+    },
   }
-  await client.query('select pg_advisory_lock_shared(7277539)')
-  if (rows[0].alone) await client.query('select pg_advisory_unlock(7277539)')
-  return client
 }
