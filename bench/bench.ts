@@ -8,20 +8,14 @@
  * over REST, on 10,000 requests, with durable commits. The SQL has the same identity set-up, transaction and columns. Read the
  * ratios, and the CPU time per call: calls per second are this machine's, and the client shares its cores.
  */
-import { execFile, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { readFileSync, readdirSync } from 'node:fs'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { Agent, request } from 'node:http'
-import { tmpdir } from 'node:os'
+import { execFile } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs, promisify } from 'node:util'
 import pg from 'pg'
-import pino from 'pino'
-import { startEmbedded } from '../server/embedded.ts'
-import { applyCurrent } from '../server/migrate.ts'
-import { setup } from '../server/setup.ts'
+import { cpuSeconds, databaseCpu, IDENTIFY, makeCall, median, openStage, pick, type Sessions, type Tokens } from './stage.ts'
 
 const { values: options } = parseArgs({
   options: {
@@ -34,17 +28,7 @@ const SECONDS = Number(options.seconds)
 const ROUNDS = Number(options.rounds)
 const CLIENTS = Number(options.clients)
 const REQUESTS = 10_000
-const SAMPLE = 50
-const PORT = 5699
 
-const IDENTIFY = (session: string) =>
-  `select set_config('assent.session', '${session}', true), set_config('assent.ip', '127.0.0.1', true),
-    set_config('role', app_hidden.authenticate('${session}'), true);`
-
-interface Sessions {
-  user: string
-  manager: string
-}
 /** A statement of one transaction, and who runs it; `$id` is the row in question, or the id that the first one gave. */
 type Step = { as: keyof Sessions; sql: string; graphql: string; rest: [method: string, path: string, body?: object] }
 type Operation = { name: string; sampled: boolean; steps: Step[] }
@@ -133,36 +117,6 @@ async function keepBusy(call: (client: number) => Promise<void>): Promise<number
   return calls
 }
 
-/** One of the sampled ids, in turn. */
-const pick = (ids: string[], n: number) => ids[n % ids.length]!
-
-/** One call of the API, on a connection that stays; answers the JSON. */
-function makeCall(tokens: Record<keyof Sessions, string[]>) {
-  const agent = new Agent({ keepAlive: true, maxSockets: CLIENTS })
-  let n = 0
-  async function call(as: keyof Sessions, method: string, path: string, json?: object): Promise<Record<string, any>> {
-    const body = json && JSON.stringify(json)
-    const req = request({
-      agent,
-      port: PORT,
-      path,
-      method,
-      headers: {
-        ...(body && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
-        authorization: `Bearer ${pick(tokens[as], n++)}`,
-      },
-    })
-    req.end(body)
-    const [res] = await once(req, 'response')
-    let text = ''
-    for await (const chunk of res) text += chunk
-    const answer = JSON.parse(text)
-    if (res.statusCode >= 300 || answer.errors) throw new Error(text)
-    return answer
-  }
-  return { call, close: async () => agent.destroy() }
-}
-
 /** A door of the server's: `step` takes one step of an operation, and answers the request's id. */
 function door(name: string, ids: string[], step: (step: Step, id?: string) => Promise<string>, close: Door['close']): Door {
   let n = 0
@@ -177,8 +131,8 @@ function door(name: string, ids: string[], step: (step: Step, id?: string) => Pr
   }
 }
 
-function graphqlDoor(tokens: Record<keyof Sessions, string[]>, ids: string[]): Door {
-  const { call, close } = makeCall(tokens)
+function graphqlDoor(tokens: Tokens, ids: string[]): Door {
+  const { call, close } = makeCall(tokens, CLIENTS)
   const step = async ({ as, graphql: query }: Step, id?: string) => {
     const { data } = await call(as, 'POST', '/graphql', { query, variables: id ? { id } : {} })
     const [payload] = Object.values<any>(data)
@@ -187,8 +141,8 @@ function graphqlDoor(tokens: Record<keyof Sessions, string[]>, ids: string[]): D
   return door('graphql', ids, step, close)
 }
 
-function restDoor(tokens: Record<keyof Sessions, string[]>, ids: string[]): Door {
-  const { call, close } = makeCall(tokens)
+function restDoor(tokens: Tokens, ids: string[]): Door {
+  const { call, close } = makeCall(tokens, CLIENTS)
   const step = async ({ as, rest: [method, path, body] }: Step, id?: string) => {
     const answer = await call(as, method, `/api/v1${path.replace('$id', id ?? '')}`, body)
     return answer['id']
@@ -252,97 +206,13 @@ async function pgbenchDoor(url: string, sessions: Sessions, ids: string[], folde
   }
 }
 
-/** CPU seconds that a process has used, with those of its children that have ended; Linux only. */
-function cpuSeconds(pid: number): number {
-  try {
-    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ').map(Number)
-    return (fields[11]! + fields[12]! + fields[13]! + fields[14]!) / 100
-  } catch {
-    return 0
-  }
-}
-
-function children(pid: number): number[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .map(Number)
-    .filter((child) => {
-      try {
-        return readFileSync(`/proc/${child}/stat`, 'utf8').split(') ')[1]!.split(' ')[1] === String(pid)
-      } catch {
-        return false
-      }
-    })
-}
-
-/** CPU seconds of PostgreSQL: its main process, and all that it has started. */
-const databaseCpu = (postmaster: number) => [postmaster, ...children(postmaster)].reduce((sum, pid) => sum + cpuSeconds(pid), 0)
-
-const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)]!
-
-async function seed(ownerUrl: string, authUrl: string): Promise<{ sessions: Sessions; ids: string[] }> {
-  const owner = new pg.Client(ownerUrl)
-  await owner.connect()
-  await owner.query(readFileSync('db/demo.sql', 'utf8'))
-  const open = async (email: string) => {
-    const { rows } = await owner.query(
-      `with s as (select app_private.random_secret() as secret)
-      insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at)
-      select user_id, app_private.hash_secret(secret), app_private.hash_secret(secret || 'r'), now() + interval '1 day'
-      from s, app_private.credentials where email = $1 returning (select secret from s)`,
-      [email],
-    )
-    return rows[0].secret as string
-  }
-  const sessions = { user: await open('user@assent.test'), manager: await open('manager@assent.test') }
-
-  const caller = new pg.Client(authUrl)
-  await caller.connect()
-  await caller.query(`begin; ${IDENTIFY(sessions.user)}`)
-  await caller.query(`do $$ begin for n in 1..${REQUESTS} loop
-    perform app_public.submit_request(r.id) from app_public.create_request('Request ' || n, repeat('why ', 50)) r;
-  end loop; end $$`)
-  await caller.query('commit')
-  const { rows } = await owner.query(`select id from app_public.requests order by random() limit ${SAMPLE}`)
-  await caller.end()
-  await owner.query('analyze')
-  await owner.end()
-  return { sessions, ids: rows.map(({ id }) => id) }
-}
-
 const hasPgbench = await promisify(execFile)('pgbench', ['--version']).then(
   () => true,
   () => false,
 )
-const dataDir = await mkdtemp(join(tmpdir(), 'assent-bench-'))
-const postgres = await startEmbedded({ dataDir })
-const { DATABASE_URL, AUTH_DATABASE_URL, ROOT_DATABASE_URL, JWT_SECRET } = postgres.secrets
-await setup({ rootDatabaseUrl: ROOT_DATABASE_URL, databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL })
-await applyCurrent({ databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL }, pino({ level: 'warn' }))
-const { sessions, ids } = await seed(DATABASE_URL, AUTH_DATABASE_URL)
-
-const server = spawn(process.execPath, ['--max-semi-space-size=4', 'server/main.js', 'server'], {
-  stdio: 'inherit',
-  env: { ...process.env, PORT: String(PORT), AUTH_DATABASE_URL, JWT_SECRET, NODE_ENV: 'production', LOG_LEVEL: 'warn' },
-})
-for (let tries = 0; tries < 100; tries++) {
-  if (
-    await fetch(`http://127.0.0.1:${PORT}/readyz`).then(
-      (res) => res.ok,
-      () => false,
-    )
-  )
-    break
-  await sleep(100)
-}
-const { makeTokens } = await import('../server/identity.ts')
-const { sign } = makeTokens([JWT_SECRET])
-// As of many callers: each has an allowance of its own.
-const manyOf = (session: string) => Array.from({ length: 1000 }, (_, n) => sign(session, `caller ${n}`).token)
-const tokens = { user: manyOf(sessions.user), manager: manyOf(sessions.manager) }
-const postmaster = Number(readFileSync(join(dataDir, 'postgres/postmaster.pid'), 'utf8').split('\n')[0])
-
-const sql = hasPgbench ? await pgbenchDoor(AUTH_DATABASE_URL, sessions, ids, dataDir) : pgDoor(AUTH_DATABASE_URL, sessions, ids)
+const stage = await openStage(REQUESTS)
+const { sessions, tokens, ids, server, postmaster } = stage
+const sql = hasPgbench ? await pgbenchDoor(stage.urls.auth, sessions, ids, stage.dataDir) : pgDoor(stage.urls.auth, sessions, ids)
 const doors = [sql, graphqlDoor(tokens, ids), restDoor(tokens, ids)]
 
 console.log(`${REQUESTS} requests, ${CLIENTS} clients, ${ROUNDS} rounds of ${SECONDS} s each; medians\n`)
@@ -387,8 +257,5 @@ const memory = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server.pid}/status`, 
 if (memory) console.log(`\nServer memory afterwards: ${(Number(memory[1]) / 1024).toFixed(0)} MB`)
 
 await Promise.all(doors.map((door) => door.close()))
-server.kill('SIGTERM')
-await once(server, 'exit')
-await postgres.stop()
-await rm(dataDir, { recursive: true, force: true })
+await stage.close()
 process.exit()

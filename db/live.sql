@@ -71,7 +71,17 @@ as $$
   cross join lateral (select distinct a.id from unnest(array[r.assigned_to_id, case when entry.action = 'ASSIGN' then (entry.metadata -> 'assigned_to_id' ->> 'old')::uuid else r.assigned_to_id end]) a (id)) assigned
   left join app_hidden.deciders assignee on assignee.user_id = assigned.id
   join app_hidden.deciders d on app_hidden.can_decide(r.creator_id, assignee.user_id, d.user_id, d.decides_any)
-  where r.id = entry.request_id and entry.action in ('SUBMIT', 'APPROVE', 'REJECT', 'ASSIGN')
+  where r.id = entry.request_id and entry.action in ('SUBMIT', 'APPROVE', 'REJECT', 'ASSIGN');
+  -- Who comes to decide, or ceases to; and everybody, if what is assigned to them falls to all thereby, or is theirs again.
+  select pg_notify('assent', 'inbox ' || d.user_id)
+  from (
+    select entry.user_id
+    union
+    select d.user_id from app_hidden.deciders d
+    where exists (select from app_public.requests r
+      where r.assigned_to_id = entry.user_id and r.submitted_at is not null and r.reviewed_at is null)
+  ) d
+  where entry.action in ('USER_DEACTIVATE', 'USER_REACTIVATE') or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
 $$;
 comment on function app_private.announce_inboxes(app_public.audit_logs) is 'Announces to everybody whose inbox an action has changed that it has.';
 

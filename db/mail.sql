@@ -17,8 +17,13 @@ $$;
 comment on function app_private.tg_notifications__mail() is 'Adds the job that mails a notification, in the transaction that queues it.';
 
 create or replace trigger _500_mail
-  after insert or update of mail_state on app_public.notifications
+  after insert on app_public.notifications
   for each row when (new.mail_state = 'QUEUED')
+  execute function app_private.tg_notifications__mail();
+-- Queued anew. A failed attempt leaves it queued, and its job is there to try again.
+create or replace trigger _510_mail
+  after update of mail_state on app_public.notifications
+  for each row when (new.mail_state = 'QUEUED' and old.mail_state <> 'QUEUED')
   execute function app_private.tg_notifications__mail();
 
 create or replace function app_private.mail_lock(notification_id uuid)

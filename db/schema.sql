@@ -180,6 +180,7 @@ comment on column app_private.sessions.revoked_at is 'Ended before its time: dea
 comment on column app_private.sessions.last_used_at is 'The last request, to the minute. See app_private.is_live.';
 comment on column app_private.sessions.ip_address is 'Where they logged in from.';
 comment on column app_private.sessions.user_agent is 'What they logged in with, as it called itself.';
+CREATE INDEX sessions_expires_at_idx ON app_private.sessions USING btree (expires_at);
 CREATE INDEX sessions_user_id_idx ON app_private.sessions USING btree (user_id);
 CREATE TRIGGER _950_announce AFTER UPDATE OF revoked_at ON app_private.sessions FOR EACH ROW WHEN (((old.revoked_at IS NULL) AND (new.revoked_at IS NOT NULL))) EXECUTE FUNCTION app_private.tg_sessions__announce();
 alter table app_private.sessions enable row level security;
@@ -366,7 +367,8 @@ CREATE INDEX notifications_recipient_id_idx ON app_public.notifications USING bt
 CREATE INDEX notifications_request_id_idx ON app_public.notifications USING btree (request_id);
 CREATE INDEX notifications_unread_idx ON app_public.notifications USING btree (recipient_id, created_at, id) WHERE (read_at IS NULL);
 CREATE INDEX notifications_unsent_idx ON app_public.notifications USING btree (mail_state, created_at) WHERE (mail_state = ANY (ARRAY['QUEUED'::text, 'FAILED'::text]));
-CREATE TRIGGER _500_mail AFTER INSERT OR UPDATE OF mail_state ON app_public.notifications FOR EACH ROW WHEN ((new.mail_state = 'QUEUED'::text)) EXECUTE FUNCTION app_private.tg_notifications__mail();
+CREATE TRIGGER _500_mail AFTER INSERT ON app_public.notifications FOR EACH ROW WHEN ((new.mail_state = 'QUEUED'::text)) EXECUTE FUNCTION app_private.tg_notifications__mail();
+CREATE TRIGGER _510_mail AFTER UPDATE OF mail_state ON app_public.notifications FOR EACH ROW WHEN (((new.mail_state = 'QUEUED'::text) AND (old.mail_state <> 'QUEUED'::text))) EXECUTE FUNCTION app_private.tg_notifications__mail();
 CREATE TRIGGER _950_announce AFTER INSERT ON app_public.notifications FOR EACH ROW EXECUTE FUNCTION app_private.tg_notifications__announce();
 alter table app_public.notifications enable row level security;
 alter table app_public.notifications force row level security;
@@ -1717,7 +1719,17 @@ AS $function$
   cross join lateral (select distinct a.id from unnest(array[r.assigned_to_id, case when entry.action = 'ASSIGN' then (entry.metadata -> 'assigned_to_id' ->> 'old')::uuid else r.assigned_to_id end]) a (id)) assigned
   left join app_hidden.deciders assignee on assignee.user_id = assigned.id
   join app_hidden.deciders d on app_hidden.can_decide(r.creator_id, assignee.user_id, d.user_id, d.decides_any)
-  where r.id = entry.request_id and entry.action in ('SUBMIT', 'APPROVE', 'REJECT', 'ASSIGN')
+  where r.id = entry.request_id and entry.action in ('SUBMIT', 'APPROVE', 'REJECT', 'ASSIGN');
+  -- Who comes to decide, or ceases to; and everybody, if what is assigned to them falls to all thereby, or is theirs again.
+  select pg_notify('assent', 'inbox ' || d.user_id)
+  from (
+    select entry.user_id
+    union
+    select d.user_id from app_hidden.deciders d
+    where exists (select from app_public.requests r
+      where r.assigned_to_id = entry.user_id and r.submitted_at is not null and r.reviewed_at is null)
+  ) d
+  where entry.action in ('USER_DEACTIVATE', 'USER_REACTIVATE') or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
 $function$;
 comment on routine app_private.announce_inboxes(app_public.audit_logs) is 'Announces to everybody whose inbox an action has changed that it has.';
 

@@ -26,6 +26,8 @@ comment on column app_private.sessions.last_used_at is 'The last request, to the
 comment on column app_private.sessions.ip_address is 'Where they logged in from.';
 comment on column app_private.sessions.user_agent is 'What they logged in with, as it called itself.';
 create index if not exists sessions_user_id_idx on app_private.sessions (user_id);
+-- For what clears away.
+create index if not exists sessions_expires_at_idx on app_private.sessions (expires_at);
 
 create or replace function app_private.random_secret()
   returns text

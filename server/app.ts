@@ -12,21 +12,28 @@ import { makeCheckCsrf, makeIsOwnOrigin } from './csrf.ts'
 import { docs } from './docs.ts'
 import { ClientError, toClientError } from './errors.ts'
 import { graphiql } from './graphiql.ts'
-import { makeGraphQLHandler } from './graphql.ts'
+import { makeGraphQL } from './graphql.ts'
 import { crossOrigin, securityHeaders } from './headers.ts'
 import { makeIdentify, makeTokens } from './identity.ts'
+import { makeLive } from './live.ts'
 import { makeMetrics } from './metrics.ts'
 import { makeOpenApi } from './openapi.ts'
 import { makePasswords } from './passwords.ts'
 import { preset } from './preset.ts'
 import { BASE, makeRestHandler, sendProblem } from './rest.ts'
 import { makeRoutes, type Reference } from './routes.ts'
+import { makeSubscribers } from './subscribers.ts'
 import { knownUser, openPool } from './transaction.ts'
+import { isWebSocket, makeWebSockets } from './websocket.ts'
 
 const DOCS_PATH = `${BASE}/docs`
 const OPENAPI_PATH = `${BASE}/openapi.json`
 
 const POOL_SIZE = 10
+/** For live news: what is told to many at once keeps nobody waiting who asks. */
+const LIVE_POOL_SIZE = 4
+/** Milliseconds that news wait for a connection: a thousand subscribers may be told of one event. */
+const LIVE_PATIENCE = 20_000
 /** Passwords are hashed in the database, which costs it a core each. */
 const SLOW_POOL_SIZE = 2
 /** Milliseconds that requests under way have to finish when the server closes; no statement runs for longer. */
@@ -64,7 +71,8 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
   const routes = makeRoutes(reference)
   const pool = openPool(config.authDatabaseUrl, POOL_SIZE, log)
   const slowPool = openPool(config.authDatabaseUrl, SLOW_POOL_SIZE, log)
-  const metrics = makeMetrics({ api: pool, slow: slowPool })
+  const livePool = openPool(config.authDatabaseUrl, LIVE_POOL_SIZE, log, LIVE_PATIENCE)
+  const metrics = makeMetrics({ api: pool, slow: slowPool, live: livePool }, () => subscribers.count)
 
   const explained = new WeakSet<ClientError>()
   const isOwnOrigin = makeIsOwnOrigin(config)
@@ -85,7 +93,11 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
       return error
     },
   }
-  const graphql = makeGraphQLHandler({ ...services, schema, resolvedPreset, production: config.production })
+  const live = makeLive(config.authDatabaseUrl, log, () => subscribers.endAll('UNAVAILABLE'))
+  const subscribers = makeSubscribers(live, livePool, services.explain)
+  const { production } = config
+  const graphql = makeGraphQL({ ...services, schema, resolvedPreset, production, livePool, live, subscribers })
+  const sockets = makeWebSockets({ ...services, schema, graphql, subscribers })
   const rest = makeRestHandler({ ...services, routes, config })
   const openApi = JSON.stringify(makeOpenApi(routes, reference))
 
@@ -131,7 +143,7 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
       req.url = pathname + search
     }
     const path = req.url!.split('?', 1)[0]!
-    if (path === '/graphql') return graphql(req, res).then(() => path)
+    if (path === '/graphql') return graphql.handle(req, res).then(() => path)
     if (path.startsWith(`${BASE}/`) && !path.startsWith(DOCS_PATH) && !path.startsWith(OPENAPI_PATH)) return rest(req, res)
     app(req, res)
     if (!res.closed) await once(res, 'close')
@@ -140,7 +152,7 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
   }
 
   const underWay = new Set<ServerResponse>()
-  const server = createServer({ requireHostHeader: false }, (req, res) => {
+  const server = createServer({ requireHostHeader: false, shouldUpgradeCallback: isWebSocket }, (req, res) => {
     const start = performance.now()
     underWay.add(res.once('close', () => underWay.delete(res)))
     for (const [name, value] of headers) res.setHeader(name, value)
@@ -155,6 +167,7 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
     if (req.headers.origin === undefined) respond()
     else allowOrigins(req, res, respond)
   })
+  server.on('upgrade', sockets.upgrade)
   server.on('clientError', refuseConnection)
   server.on('checkExpectation', (_req, res) =>
     sendProblem(res, services.explain(new ClientError('BAD_REQUEST', 'The expectation cannot be met.', { status: 417 }))),
@@ -165,13 +178,16 @@ export async function startServer(config: ConfigFor<'server'>, log: Logger): Pro
     url: listeningUrl(config.host, port),
     async close() {
       const closed = new Promise((resolve) => server.close(resolve))
+      sockets.close()
+      subscribers.close()
       // Callers cannot hold us: neither by a body that never ends, nor by a connection that never asks anything.
       const deadline = setTimeout(() => server.closeAllConnections(), LAST_CALL)
       await Promise.all(Array.from(underWay, (res) => once(res, 'close')))
       clearTimeout(deadline)
       server.closeAllConnections()
       await closed
-      await Promise.all([pool.end(), slowPool.end()])
+      await live.close()
+      await Promise.all([pool.end(), slowPool.end(), livePool.end()])
     },
   }
 }

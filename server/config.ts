@@ -40,6 +40,8 @@ export type Config = {
   trustProxy: number
   /** Where links in mails lead, without a slash at its end. */
   publicUrl: string
+  /** Webhooks may lead to addresses that only this network has. */
+  privateWebhooks: boolean
   logLevel: string
 }
 
@@ -106,6 +108,7 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
     allowedOrigins: read('ALLOWED_ORIGINS', listOf(origin)) ?? [],
     trustProxy: read('TRUST_PROXY', integer(0, 100)) ?? 0,
     publicUrl: read('PUBLIC_URL', url('http', 'https'))?.replace(/\/+$/, '') ?? listeningUrl(address, port),
+    privateWebhooks: read('WEBHOOKS_TO_PRIVATE_ADDRESSES', oneOf(['true', 'false'])) === 'true',
     logLevel: read('LOG_LEVEL', oneOf([...Object.values(levels.labels), 'silent'])) ?? 'info',
   }
 

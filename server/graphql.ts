@@ -1,4 +1,5 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import { finished } from 'node:stream'
 import { LRU } from '@graphile/lru'
 import {
   getOperationAST,
@@ -7,6 +8,8 @@ import {
   parse,
   validate,
   type DocumentNode,
+  type FormattedExecutionResult,
+  type GraphQLFormattedError,
   type GraphQLSchema,
   type ValidationRule,
 } from 'graphql'
@@ -16,15 +19,22 @@ import { execute } from 'postgraphile/grafast'
 import { isObject, readBody } from './body.ts'
 import type { CheckCsrf } from './csrf.ts'
 import { ClientError } from './errors.ts'
+import { sendEvents, takesEvents } from './event-stream.ts'
 import type { Identify, Identity, Tokens } from './identity.ts'
 import { checkVariables, documentRules, documentRulesWithoutIntrospection, MAX_TOKENS } from './limits.ts'
+import type { Live } from './live.ts'
 import type { Passwords } from './passwords.ts'
+import type { Subscriber, Subscribers } from './subscribers.ts'
+import { makeNews } from './subscriptions.ts'
 import { isAnonymous, makeWithPgClient } from './transaction.ts'
 
 export interface GraphQLServices {
   readonly schema: GraphQLSchema
   readonly resolvedPreset: GraphileConfig.ResolvedPreset
   readonly pool: Pool
+  readonly livePool: Pool
+  readonly live: Live
+  readonly subscribers: Subscribers
   readonly passwords: Passwords
   readonly tokens: Tokens
   readonly identify: Identify
@@ -34,28 +44,35 @@ export interface GraphQLServices {
   readonly explain: (error: unknown) => ClientError
 }
 
-interface Call {
+export interface Call {
   readonly query: string
   readonly variables: Record<string, unknown>
   readonly operationName: string | undefined
 }
 
-/** What Grafast answers: `data` is JSON text. */
-interface Result {
-  readonly data?: string | null
+type Data = Record<string, unknown>
+
+/** What Grafast answers. `data` is JSON text, but for a subscriber. */
+export interface Result {
+  readonly data?: Data | string | null
   readonly errors?: readonly GraphQLError[]
 }
 
+/** What a subscription tells, one event after another. */
+export type Events = AsyncGenerator<Result, void>
+
+export const isEvents = (result: Result | Events): result is Events => Symbol.asyncIterator in result
+
 /** An error, as it is answered. Made once: what is internal is logged by it. */
-interface Formatted {
+export interface Formatted {
   readonly error: ClientError
-  readonly json: Record<string, unknown>
+  readonly json: GraphQLFormattedError
 }
 
 const CACHED_DOCUMENTS = 500
 
 /** Reads a call as GraphQL over HTTP has it. Throws BAD_REQUEST. */
-function readCall(body: unknown): Call {
+export function readCall(body: unknown): Call {
   const { query, variables, operationName } = isObject(body) ? body : {}
   if (typeof query !== 'string') throw new ClientError('BAD_REQUEST', 'The body must be an object with a string "query".')
   if (variables != null && !isObject(variables)) throw new ClientError('BAD_REQUEST', '"variables" must be an object.')
@@ -89,49 +106,74 @@ function send(res: ServerResponse, status: number, json: string, headers: Outgoi
   res.end(body)
 }
 
-/** Answers `/graphql`: one call, one JSON answer; every error has a code, and nothing internal is in it. */
-export function makeGraphQLHandler(services: GraphQLServices) {
-  const { schema, resolvedPreset, pool, passwords, tokens, identify, checkCsrf, production, explain } = services
+/** A call whose document is good. */
+export interface Prepared {
+  readonly document: DocumentNode
+  readonly operation: OperationTypeNode | undefined
+  /** Does it. A subscriber's answers are data, and a subscription is answered by events. */
+  start(subscriber?: Subscriber): Promise<Result | Events>
+}
+
+export interface GraphQL {
+  /** Answers `/graphql`: one call, one JSON answer; every error has a code, and nothing internal is in it. */
+  handle(req: IncomingMessage, res: ServerResponse): Promise<void>
+  /** What a call is about to do. Throws what is wrong with it, and an AggregateError if that is several things. */
+  prepare(req: IncomingMessage, call: Call, caller: Identity): Promise<Prepared>
+  format(thrown: unknown): Formatted
+  /** A result as it is told. An event that cannot be had sends its subscriber away. */
+  toPayload(result: Result, subscriber?: Subscriber): FormattedExecutionResult
+}
+
+export function makeGraphQL(services: GraphQLServices): GraphQL {
+  const { schema, resolvedPreset, pool, livePool, subscribers, passwords, tokens, identify, checkCsrf, production, explain } =
+    services
   const documents = makeDocuments(schema, documentRules)
   const documentsForStrangers = production ? makeDocuments(schema, documentRulesWithoutIntrospection) : documents
 
-  async function run(req: IncomingMessage, { query, variables, operationName }: Call, caller: Identity): Promise<Result> {
+  async function prepare(req: IncomingMessage, { query, variables, operationName }: Call, caller: Identity): Promise<Prepared> {
     // In production a document of a stranger is judged by other rules, and a cookie may turn out to be a stranger's.
     const stranger = caller.session === '' || (production && caller.byCookie && (await isAnonymous(pool, caller)))
     const document = (stranger ? documentsForStrangers : documents)(query)
     const operation = getOperationAST(document, operationName)?.operation
-    if (operation === OperationTypeNode.SUBSCRIPTION) throw new ClientError('BAD_REQUEST', 'A subscription is not answered here.')
     const isMutation = operation === OperationTypeNode.MUTATION
     // login() changes it, for the fields that follow.
     const identity = { ...(isMutation ? await checkCsrf(req, caller) : caller) }
-    const withPgClient = makeWithPgClient(pool, identity, isMutation ? 'write' : 'read')
-    // Any statement proves the session; what needs none, as introspection, must not outlive it.
-    let proven = caller.session === ''
-    const prove = async () => {
-      if (!proven) await isAnonymous(pool, caller)
+
+    async function start(subscriber?: Subscriber): Promise<Result | Events> {
+      // What is told to many at once waits for each other, and not before what is asked.
+      const isSubscription = operation === OperationTypeNode.SUBSCRIPTION
+      const withPgClient = makeWithPgClient(isSubscription ? livePool : pool, identity, isMutation ? 'write' : 'read')
+      // Any statement proves the session; what needs none, as introspection, must not outlive it.
+      let proven = caller.session === '' || isSubscription
+      const prove = async () => {
+        if (!proven) await isAnonymous(pool, caller)
+      }
+      const result = (await execute({
+        schema,
+        document,
+        resolvedPreset,
+        variableValues: variables,
+        operationName,
+        contextValue: {
+          identity,
+          tokens,
+          passwords,
+          news: subscriber ? makeNews({ ...services, pool: livePool }, caller, subscriber) : null,
+          pgSettings: null,
+          withPgClient: ((settings, callback) => {
+            proven = true
+            return withPgClient(settings, callback)
+          }) as WithPgClient,
+        },
+        middleware: null,
+        // The answer's text, made by Grafast as it collects the data.
+        outputDataAsString: !subscriber,
+      } as Parameters<typeof execute>[0])) as Result | Events
+      await prove()
+      return result
     }
-    const result = (await execute({
-      schema,
-      document,
-      resolvedPreset,
-      variableValues: variables,
-      operationName,
-      contextValue: {
-        identity,
-        tokens,
-        passwords,
-        pgSettings: null,
-        withPgClient: ((settings, callback) => {
-          proven = true
-          return withPgClient(settings, callback)
-        }) as WithPgClient,
-      },
-      middleware: null,
-      // The answer's text, made by Grafast as it collects the data.
-      outputDataAsString: true,
-    } as Parameters<typeof execute>[0])) as Result
-    await prove()
-    return result
+
+    return { document, operation, start }
   }
 
   function format(thrown: unknown): Formatted {
@@ -150,11 +192,34 @@ export function makeGraphQLHandler(services: GraphQLServices) {
     })
   }
 
-  return async (req: IncomingMessage, res: ServerResponse): Promise<void> => {
+  const toPayload: GraphQL['toPayload'] = ({ data, errors }, subscriber) => {
+    if (!errors) return { data: data as Data }
+    const formatted = errors.map(format)
+    const fatal = formatted.find(({ error: { code } }) => code === 'UNAVAILABLE' || code === 'UNAUTHENTICATED')
+    if (fatal) subscriber?.end(fatal.error.code)
+    return { errors: formatted.map(({ json }) => json), ...(data !== undefined && { data: data as Data }) }
+  }
+
+  /** Answers a subscription, for as long as the caller stays. */
+  async function stream(req: IncomingMessage, res: ServerResponse, caller: Identity, start: Prepared['start']): Promise<void> {
+    if (!takesEvents(req)) {
+      throw new ClientError('BAD_REQUEST', 'A subscription is asked by WebSocket, or accepts text/event-stream.')
+    }
+    const subscriber = subscribers.enter(() => res.destroy())
+    finished(res, subscriber.leave)
+    await subscriber.admit(caller)
+    const result = await start(subscriber)
+    if (isEvents(result)) sendEvents(res, result, (event) => toPayload(event, subscriber))
+    else refuse(res, result.errors!.map(format))
+  }
+
+  async function handle(req: IncomingMessage, res: ServerResponse): Promise<void> {
     try {
       if (req.method !== 'POST') throw new ClientError('METHOD_NOT_ALLOWED', 'GraphQL is asked by POST.')
       const caller = identify(req)
-      const { data, errors } = await run(req, readCall(await readBody(req, res)), caller)
+      const { operation, start } = await prepare(req, readCall(await readBody(req, res)), caller)
+      if (operation === OperationTypeNode.SUBSCRIPTION) return await stream(req, res, caller, start)
+      const { data, errors } = (await start()) as Result
       if (!errors) return send(res, 200, `{"data":${data}}`)
 
       const formatted = errors.map(format)
@@ -175,4 +240,6 @@ export function makeGraphQLHandler(services: GraphQLServices) {
       refuse(res, (error instanceof AggregateError ? error.errors : [error]).map(format))
     }
   }
+
+  return { handle, prepare, format, toPayload }
 }

@@ -3,7 +3,7 @@ import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom
 import type { Code } from './errors.ts'
 
 /** What Prometheus reads at /metrics: requests, errors by code, the pools, and the process with its event loop. */
-export function makeMetrics(pools: Record<'api' | 'slow', Pool>) {
+export function makeMetrics(pools: Record<'api' | 'slow' | 'live', Pool>, subscribers: () => number) {
   const register = new Registry()
   const registers = [register]
   collectDefaultMetrics({ register })
@@ -26,6 +26,14 @@ export function makeMetrics(pools: Record<'api' | 'slow', Pool>) {
         this.set({ pool: name, state: 'idle' }, idleCount)
         this.set({ pool: name, state: 'waiting' }, waitingCount)
       }
+    },
+  })
+  new Gauge({
+    name: 'assent_subscribers',
+    help: 'Sockets and event streams that are connected for live news.',
+    registers,
+    collect() {
+      this.set(subscribers())
     },
   })
   new Gauge({

@@ -10,6 +10,8 @@ const DEAD_AFTER = 20_000
 export interface Presence {
   /** Says that this pool of workers lives, for as long as this process does. */
   announce(poolId: string): void
+  /** Takes that back: it has ended, and jobs that it may have left are for others. */
+  withdraw(poolId: string): void
   close(): Promise<void>
 }
 
@@ -38,6 +40,11 @@ export async function makePresence(connectionString: string, pool: Pool, log: Lo
       if (locked.has(id)) continue
       await client.query('select pg_advisory_lock($1, hashtext($2))', [LIVES, id])
       locked.add(id)
+    }
+    for (const id of locked) {
+      if (announced.has(id)) continue
+      await client.query('select pg_advisory_unlock($1, hashtext($2))', [LIVES, id])
+      locked.delete(id)
     }
   }
 
@@ -72,6 +79,9 @@ export async function makePresence(connectionString: string, pool: Pool, log: Lo
     announce(poolId) {
       announced.add(poolId)
       void look()
+    },
+    withdraw(poolId) {
+      announced.delete(poolId)
     },
     async close() {
       clearInterval(timer)

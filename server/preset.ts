@@ -7,6 +7,7 @@ import { changeNullability } from 'postgraphile/utils'
 import { DescriptionsPlugin } from './descriptions.ts'
 import { ListsPreset } from './lists.ts'
 import { PasswordMutationsPlugin } from './password-mutations.ts'
+import { SubscriptionsPlugin } from './subscriptions.ts'
 
 const NamesPlugin: GraphileConfig.Plugin = {
   name: 'NamesPlugin',
@@ -53,7 +54,7 @@ export const preset: GraphileConfig.Preset = {
     PgAggregatesPreset,
     ListsPreset,
   ],
-  plugins: [NamesPlugin, NullabilityPlugin, ArgumentsPlugin, DescriptionsPlugin, PasswordMutationsPlugin],
+  plugins: [NamesPlugin, NullabilityPlugin, ArgumentsPlugin, DescriptionsPlugin, PasswordMutationsPlugin, SubscriptionsPlugin],
   disablePlugins: [
     // Opaque node ids: a row's id is its UUID.
     'NodePlugin',

@@ -26,15 +26,15 @@ export const knownUser = (session: string): string | undefined => touched.get(se
 /** Prepared statements that one connection keeps. Callers choose their texts, so that there must be an end to them. */
 const PREPARED_PER_CONNECTION = 200
 
-/** Opens a pool of connections as the API's login role. */
-export function openPool(connectionString: string, max: number, log: Logger): Pool {
+/** Opens a pool of connections as the API's login role. `patience`: milliseconds to wait for one of them. */
+export function openPool(connectionString: string, max: number, log: Logger, patience = 900): Pool {
   const pool = new pg.Pool({
     connectionString,
     max,
     application_name: 'assent api',
     // Statements are sent without waiting for the answer to the one before.
     pipeline: true,
-    connectionTimeoutMillis: 900,
+    connectionTimeoutMillis: patience,
     statement_timeout: 10_000,
     lock_timeout: 5_000,
     idle_in_transaction_session_timeout: 15_000,

@@ -14,7 +14,7 @@ import type { ConfigFor } from './config.ts'
 import type { Service } from './lifecycle.ts'
 import { graphileLogFactory, type Logger } from './logger.ts'
 import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
-import { makePresence } from './presence.ts'
+import { makePresence, type Presence } from './presence.ts'
 import { crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
 
 /**
@@ -27,14 +27,14 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Pro
   await runMigrations({ connectionString, logger })
   const pool = new pg.Pool({ connectionString, max: 20, application_name: 'assent worker', keepAlive: true })
   pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
+  // What fails on a connection in use, its user hears; but an event that nobody heard would end the process.
+  pool.on('connect', (client) => void client.on('error', () => {}))
   const presence = await makePresence(connectionString, pool, log)
-  const events: WorkerEvents = new EventEmitter()
-  events.on('pool:create', ({ workerPool }) => presence.announce(workerPool.id))
   const mailer = makeMailer(config)
 
   const start = (taskList: TaskList, concurrency: number, cron = '') =>
     keepRunning(
-      () =>
+      (events) =>
         run({
           pgPool: pool,
           logger,
@@ -47,9 +47,14 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Pro
           // Without it, a job whose end cannot be recorded ends the process.
           preset: { worker: { completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
         }),
+      presence,
       log,
     )
-  const workers = [start(promptTasks, 2, crontab), start(mailTasks(mailer), MAILS_AT_ONCE), start(webhookTasks(config), 4)]
+  const workers = [
+    start(promptTasks, 2, crontab),
+    start(mailTasks(mailer), MAILS_AT_ONCE),
+    // start(webhookTasks(config), 4),
+  ]
   return {
     async close() {
       await Promise.all(workers.map((worker) => worker.close()))
@@ -61,25 +66,35 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Pro
 }
 
 /** Starts a worker again whenever it ends unasked, as it does when the database fails while a job is being recorded. */
-function keepRunning(start: () => Promise<Runner>, log: Logger): Service {
+function keepRunning(start: (events: WorkerEvents) => Promise<Runner>, presence: Presence, log: Logger): Service {
   const closing = new AbortController()
   let runner: Runner | undefined
-  const ended = pRetry(
-    async () => {
-      if (closing.signal.aborted) return
-      runner = await start()
+
+  async function runOnce(): Promise<void> {
+    if (closing.signal.aborted) return
+    const pools: string[] = []
+    const events: WorkerEvents = new EventEmitter()
+    events.on('pool:create', ({ workerPool: { id } }) => {
+      pools.push(id)
+      presence.announce(id)
+    })
+    try {
+      runner = await start(events)
       if (closing.signal.aborted) await runner.stop()
       await runner.promise
-      if (!closing.signal.aborted) throw new Error('It ended.')
-    },
-    {
-      retries: Number.POSITIVE_INFINITY,
-      minTimeout: 500,
-      maxTimeout: 5_000,
-      signal: closing.signal,
-      onFailedAttempt: ({ error }) => log.warn({ err: error }, 'The worker ended, and is started again.'),
-    },
-  ).catch((error: unknown) => {
+    } finally {
+      for (const id of pools) presence.withdraw(id)
+    }
+    if (!closing.signal.aborted) throw new Error('The worker has ended.')
+  }
+
+  const ended = pRetry(runOnce, {
+    retries: Number.POSITIVE_INFINITY,
+    minTimeout: 500,
+    maxTimeout: 5_000,
+    signal: closing.signal,
+    onFailedAttempt: ({ error }) => log.warn({ err: error }, 'The worker is started again.'),
+  }).catch((error: unknown) => {
     if (!closing.signal.aborted) throw error
   })
   return {

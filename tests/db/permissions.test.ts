@@ -26,9 +26,13 @@ const readers: Record<string, Role[]> = {
   'app_public.request_parties': everybody,
   'app_public.request_transitions': everybody,
   'app_public.audit_actions': everybody,
+  'app_public.notification_kinds': everybody,
   'app_public.users': persons,
   'app_public.requests': persons,
   'app_public.audit_logs': persons,
+  'app_public.notifications': persons,
+  'app_public.notification_preferences': people3, // of kinds alone: the type of what functions return
+  'app_public.undelivered_mails': people3,
   'app_hidden.effective_permissions': ['assent_anonymous', ...persons],
   'app_hidden.deciders': persons,
   'app_hidden.request_deciders': persons,
@@ -37,10 +41,14 @@ const readers: Record<string, Role[]> = {
   'app_private.sessions': [],
   'app_private.login_attempts': [],
   'app_private.idempotency_keys': [],
+  'app_private.notification_preferences': [],
+  'app_private.password_resets': [],
   'audit.request_history': ['assent_auditor'],
   'audit.person_actions': ['assent_auditor'],
   'audit.decisions': ['assent_auditor'],
   'audit.disagreements': ['assent_auditor'],
+  'audit.mails': ['assent_auditor'],
+  'audit.failing_jobs': ['assent_auditor'],
 }
 
 /** Who may execute each function. */
@@ -56,6 +64,13 @@ const executors: Record<string, Role[]> = {
   'app_public.deactivate_user(uuid)': people3,
   'app_public.reactivate_user(uuid)': people3,
   'app_public.logout()': people3,
+  'app_public.request_password_reset(text)': callers,
+  'app_public.unread_notification_count()': people3,
+  'app_public.mark_notification_read(uuid)': people3,
+  'app_public.mark_all_notifications_read()': people3,
+  'app_public.my_notification_preferences()': people3,
+  'app_public.set_notification_preference(text,text)': people3,
+  'app_public.resend_mail(uuid)': people3,
   'app_public.get_current_user()': callers,
   'app_public.requests_awaiting_my_decision()': people3,
   'app_public.requests_available_actions(app_public.requests)': people3,
@@ -67,6 +82,8 @@ const executors: Record<string, Role[]> = {
   'app_hidden.refresh_session(text)': callers,
   'app_hidden.begin_password_change(text)': people3,
   'app_hidden.change_password(uuid,text,text)': people3,
+  'app_hidden.reset_password(text,text,text)': callers,
+  'app_hidden.my_session()': people3,
   'app_hidden.my_sessions()': people3,
   'app_hidden.end_session(uuid)': people3,
   'app_hidden.end_other_sessions()': people3,
@@ -86,6 +103,8 @@ const executors: Record<string, Role[]> = {
   'app_hidden.request_document(app_public.requests)': people3,
   'app_hidden.audit_log_document(app_public.audit_logs)': people3,
   'app_hidden.user_document(app_public.users)': people3,
+  'app_hidden.notification_document(app_public.notifications)': people3,
+  'app_hidden.count_jobs()': ['assent_authenticator'],
   'app_hidden.claim_idempotency_key(text,bytea[])': people3,
   'app_hidden.keep_answer(text,bytea,json)': people3,
   'app_hidden.left_out()': people3,
@@ -114,12 +133,37 @@ const executors: Record<string, Role[]> = {
   'app_private.check_types(jsonb,regclass)': [],
   'app_private.refuse_weakness(text,text)': [],
   'app_private.changes(jsonb,jsonb)': [],
+  'app_private.people_to_ask(uuid)': [],
+  'app_private.recipients(app_public.audit_logs)': [],
+  'app_private.notify(uuid)': [],
+  'app_private.announce_inboxes(app_public.audit_logs)': [],
+  'app_private.queue_deliveries(app_public.audit_logs)': [],
+  'app_private.mail_state_for(uuid,text)': [],
+  'app_private.mail_lock(uuid)': [],
+  'app_private.is_pointless(app_public.notifications)': [],
+  'app_private.digest_document(uuid)': [],
+  'app_private.mail_document(app_public.notifications)': [],
+  'app_private.begin_mail(uuid,text)': [],
+  'app_private.mail_sent(uuid,uuid[])': [],
+  'app_private.mail_failed(uuid,text,boolean)': [],
+  'app_private.begin_password_reset(text,text)': [],
+  'app_private.issue_reset_token(uuid)': [],
+  'app_private.remind()': [],
+  'app_private.make_digests(date)': [],
+  'app_private.clear_away()': [],
+  'app_private.failing_jobs()': ['assent_auditor'], // by the view of the same name: they do not enter the schema
   'app_private.tg__refuse()': [],
   'app_private.tg_requests__guard()': [],
   'app_private.tg_requests__audit()': [],
   'app_private.tg_users__audit()': [],
   'app_private.tg_users__keep_an_admin()': [],
   'app_private.tg_users__end_sessions()': [],
+  'app_private.tg_audit_logs__notify()': [],
+  'app_private.tg_notifications__mail()': [],
+  'app_private.tg_notifications__announce()': [],
+  'app_private.tg_requests__announce()': [],
+  'app_private.tg_sessions__announce()': [],
+  'app_private.tg_credentials__end_resets()': [],
 }
 
 let stage: Stage
@@ -147,6 +191,14 @@ beforeAll(async () => {
   await stage.root.query(`insert into app_public.audit_logs (action) values ('LOGIN_FAILED')`)
   await stage.root.query(`insert into app_private.login_attempts (account_key, network) values ('\\x00', '192.0.2.1')`)
   await stage.rows('user', `select app_hidden.keep_answer('key', '\\x00', '{}')`)
+  await stage.rows('manager', `select app_public.set_notification_preference('SUBMITTED', 'NONE')`)
+  await stage.root.query('select app_private.issue_reset_token($1)', [stage.id.user])
+  // What all of that was told of; and to everybody something of each kind, whose mail has failed or was not wanted.
+  await stage.root.query('select app_private.notify(id) from app_public.audit_logs')
+  await stage.root.query(`
+    insert into app_public.notifications (recipient_id, kind, event, mail_state, mail_error)
+    select u.id, k.kind, format('%s %s', k.kind, s.state), s.state, 'refused'
+    from app_public.users u, app_public.notification_kinds k, (values ('NONE'), ('FAILED')) s (state)`)
   await stage.retire()
 })
 afterAll(() => stage?.close())
@@ -325,7 +377,8 @@ describe('functions', () => {
       })),
     )
     const denied = found.filter((_, i) => outcomes[i]!.code === '42501').map(({ name }) => name)
-    expect(denied).toEqual(found.filter(({ name }) => !executors[name]?.includes(role)).map(({ name }) => name))
+    const outside = ({ name }: Row) => name.startsWith('app_private.') || !executors[name]?.includes(role)
+    expect(denied).toEqual(found.filter(outside).map(({ name }) => name))
   })
 
   test('a new function of the owner is for nobody until it is granted', async () => {
@@ -426,6 +479,40 @@ describe('rows', () => {
     return new Map((await all('select * from app_public.requests')).map((row) => [row['id'], row]))
   }
 
+  test("notifications: one's own, whoever one is, but for digests; an auditor all", async () => {
+    const all: Actor[] = ['auditor', 'owner']
+    const { wrong, met } = await matrix(
+      'app_public.notifications',
+      (actor, row) => all.includes(actor) || (isMe(actor, row['recipient_id']) && row['kind'] !== 'DIGEST'),
+    )
+    expect(wrong).toEqual([])
+    for (const actor of ['user', 'user2', 'demoted', 'manager', 'admin', 'admin2']) expect(met[actor]).toBe('hidden rows')
+  })
+
+  test("mails that were not delivered: an admin everybody's; what has not failed, nobody", async () => {
+    const failed = await all(`select id from app_public.notifications where mail_state = 'FAILED'`)
+    for (const actor of ['user', 'demoted', 'manager', 'admin', 'admin2'] as const) {
+      const { code, rows } = await stage.attempt(actor, 'select * from app_public.undelivered_mails', { fetch: true })
+      const seen = actor.startsWith('admin') ? failed : []
+      expect({ actor, code, ids: rows.map(({ id }) => id).sort() }).toEqual({
+        actor,
+        code: null,
+        ids: seen.map(({ id }) => id).sort(),
+      })
+    }
+  })
+
+  test.each(['assent_manager', 'assent_admin'])('who merely sets the role %s has no notification, and no mail', async (role) => {
+    for (const actor of ['anonymous', 'user'] as const) {
+      const statements = ['select from app_public.notifications', 'select from app_public.undelivered_mails']
+      const outcomes = await stage.attempts(statements.map((statement) => ({ actor, role, statement })))
+      expect(outcomes.map(({ code, count }) => ({ code, count }))).toEqual([
+        { code: null, count: 0 },
+        { code: null, count: 0 },
+      ])
+    }
+  })
+
   test("audit entries: of one's own requests and actions; a manager of visible requests; an admin all", async () => {
     const byId = await requests()
     const { wrong, met } = await matrix('app_public.audit_logs', (actor, row) => {
@@ -506,18 +593,22 @@ describe('rows', () => {
     expect(rows).toEqual([{ email: null }])
   })
 
-  test.each(['app_private.sessions', 'app_private.credentials', 'app_private.login_attempts', 'app_private.idempotency_keys'])(
-    '%s: nobody',
-    async (table) => {
-      expect((await all(`select from ${table}`)).length).toBeGreaterThan(0)
-      for (const actor of actors.filter((one) => one !== 'owner')) {
-        const outcomes = await stage.attempts(
-          ['select 1 from', 'delete from', 'truncate'].map((command) => ({ actor, statement: `${command} ${table}` })),
-        )
-        expect({ actor, codes: outcomes.map(({ code }) => code) }).toEqual({ actor, codes: ['42501', '42501', '42501'] })
-      }
-    },
-  )
+  test.each([
+    'app_private.sessions',
+    'app_private.credentials',
+    'app_private.login_attempts',
+    'app_private.idempotency_keys',
+    'app_private.notification_preferences',
+    'app_private.password_resets',
+  ])('%s: nobody', async (table) => {
+    expect((await all(`select from ${table}`)).length).toBeGreaterThan(0)
+    for (const actor of actors.filter((one) => one !== 'owner')) {
+      const outcomes = await stage.attempts(
+        ['select 1 from', 'delete from', 'truncate'].map((command) => ({ actor, statement: `${command} ${table}` })),
+      )
+      expect({ actor, codes: outcomes.map(({ code }) => code) }).toEqual({ actor, codes: ['42501', '42501', '42501'] })
+    }
+  })
 
   test('the derived views show no more than what they derive from', async () => {
     const deciders = await all(`select id from app_public.users where role <> 'USER' and not is_deleted order by 1`)
@@ -553,6 +644,36 @@ describe('rows', () => {
         expect(document.id).toBe(row.id)
         const people = named.map((who) => document[who] && [document[who].id, Object.keys(document[who])])
         expect(people).toEqual(named.map((who) => row[`${who}_id`] && [row[`${who}_id`], ['id', 'name', 'role']]))
+      }
+    }
+  })
+
+  test('notification_document names the request and the actor that one sees, of a row made up, too', async () => {
+    for (const actor of ['user', 'user2', 'demoted', 'manager', 'admin'] as const) {
+      const statement = `select to_jsonb(n) as row, app_hidden.notification_document(n) as document from (
+          select * from app_public.notifications
+          union all
+          select (jsonb_populate_record(null::app_public.notifications, jsonb_build_object('request_id', r.id, 'actor_id', r.actor))).*
+          from jsonb_to_recordset('${JSON.stringify(situations.map(({ id, creator }) => ({ id, actor: stage.id[creator] })))}') r (id uuid, actor uuid)
+        ) n`
+      const outcomes = await stage.attempts(
+        [statement, 'select id from app_public.requests', 'select id from app_public.users'].map((sent) => ({
+          actor,
+          statement: sent,
+          fetch: true,
+        })),
+      )
+      const [rows, requests, persons] = outcomes.map((outcome) => outcome.rows) as [Row[], Row[], Row[]]
+      const [visible, known] = [new Set(requests.map(({ id }) => id)), new Set(persons.map(({ id }) => id))]
+      expect(rows.length).toBeGreaterThan(situations.length)
+      for (const { row, document } of rows) {
+        expect(Object.keys(document).sort()).toEqual(['actor', 'created_at', 'id', 'kind', 'read_at', 'request'])
+        expect(document).toMatchObject({ id: row.id, kind: row.kind })
+        const [request, actorId] = [
+          visible.has(row.request_id) ? row.request_id : undefined,
+          known.has(row.actor_id) ? row.actor_id : undefined,
+        ]
+        expect([document.request?.id, document.actor?.id]).toEqual([request, actorId])
       }
     }
   })
@@ -596,7 +717,16 @@ describe('rows', () => {
     )
     const user = ['request.create']
     const manager = [...user, 'request.decide', 'request.read', 'user.read_email']
-    const admin = [...manager, 'audit.read_all', 'request.assign_any', 'request.decide_any', 'request.read_all', 'user.manage']
+    const admin = [
+      ...manager,
+      'audit.read_all',
+      'request.assign_any',
+      'request.decide_any',
+      'request.read_all',
+      'user.manage',
+      'mail.manage',
+      'webhook.manage',
+    ]
     expect(rows).toEqual([
       { role: 'ADMIN', permissions: admin.sort() },
       { role: 'MANAGER', permissions: manager.sort() },
@@ -615,6 +745,8 @@ describe('rows', () => {
     ['audit.read_all', 'admin', 'select from app_public.audit_logs', 0],
     ['request.read', 'manager', `select from unnest(app_hidden.matching_requests('user2''s', null, null, null))`, 0],
     ['user.manage', 'admin', 'select from app_public.users', 0],
+    ['mail.manage', 'admin', 'select from app_public.undelivered_mails', 0],
+    ['mail.manage', 'admin', `select app_public.resend_mail('$failed')`, 'RQ403'],
     ['user.manage', 'admin', `select app_hidden.create_user('new@assent.test', 'New', 'ADMIN', 'digest', null)`, 'RQ403'],
     // Whom one does not see, one does not change; who is seen is still not changed.
     ['user.manage', 'admin', `select app_public.update_user('$user', name => 'New')`, 'RQ404'],
@@ -626,7 +758,8 @@ describe('rows', () => {
       0,
     ],
   ] as const)('without %s, %s: %s', async (permission, actor, text, outcome) => {
-    const statement = text.replace('$user', stage.id.user)
+    const failed = (await all(`select id from app_public.notifications where mail_state = 'FAILED' limit 1`))[0]!
+    const statement = text.replace('$user', stage.id.user).replace('$failed', failed['id'])
     await stage.root.query('begin')
     const before = await stage.attempt(actor, statement)
     await stage.root.query('delete from app_public.role_permissions where permission = $1', [permission])

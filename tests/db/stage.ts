@@ -50,6 +50,12 @@ export interface Stage {
   rows(actor: Actor, statement: string): Promise<Row[]>
   /** A request in a status, brought there by the API. */
   request(situation: Omit<Situation, 'id' | 'reviewer'> & { reviewer?: Person }): Promise<Situation>
+  /** Who somebody is, by their id. */
+  name(id: string | null): Person | null
+  /** What the jobs of a task carry, the oldest first. */
+  jobs(task: string): Promise<Row[]>
+  /** Does the jobs that tell of actions, as a worker does: the notifications that there are of those actions then. */
+  tell(): Promise<Row[]>
   /** The audit entries that something has left, and nothing but those. */
   leaves(act: () => Promise<unknown>): Promise<Row[]>
   /** What `bare` has of an entry about a person. */
@@ -137,6 +143,8 @@ export async function openStage(): Promise<Stage> {
     return outcome.rows
   }
 
+  const names = new Map(Object.entries(id).map(([name, one]) => [one, name as Person]))
+
   const entries = async (): Promise<Row[]> =>
     (await root.query('select * from app_public.audit_logs order by "timestamp", id')).rows
 
@@ -148,6 +156,26 @@ export async function openStage(): Promise<Stage> {
     attempts,
     attempt,
     rows,
+    name: (one) => (one === null ? null : names.get(one)!),
+    jobs: async (task) =>
+      (
+        await root.query(
+          `select j.payload from graphile_worker._private_jobs j join graphile_worker._private_tasks t on t.id = j.task_id
+           where t.identifier = $1 order by j.id`,
+          [task],
+        )
+      ).rows.map(({ payload }) => payload),
+    async tell() {
+      const told = await root.query(
+        `delete from graphile_worker._private_jobs j using graphile_worker._private_tasks t
+         where t.id = j.task_id and t.identifier = 'notify' returning j.payload ->> 'id' as entry`,
+      )
+      const events = told.rows.map(({ entry }) => entry)
+      await root.query('set role assent_owner')
+      await root.query('select app_private.notify(e) from unnest($1::uuid[]) e', [events]).finally(() => root.query('reset role'))
+      return (await root.query('select * from app_public.notifications where event = any ($1) order by created_at, id', [events]))
+        .rows
+    },
     async leaves(act) {
       const before = await entries()
       const began = (await root.query('select clock_timestamp() as now')).rows[0].now

@@ -1,0 +1,381 @@
+import { randomBytes } from 'node:crypto'
+import { connect as connectSocket, createServer, type AddressInfo, type Socket as NetSocket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { jest } from '@jest/globals'
+import type { Client } from 'pg'
+import { makeTokens } from '../../server/identity.ts'
+import {
+  deadToken,
+  fromElsewhere,
+  JWT_SECRET,
+  mutation,
+  newRequest,
+  PASSWORD,
+  sendTo,
+  startApi,
+  type Api,
+  type NewPerson,
+} from './client.ts'
+import { act, closeAll, connect, INBOX, open, until, UPDATED, type Socket } from './socket.ts'
+
+const PUBLIC_URL = 'https://assent.example.com'
+const PAGE = 'https://app.example.com'
+
+// What happens by the minute is made to happen when the test says so; only what repeats, and in our process alone.
+jest.useFakeTimers({
+  doNotFake: [
+    'Date',
+    'hrtime',
+    'nextTick',
+    'performance',
+    'queueMicrotask',
+    'setImmediate',
+    'clearImmediate',
+    'setTimeout',
+    'clearTimeout',
+  ],
+})
+const passTime = (seconds: number) => void jest.advanceTimersByTime(seconds * 1000)
+
+let api: Api
+let owner: Client
+beforeAll(async () => {
+  api = await startApi({ TRUST_PROXY: '1', PUBLIC_URL, ALLOWED_ORIGINS: PAGE })
+  owner = await api.db.connect('owner')
+})
+afterEach(closeAll)
+afterAll(() => api.close())
+
+/** Logs in as a browser does: the cookie, and the token for its changes. */
+async function logIn({ email }: { email: string }) {
+  const answer = await api.rest('POST', '/auth/session/', { email, password: PASSWORD }, undefined, fromElsewhere())
+  return { cookie: answer.headers['set-cookie']![0]!.split(';')[0]!, csrf: answer.body.csrf_token as string }
+}
+/** One more session of somebody's. */
+async function anotherSession({ email }: NewPerson): Promise<NewPerson & { id: string }> {
+  const { body } = await api.rest('POST', '/auth/token/', { email, password: PASSWORD }, undefined, fromElsewhere())
+  return { id: body.user.id, email, token: body.access_token }
+}
+const settings = (payload?: unknown) => JSON.stringify({ type: 'connection_init', payload })
+const UNAUTHORIZED = { code: 4401, reason: 'Unauthorized' }
+
+describe('who may connect', () => {
+  test.each([
+    ['nobody', undefined],
+    ['a token that is none', { token: 'garbage' }],
+    ['a forged token', { token: makeTokens(['a key that is not the one of this server']).sign('x', 'y').token }],
+    ['a token of a session that is none', { token: deadToken() }],
+  ])('not %s', async (_who, who) => {
+    await expect(connect(api, who, { headers: fromElsewhere() })).rejects.toMatchObject(UNAUTHORIZED)
+  })
+
+  test.each([
+    ['no payload', settings()],
+    ['null', settings(null)],
+    ['a member that is not named so', settings({ token: 'Bearer x' })],
+    ['no token', settings({ authorization: null })],
+    ['an empty one', settings({ authorization: '' })],
+    ['another scheme', settings({ authorization: 'Basic eDp5' })],
+    ['a token that is an object', settings({ authorization: { Bearer: 'x' } })],
+  ])('not who sends %s', async (_what, message) => {
+    const socket = await open(api, { headers: fromElsewhere() })
+    socket.send(message)
+    expect(await socket.closed).toEqual([4401, 'Unauthorized'])
+  })
+
+  test('who says it by the header of the upgrade; a bad one is refused there', async () => {
+    const authorization = `Bearer ${api.token('user')}`
+    const socket = await connect(api, undefined, { headers: { authorization } })
+    expect(await socket.start('{ currentUser { name } }').data()).toEqual({ currentUser: { name: 'Uma User' } })
+    await expect(open(api, { headers: { authorization: 'Bearer x', ...fromElsewhere() } })).rejects.toMatchObject({
+      status: 401,
+      text: expect.stringContaining('"UNAUTHENTICATED"'),
+    })
+  })
+
+  test('a browser, by its cookie; but not to change anything, for which it has no token', async () => {
+    const person = await api.person()
+    const { cookie } = await logIn(person)
+    const socket = await connect(api, undefined, { headers: { cookie, origin: PAGE } })
+    expect(await socket.start('{ currentUser { id } }').data()).toEqual({ currentUser: { id: person.id } })
+    expect(await socket.start(mutation('createRequest'), { input: { title: 'x' } }).code()).toBe('FORBIDDEN')
+    // Credentials that are given come before those that come by themselves.
+    const both = await connect(api, 'user', { headers: { cookie } })
+    expect(await both.start('{ currentUser { name } }').data()).toEqual({ currentUser: { name: 'Uma User' } })
+    const dead = { headers: { cookie: 'assent_session=dead', ...fromElsewhere() } }
+    await expect(connect(api, undefined, dead)).rejects.toMatchObject(UNAUTHORIZED)
+  })
+
+  test('whose page is ours, whatever the credentials', async () => {
+    const host = new URL(api.url).host
+    for (const origin of [PUBLIC_URL, PAGE, `http://${host}`]) {
+      expect([origin, (await connect(api, 'user', { headers: { origin } })).isOpen]).toEqual([origin, true])
+    }
+    for (const origin of ['https://evil.example.com', 'null', `${PAGE}.evil.example.com`, 'https://app.example.com:444', '']) {
+      for (const headers of [{ origin }, { origin, authorization: `Bearer ${api.token('user')}` }]) {
+        await expect(open(api, { headers: { ...headers, ...fromElsewhere() } })).rejects.toMatchObject({
+          status: 403,
+          text: expect.stringContaining('"FORBIDDEN"'),
+          headers: { 'content-type': expect.stringContaining('application/problem+json') },
+        })
+      }
+    }
+  })
+
+  test('at /graphql, and nowhere else; what would be upgraded to anything else is answered as it is', async () => {
+    const upgrade = { connection: 'Upgrade', upgrade: 'websocket', 'sec-websocket-version': '13' }
+    const key = { 'sec-websocket-key': randomBytes(16).toString('base64') }
+    for (const path of ['/', '/api/v1/requests/', '/graphql/x']) {
+      const { status } = await sendTo(api.url, { method: 'GET', path, headers: { ...upgrade, ...key } })
+      expect([path, [401, 404].includes(status)]).toEqual([path, true])
+    }
+    expect((await sendTo(api.url, { method: 'GET', path: '/graphql', headers: upgrade })).status).toBe(400) // No key.
+    const h2c = { connection: 'Upgrade, HTTP2-Settings', upgrade: 'h2c', 'http2-settings': 'AAMAAABkAAQAoAAAAAIAAAAA' }
+    expect((await api.graphql('{ currentUser { name } }', {}, 'user', h2c)).body.data).toEqual({
+      currentUser: { name: 'Uma User' },
+    })
+  })
+
+  test('not too often: upgrades and operations come from the same allowance as calls', async () => {
+    const sure = await startApi({}, api.db)
+    const refusals = await Promise.allSettled(Array.from({ length: 310 }, () => open(sure)))
+    const refused = refusals.filter(({ status }) => status === 'rejected') as PromiseRejectedResult[]
+    expect(refused.length).toBeGreaterThan(0)
+    expect(refused[0]!.reason).toMatchObject({ status: 429, headers: { 'retry-after': expect.any(String) } })
+    await closeAll()
+
+    const token = makeTokens([JWT_SECRET]).sign(api.db.people.user2.session, api.db.people.user2.id).token
+    const socket = await connect(api, { token })
+    for (let i = 0; i < 310; i++) socket.send({ id: `${i}`, type: 'subscribe', payload: { query: '{ __typename }' } })
+    let limited
+    while (limited?.type !== 'error') limited = await socket.next()
+    expect(limited.payload[0].extensions).toEqual({ code: 'RATE_LIMITED', retryAfter: expect.any(Number) })
+    expect(socket.isOpen).toBe(true)
+    expect((await api.graphql('{ __typename }', {}, { token })).status).toBe(429)
+    await expect(connect(api, { token })).rejects.toMatchObject({ code: 1013, reason: 'Too many requests' })
+    await sure.close()
+  })
+})
+
+describe('what is no conversation', () => {
+  const subscribe = (id: string) => JSON.stringify({ id, type: 'subscribe', payload: { query: INBOX } })
+
+  test.each([
+    ['text that is no JSON', ['hello'], 4400],
+    ['no object', ['[]'], 4400],
+    ['no type', ['{}'], 4400],
+    ['a type that is none', ['{"type":"start"}'], 4400],
+    ['an operation without an id', ['{"type":"subscribe","payload":{"query":"{ __typename }"}}'], 4400],
+    ['an operation without a query', ['{"type":"subscribe","id":"1","payload":{}}'], 4400],
+    ['an operation whose variables are a list', ['{"type":"subscribe","id":"1","payload":{"query":"x","variables":[]}}'], 4400],
+    ['what only a server says', ['{"type":"next","id":"1","payload":{"data":{}}}'], 4400],
+    ['bytes', [randomBytes(50)], 4400],
+    ['a second beginning', [settings({})], 4429],
+    ['an id that is in use', [subscribe('1'), subscribe('1')], 4409],
+    ['more than 100 kB', [JSON.stringify({ type: 'ping', payload: { pad: 'x'.repeat(100_000) } })], 1009],
+    ['text that is no UTF-8', [{ invalid: true }], 1007],
+  ] as [string, (string | Buffer | { invalid: true })[], number][])('%s closes the socket', async (_what, messages, code) => {
+    const before = api.log().length
+    const socket = await connect(api, 'user')
+    for (const message of messages) {
+      if (typeof message === 'string' || Buffer.isBuffer(message)) socket.send(message)
+      else socket.ws.send(Buffer.from([0xff, 0xfe]), { binary: false })
+    }
+    expect((await socket.closed)[0]).toBe(code)
+    // They are theirs: no operator need look.
+    expect(api.log().slice(before)).not.toMatch(/"level":(40|50)/)
+  })
+
+  test('bytes that are no frame close the socket', async () => {
+    const socket = await connect(api, 'user')
+    const { _socket: raw } = socket.ws as unknown as { _socket: NetSocket }
+    raw.write(Buffer.from([0x81, 0x05, 0x68, 0x65, 0x6c, 0x6c, 0x6f])) // A client has to mask.
+    expect((await socket.closed)[0]).toBe(1002)
+  })
+
+  test('an operation before the beginning closes the socket', async () => {
+    const socket = await open(api)
+    socket.send({ id: '1', type: 'subscribe', payload: { query: '{ __typename }' } })
+    expect(await socket.closed).toEqual([4401, 'Unauthorized'])
+  })
+
+  test.each([[['graphql-ws']], [['chat']], [[]]])('the protocols %j are not spoken here', async (protocols) => {
+    const socket = await open(api, { protocols }).catch(() => undefined) // A client may refuse first.
+    if (socket) expect((await socket.closed)[0]).toBe(4406)
+    expect(await subscribers()).toBe(0)
+  })
+
+  test('who never begins is sent away after 5 seconds', async () => {
+    const start = performance.now()
+    const socket = await open(api)
+    expect(await socket.closed).toEqual([4408, 'Connection initialisation timeout'])
+    expect(performance.now() - start).toBeGreaterThan(4_500)
+  })
+})
+
+const subscribers = async (on = api) =>
+  Number(/^assent_subscribers (\d+)$/m.exec((await on.send({ method: 'GET', path: '/metrics' })).text)![1])
+
+describe('limits', () => {
+  test('20 operations at once on a socket; one that ends makes room', async () => {
+    const socket = await connect(api, 'user')
+    const first = await socket.subscribe(INBOX)
+    for (let i = 1; i < 20; i++) socket.start(INBOX)
+    expect(await socket.start(INBOX).code()).toBe('RATE_LIMITED')
+    expect(await socket.start('{ currentUser { id } }').code()).toBe('RATE_LIMITED')
+    socket.send({ id: first.id, type: 'complete' })
+    expect(await socket.start('{ currentUser { name } }').data()).toEqual({ currentUser: { name: 'Uma User' } })
+  })
+
+  test('20 sockets of a person, whatever their sessions; one that closes makes room', async () => {
+    const person = await api.person()
+    const again = await anotherSession(person)
+    const sockets = await Promise.all(Array.from({ length: 20 }, (_, i) => connect(api, i % 2 ? person : again)))
+    expect(await subscribers()).toBe(20)
+    await expect(connect(api, person)).rejects.toMatchObject({ code: 1013, reason: 'Too many requests' })
+    expect((await connect(api, 'user')).isOpen).toBe(true)
+    sockets[0]!.ws.close()
+    await sockets[0]!.closed
+    await until(async () => (await subscribers()) === 20)
+    expect((await connect(api, person)).isOpen).toBe(true)
+  })
+
+  test('a megabyte that is not read: who is too slow is cut off', async () => {
+    const requestId = await newRequest(api)
+    const input = { requestId, description: '\u{1d518}'.repeat(10_000) }
+    await api.data(mutation('updateRequest'), { input }, 'user')
+    const socket = await connect(api, 'user')
+    const fields = Array.from({ length: 10 }, (_, i) => `r${i}: request(id: $id) { description }`)
+    socket.ws.pause()
+    let sent = 0
+    const sending = (async () => {
+      while ((await subscribers()) > 0 && sent < 500) {
+        socket.send({ id: `${sent++}`, type: 'subscribe', payload: { query: `query ($id: UUID!) { ${fields} }`, variables: { id: requestId } } })
+        await sleep(5)
+      }
+    })()
+    await until(async () => (await subscribers()) === 0, 20_000)
+    await sending
+    socket.ws.resume()
+    expect((await socket.closed)[0]).toBe(1006)
+  })
+
+  test('a peer that does not answer pings is cut off, and one that does is not', async () => {
+    const [silent, lively] = [await connect(api, 'user', { autoPong: false }), await connect(api, 'user')]
+    for (let i = 0; i < 3; i++) {
+      const pinged = new Promise((resolve) => lively.ws.once('ping', resolve))
+      passTime(15)
+      await pinged
+      await sleep(50) // Its answer is on its way.
+    }
+    expect((await silent.closed)[0]).toBe(1006)
+    expect(lively.isOpen).toBe(true)
+    lively.send({ type: 'ping', payload: { mine: true } })
+    expect(await lively.next()).toEqual({ type: 'pong', payload: { mine: true } })
+  })
+})
+
+describe('a session that ends closes its sockets, and those of no other', () => {
+  test.each<[string, (on: { person: NewPerson; other: NewPerson; cookie: string; csrf: string }) => Promise<unknown>]>([
+    ['by logout', ({ person }) => api.data(mutation('logout', 'clientMutationId'), { input: {} }, person)],
+    [
+      'by its end in the list of sessions',
+      async ({ person, other }) => {
+        const { body } = await api.rest('GET', '/auth/sessions/', undefined, person)
+        const { id } = body.results.find((session: { is_current: boolean }) => session.is_current)
+        expect((await api.rest('DELETE', `/auth/sessions/${id}/`, undefined, other)).status).toBe(204)
+      },
+    ],
+    ['by the end of all others', ({ other }) => api.rest('DELETE', '/auth/sessions/', undefined, other)],
+    [
+      'by a new password',
+      ({ other }) => {
+        const input = { oldPassword: PASSWORD, newPassword: 'correct horse battery staple' }
+        return api.data(mutation('changePassword', 'clientMutationId'), { input }, other)
+      },
+    ],
+  ])('%s', async (_how, end) => {
+    const person = await api.person()
+    const other = await anotherSession(person)
+    const sockets = await Promise.all([connect(api, person), connect(api, person), connect(api, other)])
+    await sockets[0].subscribe(INBOX)
+    const start = performance.now()
+    await end({ person, other, ...(await logIn(person)) })
+    expect(await Promise.all([sockets[0].closed, sockets[1].closed])).toEqual(Array(2).fill([4401, 'Unauthorized']))
+    expect(performance.now() - start).toBeLessThan(5_000)
+    expect(await sockets[2].start('{ currentUser { id } }').data()).toEqual({ currentUser: { id: person.id } })
+  })
+
+  test('by the deactivation of its person: all of theirs', async () => {
+    const person = await api.person()
+    const { cookie } = await logIn(person)
+    const sockets = [await connect(api, person), await connect(api, undefined, { headers: { cookie } })]
+    await api.data(mutation('deactivateUser', 'user { id }'), { input: { userId: person.id } }, 'admin')
+    for (const { closed } of sockets) expect(await closed).toEqual([4401, 'Unauthorized'])
+    await expect(connect(api, person)).rejects.toMatchObject(UNAUTHORIZED)
+  })
+
+  test('by SQL, whoever writes', async () => {
+    const person = await api.person()
+    const socket = await connect(api, person)
+    await owner.query('update app_private.sessions set revoked_at = now() where user_id = $1', [person.id])
+    expect(await socket.closed).toEqual([4401, 'Unauthorized'])
+  })
+
+  test('by its time; which those in use have, by the minute, as long as 30 days last', async () => {
+    const [expiring, idle, used] = [await api.person(), await api.person(), await api.person()]
+    const sockets = [await connect(api, expiring), await connect(api, idle), await connect(api, used)]
+    const lastUse = async () =>
+      (await owner.query('select last_used_at from app_private.sessions where user_id = $1', [used.id])).rows[0].last_used_at
+    await owner.query(`update app_private.sessions set last_used_at = now() - interval '2 days 23 hours' where user_id = $1`, [
+      used.id,
+    ])
+    const before = await lastUse()
+    await owner.query(`update app_private.sessions set expires_at = now() where user_id = $1`, [expiring.id])
+    await owner.query(`update app_private.sessions set last_used_at = now() - interval '4 days' where user_id = $1`, [idle.id])
+    expect(sockets.map(({ isOpen }) => isOpen)).toEqual([true, true, true])
+    passTime(60)
+    for (const { closed } of sockets.slice(0, 2)) expect(await closed).toEqual([4401, 'Unauthorized'])
+    expect(sockets[2]!.isOpen).toBe(true)
+    expect(before.getTime()).toBeLessThan(Date.now())
+  })
+
+  test('however close upon its beginning: whichever comes first, no socket stays', async () => {
+    const person = await api.person()
+    const sessions = await Promise.all(Array.from({ length: 12 }, () => anotherSession(person)))
+    const outcomes = sessions.map(async (session, i) => {
+      const socket = await open(api)
+      socket.send(settings({ authorization: `Bearer ${session.token}` }))
+      await sleep(i % 4)
+      await api.data(mutation('logout', 'clientMutationId'), { input: {} }, session)
+      return socket.closed
+    })
+    expect(await Promise.all(outcomes)).toEqual(Array(12).fill([4401, 'Unauthorized']))
+  })
+})
+
+test('a token that expires ends no socket; for a new operation, clients come back with a new one', async () => {
+  jest.useFakeTimers({ now: Date.now(), toFake: ['Date', 'setInterval', 'clearInterval'] } as never)
+})
+
+describe('close()', () => {
+  test('sends everybody away, and waits for nobody', async () => {
+    const closing = await startApi({}, api.db)
+    const sockets = [await connect(closing, 'user'), await connect(closing, 'manager'), await open(closing)]
+    await sockets[0]!.subscribe(INBOX)
+    const stream = await fetch(`${closing.url}/graphql`, {
+      method: 'POST',
+      headers: { accept: 'text/event-stream', 'content-type': 'application/json', authorization: `Bearer ${closing.token('user')}` },
+      body: JSON.stringify({ query: INBOX }),
+    })
+    expect(stream.status).toBe(200)
+    // One that takes no notice, and one that does not even read.
+    const deaf = await connect(closing, 'user')
+    deaf.ws.pause()
+    const start = performance.now()
+    await closing.close()
+    expect(performance.now() - start).toBeLessThan(5_000)
+    for (const { closed } of sockets) expect(await closed).toEqual([1001, 'Going away'])
+    await expect(stream.text()).rejects.toThrow()
+  })
+})
