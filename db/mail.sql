@@ -198,10 +198,9 @@ create or replace function app_public.resend_mail(notification_id uuid)
 as $$
 begin
   perform app_private.require_session();
-  if not app_hidden.has_permission('mail.manage') then
-    raise exception using errcode = 'RQ403', message = 'You may not manage mails.';
-  end if;
-  update app_public.notifications n set mail_state = 'QUEUED' where n.id = notification_id and n.mail_state = 'FAILED';
+  -- For who has not the permission there is none.
+  update app_public.notifications n set mail_state = 'QUEUED'
+  where n.id = notification_id and n.mail_state = 'FAILED' and app_hidden.has_permission('mail.manage');
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such undelivered mail.';
   end if;

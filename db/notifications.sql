@@ -236,25 +236,18 @@ comment on function app_public.mark_notification_read(uuid) is
   'Marks a notification of one''s own as read; read twice, it keeps its first time. NOT_FOUND: there is none of that id.';
 
 create or replace function app_public.mark_all_notifications_read()
-  returns integer
-  language plpgsql
+  returns void
+  language sql
   volatile
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
-declare
-  v_me uuid := app_private.require_session();
-  v_count integer;
-begin
   update app_public.notifications n
   set read_at = clock_timestamp()
-  where n.recipient_id = v_me and n.read_at is null
-    and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown);
-  get diagnostics v_count = row_count;
-  return v_count;
-end
+  where n.recipient_id = app_private.require_session() and n.read_at is null
+    and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown)
 $$;
-comment on function app_public.mark_all_notifications_read() is 'Marks all of one''s notifications as read, and tells how many were not.';
+comment on function app_public.mark_all_notifications_read() is 'Marks all of one''s notifications as read.';
 
 -- A view is the type of its rows; the function is who they are asked for.
 create or replace view app_public.notification_preferences with (security_invoker = true) as

@@ -33,7 +33,7 @@ declare
 begin
   foreach v_table in array array[
     'roles', 'role_permissions', 'request_statuses', 'request_parties', 'request_transitions', 'audit_actions',
-    'notification_kinds'
+    'notification_kinds', 'webhook_events'
   ] loop
     execute format('drop policy if exists everybody_select on app_public.%I', v_table);
     execute format('create policy everybody_select on app_public.%I for select to public using (true)', v_table);
@@ -181,6 +181,24 @@ create policy auditor_select on app_public.notifications for select to assent_au
 grant select on app_public.notifications to assent_user, assent_manager, assent_admin, assent_auditor;
 grant select on app_public.notification_preferences to assent_user, assent_manager, assent_admin;
 grant select on app_public.undelivered_mails to assent_user, assent_manager, assent_admin;
+
+-- Webhooks ---------------------------------------------------------------------------------------------------------
+
+drop policy if exists admin_select on app_public.webhooks;
+create policy admin_select on app_public.webhooks for select to assent_admin
+  using ((select app_hidden.has_permission('webhook.manage')));
+drop policy if exists auditor_select on app_public.webhooks;
+create policy auditor_select on app_public.webhooks for select to assent_auditor using (true);
+drop policy if exists admin_select on app_public.webhook_deliveries;
+create policy admin_select on app_public.webhook_deliveries for select to assent_admin
+  using ((select app_hidden.has_permission('webhook.manage')));
+drop policy if exists auditor_select on app_public.webhook_deliveries;
+create policy auditor_select on app_public.webhook_deliveries for select to assent_auditor using (true);
+
+grant select on app_public.webhooks, app_public.webhook_deliveries to assent_user, assent_manager, assent_admin;
+-- Who reads evidence need not be able to sign.
+grant select (id, url, events, is_enabled, failing_since, created_at) on app_public.webhooks to assent_auditor;
+grant select on app_public.webhook_deliveries to assent_auditor;
 
 -- Derived from the above, as the caller.
 grant select on app_hidden.deciders, app_hidden.request_deciders to assent_user, assent_manager, assent_admin, assent_auditor;

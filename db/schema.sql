@@ -652,6 +652,137 @@ create policy user_select on app_public.users for select to assent_user
    FROM app_hidden.deciders d)))) OR (id = ANY ((( SELECT app_hidden.people_on_my_requests() AS people_on_my_requests))::uuid[])));
 grant select on table app_public.users to assent_admin, assent_auditor, assent_manager, assent_user;
 
+create table app_public.webhook_deliveries (
+  id uuid default app_private.uuid_v7() not null,
+  webhook_id uuid not null,
+  audit_log_id uuid not null,
+  event text not null,
+  payload jsonb not null,
+  state text default 'QUEUED'::text not null,
+  attempts integer default 0 not null,
+  response_status integer,
+  error text,
+  created_at timestamp with time zone default clock_timestamp() not null,
+  delivered_at timestamp with time zone,
+  constraint webhook_deliveries_pkey PRIMARY KEY (id),
+  constraint webhook_deliveries_event_key UNIQUE (webhook_id, audit_log_id),
+  constraint webhook_deliveries_audit_log_id_fkey FOREIGN KEY (audit_log_id) REFERENCES app_public.audit_logs(id) ON DELETE RESTRICT,
+  constraint webhook_deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES app_public.webhooks(id) ON DELETE CASCADE,
+  constraint webhook_deliveries_delivered_at_check CHECK ((delivered_at IS NOT NULL) = (state = 'DELIVERED'::text)),
+  constraint webhook_deliveries_state_check CHECK (state = ANY (ARRAY['QUEUED'::text, 'DELIVERED'::text, 'FAILED'::text, 'CANCELLED'::text]))
+);
+comment on table app_public.webhook_deliveries is '@defaultOrderBy CREATED_AT_DESC
+What a webhook was told: one row for each event.';
+comment on column app_public.webhook_deliveries.id is 'Time-ordered UUID (version 7). The header webhook-id has it, the same at each attempt.';
+comment on column app_public.webhook_deliveries.webhook_id is '@behavior -orderBy
+Which webhook.';
+comment on column app_public.webhook_deliveries.audit_log_id is '@behavior -orderBy
+The audit entry of what happened.';
+comment on column app_public.webhook_deliveries.event is '@behavior -orderBy
+What happened.';
+comment on column app_public.webhook_deliveries.payload is '@behavior -orderBy -filterBy -condition:attribute:filterBy
+The body: as things stood when it was queued.';
+comment on column app_public.webhook_deliveries.state is '@behavior -orderBy
+QUEUED: to be sent, or sent again. DELIVERED: answered by 2xx. FAILED: given up. CANCELLED: the webhook was off.';
+comment on column app_public.webhook_deliveries.attempts is '@behavior -orderBy -filterBy -condition:attribute:filterBy
+How often it was sent.';
+comment on column app_public.webhook_deliveries.response_status is '@behavior -orderBy -filterBy -condition:attribute:filterBy
+The HTTP status of the last answer.';
+comment on column app_public.webhook_deliveries.error is '@behavior -orderBy -filterBy -condition:attribute:filterBy
+Why the last attempt failed.';
+comment on column app_public.webhook_deliveries.created_at is 'When it was queued.';
+comment on column app_public.webhook_deliveries.delivered_at is '@behavior -orderBy -filterBy -condition:attribute:filterBy
+When it was answered by 2xx.';
+comment on constraint webhook_deliveries_delivered_at_check on app_public.webhook_deliveries is 'What is delivered was delivered at some time.';
+comment on constraint webhook_deliveries_event_key on app_public.webhook_deliveries is '@behavior -*';
+comment on constraint webhook_deliveries_state_check on app_public.webhook_deliveries is 'There is no such state of a delivery.';
+CREATE INDEX webhook_deliveries_audit_log_id_idx ON app_public.webhook_deliveries USING btree (audit_log_id);
+CREATE INDEX webhook_deliveries_created_at_idx ON app_public.webhook_deliveries USING btree (created_at, id);
+CREATE INDEX webhook_deliveries_webhook_id_idx ON app_public.webhook_deliveries USING btree (webhook_id, created_at, id);
+CREATE TRIGGER _500_deliver AFTER INSERT ON app_public.webhook_deliveries FOR EACH ROW WHEN ((new.state = 'QUEUED'::text)) EXECUTE FUNCTION app_private.tg_webhook_deliveries__deliver();
+CREATE TRIGGER _510_deliver AFTER UPDATE OF state ON app_public.webhook_deliveries FOR EACH ROW WHEN (((new.state = 'QUEUED'::text) AND (old.state <> 'QUEUED'::text))) EXECUTE FUNCTION app_private.tg_webhook_deliveries__deliver();
+alter table app_public.webhook_deliveries enable row level security;
+alter table app_public.webhook_deliveries force row level security;
+create policy admin_select on app_public.webhook_deliveries for select to assent_admin
+  using (( SELECT app_hidden.has_permission('webhook.manage'::text) AS has_permission));
+create policy auditor_select on app_public.webhook_deliveries for select to assent_auditor
+  using (true);
+create policy owner_all on app_public.webhook_deliveries for all to assent_owner
+  using (true)
+  with check (true);
+grant select on table app_public.webhook_deliveries to assent_admin, assent_auditor, assent_manager, assent_user;
+
+create table app_public.webhook_events (
+  event text not null,
+  action text not null,
+  description text not null,
+  constraint webhook_events_pkey PRIMARY KEY (event),
+  constraint webhook_events_action_key UNIQUE (action),
+  constraint webhook_events_action_fkey FOREIGN KEY (action) REFERENCES app_public.audit_actions(action) ON UPDATE CASCADE ON DELETE RESTRICT
+);
+comment on table app_public.webhook_events is '@behavior -*
+What a webhook can be told of.';
+comment on column app_public.webhook_events.event is 'The name of the event, as deliveries carry it.';
+comment on column app_public.webhook_events.action is 'The action that it tells of.';
+comment on column app_public.webhook_events.description is 'What has happened.';
+alter table app_public.webhook_events enable row level security;
+alter table app_public.webhook_events force row level security;
+create policy everybody_select on app_public.webhook_events for select to public
+  using (true);
+create policy owner_all on app_public.webhook_events for all to assent_owner
+  using (true)
+  with check (true);
+grant select on table app_public.webhook_events to assent_admin, assent_anonymous, assent_auditor, assent_authenticator, assent_manager, assent_user;
+
+create table app_public.webhooks (
+  id uuid default app_private.uuid_v7() not null,
+  url text not null,
+  events text[] not null,
+  signing_key text not null,
+  is_enabled boolean default true not null,
+  failing_since timestamp with time zone,
+  created_at timestamp with time zone default clock_timestamp() not null,
+  constraint webhooks_pkey PRIMARY KEY (id),
+  constraint webhooks_events_check CHECK (cardinality(events) > 0),
+  constraint webhooks_url_form CHECK (url ~ '^https?://[^[:space:][:cntrl:]/?#@\\]+([/?#][^[:space:][:cntrl:]]*)?$'::text),
+  constraint webhooks_url_length CHECK (char_length(url) <= 2000)
+);
+comment on table app_public.webhooks is '@defaultOrderBy CREATED_AT_DESC
+A program that is told of events by signed POSTs (Standard Webhooks). For admins.';
+comment on column app_public.webhooks.id is 'Time-ordered UUID (version 7).';
+comment on column app_public.webhooks.url is '@behavior -orderBy
+Where it is told: http or https, without a user.';
+comment on column app_public.webhooks.events is '@behavior -orderBy -filterBy
+Of what: request.submitted, request.assigned, request.approved, request.rejected, user.created, user.updated, user.deactivated, user.reactivated.';
+comment on column app_public.webhooks.signing_key is '@behavior -orderBy -filterBy -condition:attribute:filterBy
+What its deliveries are signed with: "whsec_" and base64 of 256 random bits.';
+comment on column app_public.webhooks.is_enabled is '@behavior -orderBy
+Off: nothing is sent. After a week of failures it is switched off by itself.';
+comment on column app_public.webhooks.failing_since is '@behavior -orderBy
+The first failure since the last success.';
+comment on column app_public.webhooks.created_at is 'When it was registered.';
+comment on constraint webhooks_events_check on app_public.webhooks is 'A webhook is told of one event at least.';
+comment on constraint webhooks_url_form on app_public.webhooks is 'The URL must begin with https:// or http://, and name no user.';
+comment on constraint webhooks_url_length on app_public.webhooks is 'The URL must have at most 2,000 characters.';
+CREATE INDEX webhooks_created_at_idx ON app_public.webhooks USING btree (created_at, id);
+CREATE TRIGGER _200_check_events BEFORE INSERT OR UPDATE OF events ON app_public.webhooks FOR EACH ROW EXECUTE FUNCTION app_private.tg_webhooks__check_events();
+alter table app_public.webhooks enable row level security;
+alter table app_public.webhooks force row level security;
+create policy admin_select on app_public.webhooks for select to assent_admin
+  using (( SELECT app_hidden.has_permission('webhook.manage'::text) AS has_permission));
+create policy auditor_select on app_public.webhooks for select to assent_auditor
+  using (true);
+create policy owner_all on app_public.webhooks for all to assent_owner
+  using (true)
+  with check (true);
+grant select on table app_public.webhooks to assent_admin, assent_manager, assent_user;
+grant select (id) on table app_public.webhooks to assent_auditor;
+grant select (url) on table app_public.webhooks to assent_auditor;
+grant select (events) on table app_public.webhooks to assent_auditor;
+grant select (is_enabled) on table app_public.webhooks to assent_auditor;
+grant select (failing_since) on table app_public.webhooks to assent_auditor;
+grant select (created_at) on table app_public.webhooks to assent_auditor;
+
 create view app_hidden.deciders as
  SELECT u.id AS user_id,
     mine.level >= any_lowest.level AS decides_any
@@ -1733,6 +1864,42 @@ AS $function$
 $function$;
 comment on routine app_private.announce_inboxes(app_public.audit_logs) is 'Announces to everybody whose inbox an action has changed that it has.';
 
+CREATE OR REPLACE FUNCTION app_private.audit_webhook(action text, webhook app_public.webhooks, details jsonb)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  insert into app_public.audit_logs (actor_id, action, metadata, ip_address)
+  values (
+    app_hidden.current_user_id(),
+    action,
+    jsonb_build_object('webhook_id', webhook.id, 'url', webhook.url) || details,
+    app_private.current_ip()
+  )
+$function$;
+comment on routine app_private.audit_webhook(text,app_public.webhooks,jsonb) is 'One entry for each change of a webhook; never its key.';
+
+CREATE OR REPLACE FUNCTION app_private.begin_delivery(delivery_id uuid, OUT url text, OUT signing_key text, OUT body text)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if not pg_try_advisory_lock(app_private.delivery_lock(delivery_id)) then
+    raise exception using errcode = 'lock_not_available', message = 'Another worker is sending this delivery.';
+  end if;
+  update app_public.webhook_deliveries d
+  set state = 'CANCELLED'
+  from app_public.webhooks w
+  where d.id = delivery_id and d.state = 'QUEUED' and w.id = d.webhook_id and not w.is_enabled;
+  update app_public.webhook_deliveries d
+  set attempts = d.attempts + 1
+  from app_public.webhooks w
+  where d.id = delivery_id and d.state = 'QUEUED' and w.id = d.webhook_id
+  returning w.url, w.signing_key, d.payload::text into begin_delivery.url, begin_delivery.signing_key, begin_delivery.body;
+end
+$function$;
+comment on routine app_private.begin_delivery(uuid) is 'What to send, where to and signed by what; nulls: it has been delivered, or its webhook is off or gone. The session keeps delivery_lock until it lets go of it; raises 55P03 while another has it.';
+
 CREATE OR REPLACE FUNCTION app_private.begin_mail(notification_id uuid, domain text)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -1874,6 +2041,59 @@ AS $function$
   select nullif(current_setting('assent.ip', true), '')::inet
 $function$;
 comment on routine app_private.current_ip() is 'The address that the request came from, for the audit trail.';
+
+CREATE OR REPLACE FUNCTION app_private.delivery_done(delivery_id uuid, response_status integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update app_public.webhook_deliveries d
+  set state = 'DELIVERED', delivered_at = clock_timestamp(), error = null, response_status = delivery_done.response_status
+  where d.id = delivery_id and d.state = 'QUEUED';
+  update app_public.webhooks w
+  set failing_since = null
+  from app_public.webhook_deliveries d
+  where d.id = delivery_id and w.id = d.webhook_id and w.failing_since is not null;
+end
+$function$;
+comment on routine app_private.delivery_done(uuid,integer) is 'It was answered by 2xx.';
+
+CREATE OR REPLACE FUNCTION app_private.delivery_failed(delivery_id uuid, response_status integer, error text, for_good boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_webhook app_public.webhooks;
+begin
+  update app_public.webhook_deliveries d
+  set response_status = delivery_failed.response_status, error = left(delivery_failed.error, 1000),
+    state = case when for_good then 'FAILED' else d.state end
+  where d.id = delivery_id and d.state = 'QUEUED';
+  update app_public.webhooks w
+  set failing_since = coalesce(w.failing_since, clock_timestamp())
+  from app_public.webhook_deliveries d
+  where d.id = delivery_id and w.id = d.webhook_id
+  returning w.* into v_webhook;
+  if v_webhook.is_enabled and (v_webhook.failing_since < now() - interval '7 days' or delivery_failed.response_status = 410) then
+    update app_public.webhooks w set is_enabled = false where w.id = v_webhook.id;
+    perform app_private.audit_webhook('WEBHOOK_UPDATE', v_webhook, jsonb_build_object(
+      'is_enabled', jsonb_build_object('old', true, 'new', false),
+      'reason', case when delivery_failed.response_status = 410 then 'It answered 410 Gone.' else 'It had failed for a week.' end));
+  end if;
+end
+$function$;
+comment on routine app_private.delivery_failed(uuid,integer,text,boolean) is 'An attempt has failed, and will not be repeated if for good. After a week without a success, and by 410 Gone (Standard Webhooks), the webhook is switched off.';
+
+CREATE OR REPLACE FUNCTION app_private.delivery_lock(delivery_id uuid)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select hashtextextended('webhook ' || delivery_id, 0)
+$function$;
+comment on routine app_private.delivery_lock(uuid) is 'The advisory lock that a session holds while it sends a delivery; a worker''s death frees it.';
 
 CREATE OR REPLACE FUNCTION app_private.digest_document(of_user_id uuid)
  RETURNS jsonb
@@ -2247,8 +2467,15 @@ CREATE OR REPLACE FUNCTION app_private.queue_deliveries(entry app_public.audit_l
  RETURNS void
  LANGUAGE sql
 AS $function$
+  insert into app_public.webhook_deliveries (webhook_id, audit_log_id, event, payload)
+  select w.id, entry.id, e.event, app_private.webhook_payload(entry, e.event)
+  from app_public.webhook_events e
+  join app_public.webhooks w on w.is_enabled and e.event = any (w.events)
+  where e.action = entry.action
+  order by w.id
+  on conflict on constraint webhook_deliveries_event_key do nothing
 $function$;
-comment on routine app_private.queue_deliveries(app_public.audit_logs) is 'One delivery for each webhook that is told of the action.';
+comment on routine app_private.queue_deliveries(app_public.audit_logs) is 'One delivery for each webhook that is told of the action. Run twice, it does nothing the second time.';
 
 CREATE OR REPLACE FUNCTION app_private.raise_violation(violated_constraint text, violated_column text)
  RETURNS void
@@ -2603,6 +2830,34 @@ end
 $function$;
 comment on routine app_private.tg_users__keep_an_admin() is 'Somebody can always administer people, whoever writes. Raises RQ409.';
 
+CREATE OR REPLACE FUNCTION app_private.tg_webhook_deliveries__deliver()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id),
+    job_key => format('webhook %s %s', new.id, new.attempts), job_key_mode => 'unsafe_dedupe');
+  return null;
+end
+$function$;
+comment on routine app_private.tg_webhook_deliveries__deliver() is 'Adds the job that sends a delivery, in the transaction that queues it.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_webhooks__check_events()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if exists (select from unnest(new.events) e where e is null or e not in (select w.event from app_public.webhook_events w)) then
+    raise exception using errcode = 'RQ422', column = 'events',
+      message = 'The events that there are: ' || (select string_agg(w.event, ', ' order by w.event) from app_public.webhook_events w) || '.';
+  end if;
+  return new;
+end
+$function$;
+comment on routine app_private.tg_webhooks__check_events() is 'A webhook is told of events that there are. Raises RQ422.';
+
 CREATE OR REPLACE FUNCTION app_private.uuid_v7()
  RETURNS uuid
  LANGUAGE plpgsql
@@ -2678,6 +2933,34 @@ end
 $function$;
 comment on routine app_private.verify_password(uuid,text,text) is 'Is it the password of an active account? user_id if so; else the attempt counts as failed, and known_id says whose account it was, if anybody''s. retry_after (seconds): 10 have failed on this account within 15 minutes. An attempt is good once: raises RQ401 for one that is over, unknown or of another account.';
 
+CREATE OR REPLACE FUNCTION app_private.webhook_payload(entry app_public.audit_logs, event text)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select jsonb_build_object(
+    'type', event,
+    'timestamp', entry."timestamp",
+    'data', jsonb_build_object(
+      'audit_log_id', entry.id,
+      'actor', (select to_jsonb(p) from app_private.people p where p.id = entry.actor_id)
+    ) || case
+      when entry.request_id is not null then jsonb_build_object('request', (
+        select jsonb_build_object(
+          'id', r.id, 'title', r.title, 'status', r.status, 'version', r.version,
+          'creator', (select to_jsonb(p) from app_private.people p where p.id = r.creator_id),
+          'assigned_to', (select to_jsonb(p) from app_private.people p where p.id = r.assigned_to_id),
+          'reviewed_by', (select to_jsonb(p) from app_private.people p where p.id = r.reviewed_by_id),
+          'reviewed_at', r.reviewed_at, 'review_comment', r.review_comment, 'submitted_at', r.submitted_at)
+        from app_public.requests r where r.id = entry.request_id))
+      else jsonb_build_object('user', (
+        select jsonb_build_object('id', u.id, 'name', u.name, 'role', u.role, 'is_deleted', u.is_deleted)
+        from app_public.users u where u.id = entry.user_id))
+    end
+  )
+$function$;
+comment on routine app_private.webhook_payload(app_public.audit_logs,text) is 'What a webhook is told: the type, the time and what it is about, as Standard Webhooks recommends. No address of anybody.';
+
 CREATE OR REPLACE FUNCTION app_public.approve_request(request_id uuid, comment text DEFAULT NULL::text, version integer DEFAULT NULL::integer)
  RETURNS app_public.requests
  LANGUAGE sql
@@ -2706,6 +2989,35 @@ $function$;
 comment on routine app_public.create_request(text,text,uuid) is 'Creates a request, as a draft. VALIDATION_FAILED: the title is blank or too long, the description too long, or the assignee no active manager or admin other than oneself.';
 grant execute on routine app_public.create_request(text,text,uuid) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_public.create_webhook(url text, events text[])
+ RETURNS app_public.webhooks
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_webhook app_public.webhooks;
+  v_constraint text;
+  v_column text;
+begin
+  perform app_private.require_session();
+  if not app_hidden.has_permission('webhook.manage') then
+    raise exception using errcode = 'RQ403', message = 'You may not manage webhooks.';
+  end if;
+  insert into app_public.webhooks (url, events, signing_key)
+  values (create_webhook.url, create_webhook.events, 'whsec_' || encode(app_private.gen_random_bytes(32), 'base64'))
+  returning * into v_webhook;
+  perform app_private.audit_webhook('WEBHOOK_CREATE', v_webhook, jsonb_build_object('events', to_jsonb(v_webhook.events)));
+  return v_webhook;
+exception
+  when check_violation or not_null_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
+end
+$function$;
+comment on routine app_public.create_webhook(text,text[]) is 'Registers a webhook, for admins; the answer has the key that its deliveries are signed with. VALIDATION_FAILED: no URL by http or https, or an event that there is not.';
+grant execute on routine app_public.create_webhook(text,text[]) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_public.deactivate_user(user_id uuid)
  RETURNS app_public.users
  LANGUAGE sql
@@ -2723,6 +3035,29 @@ AS $function$
 $function$;
 comment on routine app_public.delete_request(uuid,integer) is 'Deletes a draft of one''s own. Admins still see it, and so does the audit trail.';
 grant execute on routine app_public.delete_request(uuid,integer) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.delete_webhook(webhook_id uuid)
+ RETURNS app_public.webhooks
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_webhook app_public.webhooks;
+begin
+  perform app_private.require_session();
+  delete from app_public.webhooks w
+  where w.id = webhook_id and app_hidden.has_permission('webhook.manage')
+  returning * into v_webhook;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such webhook.';
+  end if;
+  perform app_private.audit_webhook('WEBHOOK_DELETE', v_webhook, '{}');
+  return v_webhook;
+end
+$function$;
+comment on routine app_public.delete_webhook(uuid) is 'Removes a webhook with the record of its deliveries, for admins.';
+grant execute on routine app_public.delete_webhook(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.get_current_user()
  RETURNS app_public.users
@@ -2761,24 +3096,17 @@ comment on routine app_public.logout() is 'Ends the session that the request cam
 grant execute on routine app_public.logout() to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.mark_all_notifications_read()
- RETURNS integer
- LANGUAGE plpgsql
+ RETURNS void
+ LANGUAGE sql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare
-  v_me uuid := app_private.require_session();
-  v_count integer;
-begin
   update app_public.notifications n
   set read_at = clock_timestamp()
-  where n.recipient_id = v_me and n.read_at is null
-    and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown);
-  get diagnostics v_count = row_count;
-  return v_count;
-end
+  where n.recipient_id = app_private.require_session() and n.read_at is null
+    and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown)
 $function$;
-comment on routine app_public.mark_all_notifications_read() is 'Marks all of one''s notifications as read, and tells how many were not.';
+comment on routine app_public.mark_all_notifications_read() is 'Marks all of one''s notifications as read.';
 grant execute on routine app_public.mark_all_notifications_read() to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.mark_notification_read(notification_id uuid)
@@ -2888,10 +3216,9 @@ CREATE OR REPLACE FUNCTION app_public.resend_mail(notification_id uuid)
 AS $function$
 begin
   perform app_private.require_session();
-  if not app_hidden.has_permission('mail.manage') then
-    raise exception using errcode = 'RQ403', message = 'You may not manage mails.';
-  end if;
-  update app_public.notifications n set mail_state = 'QUEUED' where n.id = notification_id and n.mail_state = 'FAILED';
+  -- For who has not the permission there is none.
+  update app_public.notifications n set mail_state = 'QUEUED'
+  where n.id = notification_id and n.mail_state = 'FAILED' and app_hidden.has_permission('mail.manage');
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such undelivered mail.';
   end if;
@@ -2899,6 +3226,28 @@ end
 $function$;
 comment on routine app_public.resend_mail(uuid) is 'Tries again to send a mail that had failed, for admins. NOT_FOUND: there is none of that id.';
 grant execute on routine app_public.resend_mail(uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.resend_webhook_delivery(delivery_id uuid)
+ RETURNS app_public.webhook_deliveries
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_delivery app_public.webhook_deliveries;
+begin
+  perform app_private.require_session();
+  update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
+  where d.id = delivery_id and app_hidden.has_permission('webhook.manage')
+  returning * into v_delivery;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such delivery.';
+  end if;
+  return v_delivery;
+end
+$function$;
+comment on routine app_public.resend_webhook_delivery(uuid) is 'Sends a delivery again, for admins, whatever became of it; one that is queued stays so. Of a webhook that is off it is CANCELLED.';
+grant execute on routine app_public.resend_webhook_delivery(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.set_notification_preference(kind text, delivery text)
  RETURNS app_public.notification_preferences
@@ -2967,6 +3316,48 @@ AS $function$
 $function$;
 comment on routine app_public.update_user(uuid,text,text) is 'Renames somebody or changes their role, for admins; it holds from their next request on. What is left out stays as it is. INVALID_TRANSITION: it is the last active admin.';
 grant execute on routine app_public.update_user(uuid,text,text) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.update_webhook(webhook_id uuid, url text DEFAULT NULL::text, events text[] DEFAULT NULL::text[], is_enabled boolean DEFAULT NULL::boolean)
+ RETURNS app_public.webhooks
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_old app_public.webhooks;
+  v_new app_public.webhooks;
+  v_constraint text;
+  v_column text;
+begin
+  perform app_private.require_session();
+  select * into v_old from app_public.webhooks w
+  where w.id = webhook_id and app_hidden.has_permission('webhook.manage')
+  for no key update;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such webhook.';
+  end if;
+  update app_public.webhooks w
+  set url = coalesce(update_webhook.url, w.url),
+    events = coalesce(update_webhook.events, w.events),
+    is_enabled = coalesce(update_webhook.is_enabled, w.is_enabled),
+    -- Switched on again, it has its week again.
+    failing_since = case when update_webhook.is_enabled and not w.is_enabled then null else w.failing_since end
+  where w.id = webhook_id
+  returning * into v_new;
+  if v_new is distinct from v_old then
+    perform app_private.audit_webhook('WEBHOOK_UPDATE', v_new,
+      app_private.changes(to_jsonb(v_old) - 'failing_since', to_jsonb(v_new) - 'failing_since') - 'signing_key' - 'url'
+      || case when v_new.url <> v_old.url then jsonb_build_object('old_url', v_old.url) else '{}' end);
+  end if;
+  return v_new;
+exception
+  when check_violation or not_null_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
+end
+$function$;
+comment on routine app_public.update_webhook(uuid,text,text[],boolean) is 'Changes a webhook, for admins, or switches it on or off; what is left out, or null, stays as it is.';
+grant execute on routine app_public.update_webhook(uuid,text,text[],boolean) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.users_email(u app_public.users)
  RETURNS text
@@ -3060,3 +3451,12 @@ insert into app_public.role_permissions values ('webhook.manage', 'ADMIN', 'Regi
 insert into app_public.roles values ('ADMIN', '3', 'assent_admin', 'Administers people, and sees everything.');
 insert into app_public.roles values ('MANAGER', '2', 'assent_manager', 'Decides the requests of others.');
 insert into app_public.roles values ('USER', '1', 'assent_user', 'Drafts and submits requests of their own.');
+
+insert into app_public.webhook_events values ('request.approved', 'APPROVE', 'A request was approved.');
+insert into app_public.webhook_events values ('request.assigned', 'ASSIGN', 'A submitted request was assigned.');
+insert into app_public.webhook_events values ('request.rejected', 'REJECT', 'A request was rejected.');
+insert into app_public.webhook_events values ('request.submitted', 'SUBMIT', 'A request was submitted.');
+insert into app_public.webhook_events values ('user.created', 'USER_CREATE', 'A person was added.');
+insert into app_public.webhook_events values ('user.deactivated', 'USER_DEACTIVATE', 'A person was deactivated.');
+insert into app_public.webhook_events values ('user.reactivated', 'USER_REACTIVATE', 'A person was reactivated.');
+insert into app_public.webhook_events values ('user.updated', 'USER_UPDATE', 'A person''s name or role was changed.');

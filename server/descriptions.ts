@@ -5,6 +5,9 @@ import type { PgCodec } from 'postgraphile/@dataplan/pg'
 const commentOn = (codec: PgCodec | undefined, attribute: string | undefined): string | undefined =>
   attribute === undefined ? undefined : codec?.attributes?.[attribute]?.description
 
+/** Arguments that write no column. */
+const OTHERS: Record<string, string> = { email: 'What the person logs in with, in any letter case.' }
+
 /** PostgreSQL has comments for columns and none for arguments: an argument is described by the column that it writes. */
 export const DescriptionsPlugin: GraphileConfig.Plugin = {
   name: 'DescriptionsPlugin',
@@ -22,7 +25,11 @@ export const DescriptionsPlugin: GraphileConfig.Plugin = {
           attributes.find((name) => inflection.camelCase(name) === fieldName) ??
           attributes.find((name) => inflection.camelCase(name).toLowerCase().endsWith(fieldName.toLowerCase()))
         const table = mutation?.codec.attributes && inflection.camelCase(inflection.tableType(mutation.codec))
-        field.description = fieldName === `${table}Id` ? `Which ${table}.` : commentOn(mutation?.codec, attribute)
+        const [, thing] = /^(\w+)Id$/.exec(fieldName) ?? []
+        field.description =
+          thing && (thing === table || !attribute)
+            ? `Which ${thing}.`
+            : (commentOn(mutation?.codec, attribute) ?? OTHERS[fieldName])
         return field
       },
       GraphQLObjectType_fields_field(field, _build, { scope: { isMutationPayload, pgCodec, fieldName } }) {

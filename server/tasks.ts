@@ -1,6 +1,9 @@
-import type { Task, TaskList } from 'graphile-worker'
+import type { JobHelpers, Task, TaskList } from 'graphile-worker'
 import pRetry from 'p-retry'
+import type { PoolClient } from 'pg'
+import type { Config } from './config.ts'
 import { isRefused, type MailDocument, type Mailer } from './mail.ts'
+import { deliver, type Delivery, type DeliveryError } from './webhooks.ts'
 
 /** What comes by time, in UTC; "fill" makes up for what fell into a time without any worker. */
 export const crontab = `
@@ -25,37 +28,60 @@ export const promptTasks: TaskList = {
 }
 
 /** What speaks to the SMTP server. */
-export const mailTasks = (mailer: Mailer): TaskList => ({ send_mail: makeSendMail(mailer) })
+export const mailTasks = (mailer: Mailer): TaskList => ({
+  send_mail: exclusively('app_private.mail_lock', async (id, client, { query, job }) => {
+    const { rows } = await client.query<{ mail: MailDocument | null }>('select app_private.begin_mail($1, $2) as mail', [
+      id,
+      mailer.domain,
+    ])
+    const mail = rows[0]!.mail
+    if (!mail) return
+    try {
+      await mailer.send(mail)
+    } catch (error) {
+      const forGood = isRefused(error) || job.attempts >= job.max_attempts
+      await client.query('select app_private.mail_failed($1, $2, $3)', [id, (error as Error).message, forGood])
+      if (forGood) return
+      throw error
+    }
+    const news = mail.news?.map(({ notification_id }) => notification_id) ?? []
+    await untilRecorded(() => query('select app_private.mail_sent($1, $2)', [id, news]))
+  }),
+})
 
-function makeSendMail(mailer: Mailer): Task {
-  return async (payload, { withPgClient, query, job }) => {
+/** What speaks to webhooks. */
+export const webhookTasks = ({ privateWebhooks }: Pick<Config, 'privateWebhooks'>): TaskList => ({
+  deliver_webhook: exclusively('app_private.delivery_lock', async (id, client, { query, job }) => {
+    const { rows } = await client.query<Delivery | { url: null }>('select * from app_private.begin_delivery($1)', [id])
+    const delivery = rows[0]!
+    if (delivery.url === null) return
+    let status: number
+    try {
+      status = await deliver(id, delivery, privateWebhooks)
+    } catch (error) {
+      const { message, status, forGood: isVain } = error as DeliveryError
+      const forGood = isVain || job.attempts >= job.max_attempts
+      await client.query('select app_private.delivery_failed($1, $2, $3, $4)', [id, status, message, forGood])
+      if (forGood) return
+      throw error
+    }
+    await untilRecorded(() => query('select app_private.delivery_done($1, $2)', [id, status]))
+  }),
+})
+
+/** A task of one row, in whose way no other worker comes: a lock of one session for all of it, which ends with the process. */
+const exclusively =
+  (lock: string, work: (id: string, client: PoolClient, helpers: JobHelpers) => Promise<void>): Task =>
+  async (payload, helpers) => {
     const { id } = payload as { id: string }
-    // One connection for all of it: the lock that keeps others from sending the same mail is its session's.
-    await withPgClient(async (client) => {
+    await helpers.withPgClient(async (client) => {
       try {
-        const { rows } = await client.query<{ mail: MailDocument | null }>('select app_private.begin_mail($1, $2) as mail', [
-          id,
-          mailer.domain,
-        ])
-        const mail = rows[0]!.mail
-        if (!mail) return
-        try {
-          await mailer.send(mail)
-        } catch (error) {
-          const forGood = isRefused(error) || job.attempts >= job.max_attempts
-          await client.query('select app_private.mail_failed($1, $2, $3)', [id, (error as Error).message, forGood])
-          if (forGood) return
-          throw error
-        }
-        // It is out, whatever becomes of this connection: to forget that would be to send it again.
-        const news = mail.news?.map(({ notification_id }) => notification_id) ?? []
-        await pRetry(() => query('select app_private.mail_sent($1, $2)', [id, news]), { retries: 20, maxTimeout: 5_000 })
+        await work(id, client, helpers)
       } finally {
-        await client.query('select pg_advisory_unlock(app_private.mail_lock($1))', [id]).catch(() => {}) // Gone with the session.
+        await client.query(`select pg_advisory_unlock(${lock}($1))`, [id]).catch(() => {}) // Gone with the session.
       }
     })
   }
-}
 
-/** What speaks to webhooks. */
-export const webhookTasks = (_config: object): TaskList => ({})
+/** It is out, whatever becomes of the database meanwhile: to forget that would be to send it again. */
+const untilRecorded = (record: () => Promise<unknown>) => pRetry(record, { retries: 20, maxTimeout: 5_000 })

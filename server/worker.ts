@@ -50,11 +50,7 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Pro
       presence,
       log,
     )
-  const workers = [
-    start(promptTasks, 2, crontab),
-    start(mailTasks(mailer), MAILS_AT_ONCE),
-    // start(webhookTasks(config), 4),
-  ]
+  const workers = [start(promptTasks, 2, crontab), start(mailTasks(mailer), MAILS_AT_ONCE), start(webhookTasks(config), 4)]
   return {
     async close() {
       await Promise.all(workers.map((worker) => worker.close()))

@@ -51,12 +51,30 @@ beforeAll(async () => {
     `insert into app_private.login_attempts (account_key, network, failed)
      select app_private.account_key(n || '@'), ('10.' || n / 65536 || '.' || n / 256 % 256 || '.' || n % 256 || '/32')::cidr, true from generate_series(1, 60000) n`,
   )
+  await notifyCrowd(8)
+  // Most are read; one person has thousands, as who decides has in time.
+  await stage.root.query(
+    `insert into app_public.notifications (recipient_id, kind, event, mail_state, read_at, created_at, request_id)
+     select id, case when n % 3 = 0 then 'REMINDER' else 'SUBMITTED' end, 'mine ' || n,
+       case when n % 100 = 0 then 'FAILED' else 'NONE' end, case when n > 30 then now() end, now() - n * interval '1 minute', null
+     from unnest($1::uuid[]) id, generate_series(1, case when id = $2 then 12000 else 200 end) n`,
+    [[stage.id.user, stage.id.manager, stage.id.manager2, stage.id.admin], stage.id.manager2],
+  )
   await stage.root.query('set session_replication_role = origin')
   await stage.root.query('vacuum analyze')
   oneRequest = (await stage.root.query(`select id from app_public.requests where title = 'Request 2009'`)).rows[0].id
   waiting = (await stage.root.query(`select id from app_public.requests where title = 'Request 3000'`)).rows[0].id
 }, 60_000)
 afterAll(() => stage?.close())
+
+/** So many notifications more for each of the crowd, half of them unread. */
+const notifyCrowd = (count: number) =>
+  stage.root.query(
+    `insert into app_public.notifications (recipient_id, kind, event, mail_state, read_at, created_at)
+     select u.id, 'APPROVED', gen_random_uuid()::text, 'NONE', case when n % 2 = 0 then now() end, now() - n * interval '1 minute'
+     from app_public.users u, generate_series(1, $1) n where u.name like 'Person %'`,
+    [count],
+  )
 
 interface Plan {
   'Node Type': string
@@ -178,6 +196,19 @@ const lists: [string, Person | 'owner', () => string][] = [
     () =>
       `select * from app_hidden.finish_login((select attempt_id from app_hidden.begin_login('77@')), '77@', 'x', false, null)`,
   ],
+  ...(['user', 'manager', 'admin'] as const).flatMap((person): typeof lists => [
+    ['notifications', person, () => `select * from app_public.notifications ${newest}`],
+    ['unread notifications', person, () => `select * from app_public.notifications where read_at is null ${newest}`],
+    ['the number of unread notifications', person, () => 'select app_public.unread_notification_count()'],
+  ]),
+  ['notifications, with thousands of them', 'manager2', () => `select * from app_public.notifications ${newest}`],
+  [
+    'unread notifications, with thousands read',
+    'manager2',
+    () => `select * from app_public.notifications where read_at is null ${newest}`,
+  ],
+  ['the number of unread notifications, with thousands read', 'manager2', () => 'select app_public.unread_notification_count()'],
+  ['mails that were not delivered', 'admin', () => `select * from app_public.undelivered_mails ${newest}`],
   ['a creation', 'user', () => `select * from app_public.create_request('T')`],
   ['an approval', 'manager', () => `select * from app_public.approve_request('${waiting}')`],
 ]
@@ -187,7 +218,7 @@ test('the tables are so big that a scan would show', async () => {
     `
     select relname, relpages from pg_class
     where oid in ('app_public.requests'::regclass, 'app_public.audit_logs'::regclass, 'app_public.users'::regclass, 'app_private.sessions'::regclass,
-      'app_private.credentials'::regclass, 'app_private.login_attempts'::regclass) and relpages <= $1`,
+      'app_private.credentials'::regclass, 'app_private.login_attempts'::regclass, 'app_public.notifications'::regclass) and relpages <= $1`,
     [most],
   )
   expect(rows).toEqual([])
@@ -234,6 +265,9 @@ describe("REST's lists", () => {
     ['people', '/users/', () => ({})],
     ['the oldest people', '/users/', () => ({ ordering: 'created_at' })],
     ["one's own sessions", '/auth/sessions/', () => ({})],
+    ["one's notifications", '/notifications/', () => ({})],
+    ["one's unread notifications", '/notifications/', () => ({ unread: 'true' })],
+    ["one's notifications that are read", '/notifications/', () => ({ unread: 'false' })],
   ]
 
   /** The statements that a list asks, as server/pages.ts builds them. */
@@ -260,7 +294,7 @@ describe("REST's lists", () => {
     nodes(plan).filter(
       (node) =>
         node['Node Type'] === 'Seq Scan' &&
-        ['requests', 'audit_logs', 'users', 'sessions'].includes(node['Relation Name']!) &&
+        ['requests', 'audit_logs', 'users', 'sessions', 'notifications'].includes(node['Relation Name']!) &&
         node['Actual Loops'] > 0,
     )
 
@@ -286,5 +320,99 @@ describe("REST's lists", () => {
   test('a full scan would be seen', async () => {
     const text = `select title from app_public.requests where title like '%x%'`
     expect(fullScans(await planPrepared('admin', { text }))).toHaveLength(1)
+  })
+})
+
+test.each(['user', 'manager', 'admin'] as const)("%s pays nothing for others' notifications", async (person) => {
+  const statements = [
+    `select * from app_public.notifications ${newest}`,
+    `select * from app_public.notifications where read_at is null ${newest}`,
+    'select app_public.unread_notification_count()',
+    'select app_public.mark_all_notifications_read()',
+  ]
+  const pages = async () => {
+    const read: number[] = []
+    for (const statement of statements) {
+      await planOf(person, statement)
+      read.push(pagesOf(await planOf(person, statement)))
+    }
+    return read
+  }
+  const before = await pages()
+  await stage.root.query('begin; set local session_replication_role = replica')
+  await notifyCrowd(8)
+  await stage.root.query('commit')
+  await stage.root.query('vacuum analyze app_public.notifications')
+  // A level of an index, at most: for each row that is written, of each index.
+  ;(await pages()).forEach((now, i) => expect(now).toBeLessThanOrEqual(1.3 * before[i]! + 10))
+})
+
+describe('with 20,000 waiting requests', () => {
+  let one: string
+  let assigned: string
+  let due: number
+
+  beforeAll(async () => {
+    await stage.root.query('set session_replication_role = replica')
+    await stage.root.query(`update app_public.users set role = 'MANAGER' where name like 'Person %00' and name like '%0'`)
+    await stage.root.query(
+      `with people as (
+         select array_agg(id) filter (where role = 'USER') as users, array_agg(id) filter (where role = 'MANAGER') as managers
+         from app_public.users where name like 'Person %'
+       )
+       insert into app_public.requests (title, status, creator_id, assigned_to_id, submitted_at, created_at)
+       select 'Waiting ' || n, 'SUBMITTED', users[1 + n % cardinality(users)], case when n % 2 = 0 then managers[1 + n % cardinality(managers)] end,
+         now() - n * interval '8 seconds', now() - n * interval '8 seconds'
+       from people, generate_series(1, 20000) n`,
+    )
+    // The crowd's few have waited for weeks: those of yesterday are the many.
+    await stage.root.query(
+      `update app_public.requests set submitted_at = now() where title like 'Request %' and status = 'SUBMITTED'`,
+    )
+    await stage.root.query(
+      `update app_public.requests set submitted_at = now() - interval '3 days' where title in ('Waiting 10', 'Waiting 20', 'Waiting 30')`,
+    )
+    await stage.root.query('set session_replication_role = origin')
+    await stage.root.query('vacuum analyze')
+    const waiting = (title: string) => stage.root.query('select id from app_public.requests where title = $1', [title])
+    one = (await waiting('Waiting 101')).rows[0].id
+    assigned = (await waiting('Waiting 102')).rows[0].id
+    due = 3
+  }, 60_000)
+
+  const recipients = (request: string, action: string) =>
+    `select r.* from jsonb_populate_record(null::app_public.audit_logs, '{"action": "${action}", "request_id": "${request}"}') a, app_private.recipients(a) r`
+  const queue = (kind: string) => `
+    insert into app_public.notifications (recipient_id, kind, event, request_id, mail_state)
+    select assigned_to_id, '${kind}', 'planned', id, 'QUEUED' from app_public.requests where title = 'Waiting 102'`
+  const mail = `select app_private.begin_mail(id, 'assent.test') from app_public.notifications where event = 'planned'`
+
+  // Those who decide are 200 and more, each on a page of their own: so the most that naming them may read.
+  test.each<[string, () => string, number, string?]>([
+    ['whom to ask about one', () => `select * from app_private.people_to_ask('${one}')`, 2 * most],
+    ['whom to ask about one that is assigned', () => `select * from app_private.people_to_ask('${assigned}')`, 2 * most],
+    ['whom to tell of its submission', () => recipients(one, 'SUBMIT'), 2 * most],
+    ['whom to tell of its approval', () => recipients(one, 'APPROVE'), 2 * most],
+    ['a mail that asks for a decision', () => mail, 3 * most, queue('SUBMITTED')],
+  ])('%s reads a bounded number of pages', async (_, statement, bound, before = '') => {
+    await planOf('owner', statement(), before)
+    const plan = await planOf('owner', statement(), before)
+    await stage.root.query('select pg_advisory_unlock_all()')
+    expect(plan['Actual Rows']).toBeGreaterThan(0)
+    expect(pagesOf(plan)).toBeLessThan(bound)
+  })
+
+  /** The pages of a second run, for which everything is done, after a first that was made to end in time. */
+  async function rerun(statement: string): Promise<number> {
+    return pagesOf(await planOf('owner', statement, `set local statement_timeout = '5s'; ${statement}`))
+  }
+
+  test('reminders read what is due, and nothing of what merely waits', async () => {
+    expect(await rerun('select app_private.remind()')).toBeLessThan((due + 1) * 2 * most)
+  })
+
+  test('digests read for each who decides the first that waits, and nothing of the others', async () => {
+    const { rows } = await stage.root.query('select from app_hidden.deciders')
+    expect(await rerun(`select app_private.make_digests('2026-03-02')`)).toBeLessThan(most + 60 * rows.length)
   })
 })

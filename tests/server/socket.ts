@@ -70,19 +70,17 @@ export async function open(api: Api, { protocols = ['graphql-transport-ws'], ...
   })
   await new Promise<void>((resolve, reject) => {
     ws.once('open', resolve)
-    ws.once('error', reject)
+    ws.on('error', reject)
     ws.once('unexpected-response', (_req, res) => {
       const chunks: Buffer[] = []
       res.on('data', (chunk: Buffer) => chunks.push(chunk))
       res.on('end', () => {
         const text = Buffer.concat(chunks).toString()
-        reject(
-          Object.assign(new Error(`Refused: ${res.statusCode} ${text}`), { status: res.statusCode, text, headers: res.headers }),
-        )
+        reject(Object.assign(new Error(`Refused: ${text}`), { status: res.statusCode, text, headers: res.headers }))
+        ws.terminate()
       })
     })
   })
-  ws.on('error', () => {})
 
   const send = (message: Message | string | Buffer) =>
     ws.send(typeof message === 'string' || Buffer.isBuffer(message) ? message : JSON.stringify(message))

@@ -1,0 +1,83 @@
+import { once } from 'node:events'
+import http from 'node:http'
+import https from 'node:https'
+import { useAgent } from 'request-filtering-agent'
+import { Webhook } from 'standardwebhooks'
+
+/** A delivery, as app_private.begin_delivery tells it. */
+export interface Delivery {
+  readonly url: string
+  readonly signing_key: string
+  readonly body: string
+}
+
+/** Milliseconds that a webhook may take in all, from the look-up of its name to the end of its answer. */
+const TIMEOUT = 15_000
+/** Bytes of an answer that are read, and characters of it that are kept where it is an error. */
+const MOST_READ = 65_536
+const MOST_KEPT = 200
+
+/** An attempt that has failed. */
+export class DeliveryError extends Error {
+  readonly status: number | null
+  /** To send it again would be in vain. */
+  readonly forGood: boolean
+
+  constructor(message: string, status: number | null, forGood = false) {
+    super(message)
+    this.status = status
+    this.forGood = forGood
+  }
+}
+
+/**
+ * Sends a delivery, signed as Standard Webhooks 1.0 says, and answers the status if it is 2xx. A name is looked up once, and the
+ * connection goes to the address that was found fit; no redirect is followed. Throws DeliveryError.
+ */
+export async function deliver(id: string, { url, signing_key, body }: Delivery, allowPrivate: boolean): Promise<number> {
+  const sentAt = new Date()
+  const { request } = url.startsWith('https:') ? https : http
+  const agent = useAgent(url, { allowPrivateIPAddress: allowPrivate, allowMetaIPAddress: allowPrivate })
+  try {
+    const req = request(url, {
+      method: 'POST',
+      agent,
+      signal: AbortSignal.timeout(TIMEOUT),
+      headers: {
+        'content-type': 'application/json',
+        'content-length': Buffer.byteLength(body),
+        'user-agent': 'Assent',
+        'webhook-id': id,
+        'webhook-timestamp': Math.floor(sentAt.getTime() / 1000),
+        'webhook-signature': new Webhook(signing_key).sign(id, sentAt, body),
+      },
+    })
+    req.end(body)
+    const [res] = (await once(req, 'response')) as [http.IncomingMessage]
+    const status = res.statusCode!
+    if (status >= 200 && status < 300) {
+      res.destroy() // What it says is of no use to us.
+      return status
+    }
+    const excerpt = (await readStart(res)).replace(/\s+/g, ' ').slice(0, MOST_KEPT)
+    throw new DeliveryError(`It answered ${status}: ${excerpt}`, status, status === 410)
+  } catch (error) {
+    if (error instanceof DeliveryError) throw error
+    const { name, message } = error as Error
+    if (name === 'AbortError' || name === 'TimeoutError')
+      throw new DeliveryError(`It took longer than ${TIMEOUT / 1000} seconds.`, null)
+    // The agent's, of an address that only this network has.
+    throw new DeliveryError(message, null, message.startsWith('DNS lookup'))
+  }
+}
+
+async function readStart(res: http.IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = []
+  let size = 0
+  for await (const chunk of res as AsyncIterable<Buffer>) {
+    chunks.push(chunk)
+    size += chunk.length
+    if (size >= MOST_READ) break
+  }
+  return Buffer.concat(chunks).toString()
+}
