@@ -41,6 +41,7 @@ describe('db/schema.sql', () => {
       'request_transitions',
       'audit_actions',
       'notification_kinds',
+      'webhook_events',
     ]) {
       expect(dump).toContain(`insert into app_public.${table} values (`)
     }

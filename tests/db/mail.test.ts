@@ -408,10 +408,10 @@ describe('a mail that failed for good', () => {
 
   test.each<[string, Actor, string]>([
     ['admins', 'admin', 'RQ404'],
-    ['managers', 'manager', 'RQ403'],
-    ['users, its recipient too', 'user', 'RQ403'],
+    ['managers', 'manager', 'RQ404'],
+    ['users, its recipient too', 'user', 'RQ404'],
     ['callers without credentials', 'anonymous', '42501'],
-  ])('is sent again by no %s, if there is none', async (_, actor, code) => {
+  ])('is none to %s, if it has not failed or is not theirs to see', async (_, actor, code) => {
     const [queued, done, none] = [await queue(), await queue(), await queue({ state: 'NONE' })]
     await attempt(done)
     await sent(done)
@@ -425,7 +425,7 @@ describe('a mail that failed for good', () => {
 
   test.each(['manager', 'anonymous'] as const)('is sent again by no %s who merely sets the role', async (actor) => {
     const outcome = await stage.attempt(actor, resend(await refuse()), { role: 'assent_admin', keep: true })
-    expect(outcome.code).toBe(actor === 'manager' ? 'RQ403' : 'RQ401')
+    expect(outcome.code).toBe(actor === 'manager' ? 'RQ404' : 'RQ401')
   })
 })
 

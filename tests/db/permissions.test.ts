@@ -27,12 +27,15 @@ const readers: Record<string, Role[]> = {
   'app_public.request_transitions': everybody,
   'app_public.audit_actions': everybody,
   'app_public.notification_kinds': everybody,
+  'app_public.webhook_events': everybody,
   'app_public.users': persons,
   'app_public.requests': persons,
   'app_public.audit_logs': persons,
   'app_public.notifications': persons,
   'app_public.notification_preferences': people3, // of kinds alone: the type of what functions return
   'app_public.undelivered_mails': people3,
+  'app_public.webhooks': people3,
+  'app_public.webhook_deliveries': persons,
   'app_hidden.effective_permissions': ['assent_anonymous', ...persons],
   'app_hidden.deciders': persons,
   'app_hidden.request_deciders': persons,
@@ -49,6 +52,14 @@ const readers: Record<string, Role[]> = {
   'audit.disagreements': ['assent_auditor'],
   'audit.mails': ['assent_auditor'],
   'audit.failing_jobs': ['assent_auditor'],
+}
+
+/** Who may read some columns of a relation: all but secrets. */
+const partly: Record<string, { readonly role: Role; readonly columns: readonly string[] }> = {
+  'app_public.webhooks': {
+    role: 'assent_auditor',
+    columns: ['id', 'url', 'events', 'is_enabled', 'failing_since', 'created_at'],
+  },
 }
 
 /** Who may execute each function. */
@@ -71,6 +82,10 @@ const executors: Record<string, Role[]> = {
   'app_public.my_notification_preferences()': people3,
   'app_public.set_notification_preference(text,text)': people3,
   'app_public.resend_mail(uuid)': people3,
+  'app_public.create_webhook(text,text[])': people3,
+  'app_public.update_webhook(uuid,text,text[],boolean)': people3,
+  'app_public.delete_webhook(uuid)': people3,
+  'app_public.resend_webhook_delivery(uuid)': people3,
   'app_public.get_current_user()': callers,
   'app_public.requests_awaiting_my_decision()': people3,
   'app_public.requests_available_actions(app_public.requests)': people3,
@@ -138,6 +153,12 @@ const executors: Record<string, Role[]> = {
   'app_private.notify(uuid)': [],
   'app_private.announce_inboxes(app_public.audit_logs)': [],
   'app_private.queue_deliveries(app_public.audit_logs)': [],
+  'app_private.webhook_payload(app_public.audit_logs,text)': [],
+  'app_private.delivery_lock(uuid)': [],
+  'app_private.begin_delivery(uuid)': [],
+  'app_private.delivery_done(uuid,integer)': [],
+  'app_private.delivery_failed(uuid,integer,text,boolean)': [],
+  'app_private.audit_webhook(text,app_public.webhooks,jsonb)': [],
   'app_private.mail_state_for(uuid,text)': [],
   'app_private.mail_lock(uuid)': [],
   'app_private.is_pointless(app_public.notifications)': [],
@@ -160,6 +181,8 @@ const executors: Record<string, Role[]> = {
   'app_private.tg_users__end_sessions()': [],
   'app_private.tg_audit_logs__notify()': [],
   'app_private.tg_notifications__mail()': [],
+  'app_private.tg_webhook_deliveries__deliver()': [],
+  'app_private.tg_webhooks__check_events()': [],
   'app_private.tg_notifications__announce()': [],
   'app_private.tg_requests__announce()': [],
   'app_private.tg_sessions__announce()': [],
@@ -193,6 +216,7 @@ beforeAll(async () => {
   await stage.rows('user', `select app_hidden.keep_answer('key', '\\x00', '{}')`)
   await stage.rows('manager', `select app_public.set_notification_preference('SUBMITTED', 'NONE')`)
   await stage.root.query('select app_private.issue_reset_token($1)', [stage.id.user])
+  await stage.rows('admin', `select app_public.create_webhook('https://example.test/', '{user.created,request.approved}')`)
   // What all of that was told of; and to everybody something of each kind, whose mail has failed or was not wanted.
   await stage.root.query('select app_private.notify(id) from app_public.audit_logs')
   await stage.root.query(`
@@ -217,15 +241,20 @@ describe('relations', () => {
 
   test('the catalog grants what the lines say, and PUBLIC nothing', async () => {
     const granted = await all(`
-      select format('%I.%I', n.nspname, c.relname) as name, coalesce(grantee::regrole::text, '?') as role, privilege_type as privilege
+      select concat(format('%I.%I', n.nspname, c.relname), acl.column) as name, coalesce(grantee::regrole::text, '?') as role, privilege_type as privilege
       from pg_class c
       join pg_namespace n on n.oid = c.relnamespace
       cross join lateral (
-        select * from aclexplode(c.relacl)
-        union all select x.* from pg_attribute a cross join lateral aclexplode(a.attacl) x where a.attrelid = c.oid
+        select null as column, x.* from aclexplode(c.relacl) x
+        union all select '.' || a.attname, x.* from pg_attribute a cross join lateral aclexplode(a.attacl) x where a.attrelid = c.oid
       ) acl
       where n.nspname in ${schemas} and acl.grantee <> c.relowner`)
-    const expected = Object.entries(readers).flatMap(([name, who]) => who.map((role) => `${role} SELECT ${name}`))
+    const expected = [
+      ...Object.entries(readers).flatMap(([name, who]) => who.map((role) => `${role} SELECT ${name}`)),
+      ...Object.entries(partly).flatMap(([name, { role, columns }]) =>
+        columns.map((column) => `${role} SELECT ${name}.${column}`),
+      ),
+    ]
     expect(granted.map(({ name, role, privilege }) => `${role} ${privilege} ${name}`).sort()).toEqual(expected.sort())
   })
 
@@ -253,7 +282,8 @@ describe('relations', () => {
     )
     found.forEach(({ name, kind }, i) => {
       const [select, ...written] = outcomes.slice(i * 5, i * 5 + 5).map(({ code }) => code)
-      expect({ name, select }).toEqual({ name, select: readers[name]?.includes(role) ? null : '42501' })
+      const reads = readers[name]?.includes(role) || partly[name]?.role === role
+      expect({ name, select }).toEqual({ name, select: reads ? null : '42501' })
       if (readers[name] === everybody) expect({ name, rows: outcomes[i * 5]!.count > 0 }).toEqual({ name, rows: true })
       // A view over a join cannot be written by anybody (55000), and no view be truncated (42809).
       const impossible = kind === 'v' ? ['42501', '55000', '42809'] : ['42501']
@@ -502,16 +532,32 @@ describe('rows', () => {
     }
   })
 
-  test.each(['assent_manager', 'assent_admin'])('who merely sets the role %s has no notification, and no mail', async (role) => {
-    for (const actor of ['anonymous', 'user'] as const) {
-      const statements = ['select from app_public.notifications', 'select from app_public.undelivered_mails']
-      const outcomes = await stage.attempts(statements.map((statement) => ({ actor, role, statement })))
-      expect(outcomes.map(({ code, count }) => ({ code, count }))).toEqual([
-        { code: null, count: 0 },
-        { code: null, count: 0 },
-      ])
+  test.each(['app_public.webhooks', 'app_public.webhook_deliveries'])('%s: an admin and an auditor all', async (table) => {
+    const { wrong, met } = await matrix(table, (actor) => seesAll.includes(actor))
+    expect(wrong).toEqual([])
+    expect(met).toMatchObject({ user: 'hidden', manager: 'hidden', admin: 'rows', auditor: 'rows' })
+  })
+
+  test("a webhook's key: an admin", async () => {
+    const read = 'select signing_key from app_public.webhooks'
+    for (const actor of actors) {
+      const { code, rows } = await stage.attempt(actor, read, { fetch: true })
+      const [denied, seen] = [[...nobody, 'auditor'].includes(actor), ['admin', 'admin2', 'owner'].includes(actor)]
+      expect({ actor, code, seen: rows.length > 0 }).toEqual({ actor, code: denied ? '42501' : null, seen })
     }
   })
+
+  test.each(['assent_manager', 'assent_admin'])(
+    'who merely sets the role %s has no notification, mail or webhook',
+    async (role) => {
+      for (const actor of ['anonymous', 'user'] as const) {
+        for (const relation of ['notifications', 'undelivered_mails', 'webhooks', 'webhook_deliveries']) {
+          const { code, count } = await stage.attempt(actor, `select from app_public.${relation}`, { role })
+          expect({ relation, code, count }).toEqual({ relation, code: null, count: 0 })
+        }
+      }
+    },
+  )
 
   test("audit entries: of one's own requests and actions; a manager of visible requests; an admin all", async () => {
     const byId = await requests()
@@ -746,7 +792,10 @@ describe('rows', () => {
     ['request.read', 'manager', `select from unnest(app_hidden.matching_requests('user2''s', null, null, null))`, 0],
     ['user.manage', 'admin', 'select from app_public.users', 0],
     ['mail.manage', 'admin', 'select from app_public.undelivered_mails', 0],
-    ['mail.manage', 'admin', `select app_public.resend_mail('$failed')`, 'RQ403'],
+    ['mail.manage', 'admin', `select app_public.resend_mail('$failed')`, 'RQ404'],
+    ['webhook.manage', 'admin', 'select from app_public.webhooks', 0],
+    ['webhook.manage', 'admin', 'select from app_public.webhook_deliveries', 0],
+    ['webhook.manage', 'admin', `select app_public.create_webhook('https://example.test/', '{user.created}')`, 'RQ403'],
     ['user.manage', 'admin', `select app_hidden.create_user('new@assent.test', 'New', 'ADMIN', 'digest', null)`, 'RQ403'],
     // Whom one does not see, one does not change; who is seen is still not changed.
     ['user.manage', 'admin', `select app_public.update_user('$user', name => 'New')`, 'RQ404'],
