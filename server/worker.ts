@@ -1,4 +1,4 @@
-import { EventEmitter } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import {
   Logger as WorkerLogger,
   parseCrontab,
@@ -74,10 +74,12 @@ function keepRunning(start: (events: WorkerEvents) => Promise<Runner>, presence:
       pools.push(id)
       presence.announce(id)
     })
+    const failed = once(events, 'pool:fatalError')
     try {
       runner = await start(events)
       if (closing.signal.aborted) await runner.stop()
-      await runner.promise
+      // One that could not record a job takes no more, but may wait for ever for its own end.
+      await Promise.race([runner.promise, failed])
     } finally {
       for (const id of pools) presence.withdraw(id)
     }
@@ -96,7 +98,7 @@ function keepRunning(start: (events: WorkerEvents) => Promise<Runner>, presence:
   return {
     async close() {
       closing.abort()
-      await runner?.stop().catch(() => {}) // It may have ended by itself.
+      runner?.stop().catch(() => {}) // It may have ended by itself.
       await ended
     },
   }

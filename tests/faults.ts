@@ -8,7 +8,7 @@ import pg from 'pg'
 import pino from 'pino'
 import { SMTPServer } from 'smtp-server'
 import { startEmbedded } from '../server/embedded.ts'
-import { applyCurrent as migrate } from '../server/migrate.ts'
+import { migrate } from '../server/migrate.ts'
 import { setup } from '../server/setup.ts'
 import { command, type Running } from './host/process.ts'
 
