@@ -35,6 +35,21 @@ as $$
 $$;
 comment on function app_private.mail_lock(uuid) is 'The advisory lock that a session holds while it sends a mail; a worker''s death frees it.';
 
+create or replace function app_private.has_to_decide(person_id uuid)
+  returns boolean
+  language sql
+  stable
+as $$
+  -- The first, in the order of their inbox. To ask whether there is any, the planner goes through all that waits.
+  select (
+    select true from app_hidden.request_deciders d
+    where d.user_id = person_id
+    order by coalesce((d.request).submitted_at, '9999-12-31Z'), (d.request).id
+    limit 1
+  ) is not null
+$$;
+comment on function app_private.has_to_decide(uuid) is 'Does anything wait that this person can decide?';
+
 create or replace function app_private.is_pointless(n app_public.notifications)
   returns boolean
   language sql
@@ -42,7 +57,7 @@ create or replace function app_private.is_pointless(n app_public.notifications)
 as $$
   select u.is_deleted
     or (k.asks_for_decision and not exists (select from app_private.people_to_ask(n.request_id) p where p.user_id = n.recipient_id))
-    or (k.kind = 'DIGEST' and not exists (select from app_hidden.request_deciders d where d.user_id = n.recipient_id)
+    or (k.kind = 'DIGEST' and not app_private.has_to_decide(n.recipient_id)
       and not exists (select from app_public.notifications w where w.recipient_id = n.recipient_id and w.mail_state = 'DIGEST'))
   from app_public.users u, app_public.notification_kinds k
   where u.id = n.recipient_id and k.kind = n.kind
@@ -178,7 +193,8 @@ comment on function app_private.mail_failed(uuid, text, boolean) is
 create or replace view app_public.undelivered_mails with (security_barrier = true) as
   select n.id, n.recipient_id, n.kind, n.request_id, n.mail_attempts as attempts, n.mail_error as error, n.created_at
   from app_public.notifications n
-  where n.mail_state = 'FAILED' and (select app_hidden.has_permission('mail.manage'));
+  join (select app_hidden.has_permission('mail.manage') as manages_mail offset 0) caller on caller.manages_mail
+  where n.mail_state = 'FAILED';
 comment on view app_public.undelivered_mails is
   E'@primaryKey id\n@foreignKey (recipient_id) references app_public.users (id)\n@foreignKey (request_id) references app_public.requests (id)\n@behavior -filterBy -condition:attribute:filterBy -resource:aggregates -resource:groupedAggregates\n@defaultOrderBy CREATED_AT_DESC\nMails that will not be sent, for admins.';
 comment on column app_public.undelivered_mails.id is 'The notification''s id.';

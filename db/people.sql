@@ -147,11 +147,12 @@ create or replace function app_private.tg_users__end_sessions()
 as $$
 begin
   update app_private.sessions s set revoked_at = now() where s.user_id = new.id and s.revoked_at is null;
+  delete from app_private.password_resets r where r.user_id = new.id;
   return null;
 end
 $$;
 comment on function app_private.tg_users__end_sessions() is
-  'Who is deactivated has no session any more; who comes back logs in anew, whatever was opened meanwhile.';
+  'Who is deactivated has no session any more, and no link to a new password; who comes back logs in anew, whatever was opened meanwhile.';
 
 create or replace trigger _500_end_sessions
   after update of is_deleted on app_public.users

@@ -12,7 +12,7 @@ begin
   select p.user_id, 'REMINDER', due.event, due.request_id, app_private.mail_state_for(p.user_id, 'REMINDER')
   from (
     select r.id as request_id,
-      format('reminder %s of %s since %s', floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, asked.at) as event
+      format('reminder %s of %s since %s', floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, extract(epoch from asked.at)) as event
     from app_public.requests r
     cross join lateral (
       -- Whoever was given it last has had it from then on.
@@ -42,12 +42,14 @@ create or replace function app_private.make_digests(for_day date)
 as $$
 begin
   insert into app_public.notifications (recipient_id, kind, event, mail_state, read_at)
-  select u.id, 'DIGEST', 'digest of ' || for_day, 'QUEUED', now()
-  from app_public.users u
-  where not u.is_deleted
-    and app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'
-    and (exists (select from app_hidden.request_deciders d where d.user_id = u.id)
-      or exists (select from app_public.notifications n where n.recipient_id = u.id and n.mail_state = 'DIGEST'))
+  select u.id, 'DIGEST', 'digest of ' || to_char(for_day, 'YYYY-MM-DD'), 'QUEUED', now()
+  from (
+    select d.user_id from app_hidden.deciders d where app_private.has_to_decide(d.user_id)
+    union
+    select n.recipient_id from app_public.notifications n where n.mail_state = 'DIGEST'
+  ) r
+  join app_public.users u on u.id = r.user_id and not u.is_deleted
+  where app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'
   order by u.id
   on conflict on constraint notifications_event_key do nothing;
 end

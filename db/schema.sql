@@ -841,15 +841,17 @@ AT_ONCE; DIGEST: with the digest, on weekdays; NONE. What is shown to somebody i
 grant select on table app_public.notification_preferences to assent_admin, assent_manager, assent_user;
 
 create view app_public.undelivered_mails with (security_barrier=true) as
- SELECT id,
-    recipient_id,
-    kind,
-    request_id,
-    mail_attempts AS attempts,
-    mail_error AS error,
-    created_at
+ SELECT n.id,
+    n.recipient_id,
+    n.kind,
+    n.request_id,
+    n.mail_attempts AS attempts,
+    n.mail_error AS error,
+    n.created_at
    FROM app_public.notifications n
-  WHERE mail_state = 'FAILED'::text AND ( SELECT app_hidden.has_permission('mail.manage'::text) AS has_permission);
+     JOIN ( SELECT app_hidden.has_permission('mail.manage'::text) AS manages_mail
+         OFFSET 0) caller ON caller.manages_mail
+  WHERE n.mail_state = 'FAILED'::text;
 comment on view app_public.undelivered_mails is '@primaryKey id
 @foreignKey (recipient_id) references app_public.users (id)
 @foreignKey (request_id) references app_public.requests (id)
@@ -2145,6 +2147,21 @@ $function$;
 comment on routine app_private.failing_jobs() is 'Jobs whose last attempt has failed.';
 grant execute on routine app_private.failing_jobs() to assent_auditor;
 
+CREATE OR REPLACE FUNCTION app_private.has_to_decide(person_id uuid)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+AS $function$
+  -- The first, in the order of their inbox. To ask whether there is any, the planner goes through all that waits.
+  select (
+    select true from app_hidden.request_deciders d
+    where d.user_id = person_id
+    order by coalesce((d.request).submitted_at, '9999-12-31Z'), (d.request).id
+    limit 1
+  ) is not null
+$function$;
+comment on routine app_private.has_to_decide(uuid) is 'Does anything wait that this person can decide?';
+
 CREATE OR REPLACE FUNCTION app_private.hash_password(password_digest text)
  RETURNS text
  LANGUAGE sql
@@ -2188,7 +2205,7 @@ CREATE OR REPLACE FUNCTION app_private.is_pointless(n app_public.notifications)
 AS $function$
   select u.is_deleted
     or (k.asks_for_decision and not exists (select from app_private.people_to_ask(n.request_id) p where p.user_id = n.recipient_id))
-    or (k.kind = 'DIGEST' and not exists (select from app_hidden.request_deciders d where d.user_id = n.recipient_id)
+    or (k.kind = 'DIGEST' and not app_private.has_to_decide(n.recipient_id)
       and not exists (select from app_public.notifications w where w.recipient_id = n.recipient_id and w.mail_state = 'DIGEST'))
   from app_public.users u, app_public.notification_kinds k
   where u.id = n.recipient_id and k.kind = n.kind
@@ -2330,12 +2347,14 @@ CREATE OR REPLACE FUNCTION app_private.make_digests(for_day date)
 AS $function$
 begin
   insert into app_public.notifications (recipient_id, kind, event, mail_state, read_at)
-  select u.id, 'DIGEST', 'digest of ' || for_day, 'QUEUED', now()
-  from app_public.users u
-  where not u.is_deleted
-    and app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'
-    and (exists (select from app_hidden.request_deciders d where d.user_id = u.id)
-      or exists (select from app_public.notifications n where n.recipient_id = u.id and n.mail_state = 'DIGEST'))
+  select u.id, 'DIGEST', 'digest of ' || to_char(for_day, 'YYYY-MM-DD'), 'QUEUED', now()
+  from (
+    select d.user_id from app_hidden.deciders d where app_private.has_to_decide(d.user_id)
+    union
+    select n.recipient_id from app_public.notifications n where n.mail_state = 'DIGEST'
+  ) r
+  join app_public.users u on u.id = r.user_id and not u.is_deleted
+  where app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'
   order by u.id
   on conflict on constraint notifications_event_key do nothing;
 end
@@ -2346,6 +2365,7 @@ CREATE OR REPLACE FUNCTION app_private.notify(audit_log_id uuid)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 declare
   v_entry app_public.audit_logs;
@@ -2355,7 +2375,8 @@ begin
   select u.id, k.kind, v_entry.id::text, v_entry.request_id, v_entry.actor_id, app_private.mail_state_for(u.id, k.kind)
   from app_public.notification_kinds k
   cross join app_private.recipients(v_entry) r
-  join app_public.users u on u.id = r.user_id and not u.is_deleted
+  -- OFFSET 0 keeps it a look-up for each: there are few recipients, and many people.
+  cross join lateral (select u.id from app_public.users u where u.id = r.user_id and not u.is_deleted offset 0) u
   where k.action = v_entry.action
   order by u.id
   on conflict on constraint notifications_event_key do nothing;
@@ -2363,7 +2384,7 @@ begin
   perform app_private.queue_deliveries(v_entry);
 end
 $function$;
-comment on routine app_private.notify(uuid) is 'The job of an action that is told: one notification for each recipient, one delivery for each webhook, live news of inboxes. Run twice, it does nothing the second time.';
+comment on routine app_private.notify(uuid) is 'The job of an action that is told: one notification for each recipient, one delivery for each webhook, live news of inboxes. Run twice, it tells nobody a second time.';
 
 CREATE OR REPLACE FUNCTION app_private.open_session(user_id uuid, by_cookie boolean, user_agent text, OUT session_secret text, OUT refresh_token text)
  RETURNS record
@@ -2579,7 +2600,7 @@ begin
   select p.user_id, 'REMINDER', due.event, due.request_id, app_private.mail_state_for(p.user_id, 'REMINDER')
   from (
     select r.id as request_id,
-      format('reminder %s of %s since %s', floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, asked.at) as event
+      format('reminder %s of %s since %s', floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, extract(epoch from asked.at)) as event
     from app_public.requests r
     cross join lateral (
       -- Whoever was given it last has had it from then on.
@@ -2813,10 +2834,11 @@ CREATE OR REPLACE FUNCTION app_private.tg_users__end_sessions()
 AS $function$
 begin
   update app_private.sessions s set revoked_at = now() where s.user_id = new.id and s.revoked_at is null;
+  delete from app_private.password_resets r where r.user_id = new.id;
   return null;
 end
 $function$;
-comment on routine app_private.tg_users__end_sessions() is 'Who is deactivated has no session any more; who comes back logs in anew, whatever was opened meanwhile.';
+comment on routine app_private.tg_users__end_sessions() is 'Who is deactivated has no session any more, and no link to a new password; who comes back logs in anew, whatever was opened meanwhile.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_users__keep_an_admin()
  RETURNS trigger
@@ -3097,14 +3119,18 @@ grant execute on routine app_public.logout() to assent_admin, assent_manager, as
 
 CREATE OR REPLACE FUNCTION app_public.mark_all_notifications_read()
  RETURNS void
- LANGUAGE sql
+ LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  v_me uuid := app_private.require_session();
+begin
   update app_public.notifications n
   set read_at = clock_timestamp()
-  where n.recipient_id = app_private.require_session() and n.read_at is null
-    and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown)
+  where n.recipient_id = v_me and n.read_at is null
+    and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown);
+end
 $function$;
 comment on routine app_public.mark_all_notifications_read() is 'Marks all of one''s notifications as read.';
 grant execute on routine app_public.mark_all_notifications_read() to assent_admin, assent_manager, assent_user;

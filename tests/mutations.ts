@@ -86,6 +86,21 @@ const keepAdmin = 'app_private.keep_an_admin(app_public.users,text,boolean)'
 const search = 'app_hidden.matching_requests(text,text,uuid,uuid)'
 const claim = 'app_hidden.claim_idempotency_key(text,bytea[])'
 const types = 'app_private.check_types(jsonb,regclass)'
+const ask = 'app_private.people_to_ask(uuid)'
+const recipients = 'app_private.recipients(app_public.audit_logs)'
+const notify = 'app_private.notify(uuid)'
+const markRead = 'app_public.mark_notification_read(uuid)'
+const beginMail = 'app_private.begin_mail(uuid,text)'
+const mailSent = 'app_private.mail_sent(uuid,uuid[])'
+const mailFailed = 'app_private.mail_failed(uuid,text,boolean)'
+const pointless = 'app_private.is_pointless(app_public.notifications)'
+const digest = 'app_private.digest_document(uuid)'
+const beginReset = 'app_private.begin_password_reset(text,text)'
+const reset = 'app_hidden.reset_password(text,text,text)'
+const remind = 'app_private.remind()'
+const digests = 'app_private.make_digests(date)'
+const clear = 'app_private.clear_away()'
+const inboxes = 'app_private.announce_inboxes(app_public.audit_logs)'
 const noLock = 'perform 1 where 0 < '
 
 const edits: [string, string, string][] = [
@@ -201,6 +216,71 @@ const edits: [string, string, string][] = [
   ['app_private.account_key(text)', 'lower(email)', 'email'],
   ['app_public.logout()', 's.id = l.session_id', 's.user_id = l.user_id'],
   ['app_private.hash_password(text)', `10`, `4`],
+  [ask, 'd.user_id = (d.request).assigned_to_id', 'true'],
+  [
+    ask,
+    'or not exists (select from app_hidden.deciders',
+    'or (d.request).assigned_to_id is null and not exists (select from app_hidden.deciders',
+  ],
+  [recipients, 'and p.user_id <> entry.actor_id', ''],
+  [recipients, `and p.user_id::text = entry.metadata -> 'assigned_to_id' ->> 'new'`, ''],
+  [recipients, `and entry.metadata ? 'role'`, ''],
+  [recipients, 'and entry.actor_id is not null', ''],
+  [notify, 'and not u.is_deleted', ''],
+  [notify, 'on conflict on constraint notifications_event_key do nothing', ''],
+  ['app_private.tg_audit_logs__notify()', 'and a.is_told', ''],
+  ['app_private.mail_state_for(uuid,text)', 'k.is_mandatory or', ''],
+  ['app_public.unread_notification_count()', 'where n.read_at is null', ''],
+  ['app_public.unread_notification_count()', 'limit 10000', 'limit 10001'],
+  [markRead, 'and n.recipient_id = v_me', ''],
+  [markRead, 'coalesce(n.read_at, clock_timestamp())', 'clock_timestamp()'],
+  [markRead, 'where k.is_shown', ''],
+  ['app_public.mark_all_notifications_read()', 'n.recipient_id = app_private.require_session() and', ''],
+  ['app_public.mark_all_notifications_read()', 'where k.is_shown', ''],
+  ['app_public.my_notification_preferences()', 'where not k.is_mandatory', ''],
+  ['app_public.set_notification_preference(text,text)', 'and k.is_mandatory', 'and false'],
+  [beginMail, 'if not pg_try_advisory_lock', 'if false and not pg_try_advisory_lock'],
+  [beginMail, `and n.mail_state = 'QUEUED'`, ''],
+  [beginMail, 'if app_private.is_pointless(v_notification) then', 'if false then'],
+  [beginMail, 'coalesce(n.mail_message_id, ', 'coalesce(null, '],
+  [mailSent, `and n.mail_state = 'QUEUED'`, ''],
+  [mailSent, `and n.mail_state = 'DIGEST'`, 'and false'],
+  [mailFailed, `and n.mail_state = 'QUEUED'`, ''],
+  [mailFailed, 'left(error, 1000)', 'error'],
+  [pointless, 'u.is_deleted', 'false'],
+  [pointless, 'k.asks_for_decision and', 'false and'],
+  [digest, 'limit 20', 'limit 21'],
+  [digest, `where n.recipient_id = of_user_id and`, 'where'],
+  [digest, 'limit 100\n', 'limit 101\n'],
+  ['app_public.resend_mail(uuid)', `and n.mail_state = 'FAILED'`, ''],
+  ['app_public.resend_mail(uuid)', `and app_hidden.has_permission('mail.manage')`, ''],
+  [beginReset, 'and not u.is_deleted', ''],
+  [beginReset, 'perform pg_advisory_xact_lock', noLock],
+  [beginReset, '>= 3', '>= 4'],
+  [beginReset, '>= 20', '>= 21'],
+  [beginReset, 'lower(c.email) = lower(begin_password_reset.email)', 'c.email = begin_password_reset.email'],
+  ['app_private.issue_reset_token(uuid)', `interval '30 minutes'`, `interval '40 minutes'`],
+  ['app_private.issue_reset_token(uuid)', 'app_private.hash_secret(v_secret)', `convert_to(v_secret, 'UTF8')`],
+  [reset, 'and r.expires_at > now()', ''],
+  [reset, 'and not u.is_deleted', ''],
+  [reset, 'for update of r', ''],
+  [reset, `perform app_private.refuse_weakness(weakness, 'new_password');`, ''],
+  [reset, 'where c.user_id = v_user_id and a.account_key', 'where a.account_key'],
+  [reset, 'where s.user_id = v_user_id and', 'where'],
+  [reset, 'update app_private.sessions s set revoked_at = now() where s.user_id = v_user_id and s.revoked_at is null;', ''],
+  ['app_private.tg_credentials__end_resets()', 'where r.user_id = new.user_id', ''],
+  [remind, `and asked.at <= now() - interval '2 days'`, ''],
+  [remind, 'where not exists (select from app_public.notifications n where n.event = due.event)', ''],
+  [remind, `and a.action = 'ASSIGN'`, 'and false'],
+  [remind, 'and not r.is_deleted', ''],
+  [digests, `and app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'`, ''],
+  [clear, 'where s.expires_at < now()', 'where s.revoked_at < now()'],
+  [clear, `interval '24 hours'`, `interval '23 hours'`],
+  [clear, 'where r.expires_at < now()', ''],
+  [clear, 'j.attempts >= j.max_attempts and', ''],
+  [clear, `interval '30 days'`, `interval '29 days'`],
+  [inboxes, `case when entry.action = 'ASSIGN' then`, 'case when false then'],
+  ['app_hidden.count_jobs()', 'and j.locked_at is null', ''],
   ['app_private.random_secret()', '32', '8'],
 ]
 

@@ -1,5 +1,5 @@
 --! Previous: sha1:0a6b346dbdf3fe4e267dec0a2982d6517103d9a3
---! Hash: sha1:1eef8908404a079e31f203025a56481b756e517d
+--! Hash: sha1:50ccc49ea08e2b0074c35f1dec061ced931994a8
 --! Message: notifications, webhooks and live news
 
 -- The trail's actions say which of them are told.
@@ -349,6 +349,168 @@ create or replace trigger _910_audit
   before update on app_public.users
   for each row execute function app_private.tg_users__audit();
 --! EndIncluded audit.sql
+--! Included people.sql
+-- Administering people: who may is whoever has the permission user.manage. Nobody is ever removed.
+
+create or replace function app_hidden.visible_user(user_id uuid)
+  returns app_public.users
+  language plpgsql
+  volatile -- As visible_request.
+as $$
+declare
+  v_user app_public.users;
+begin
+  select * into v_user from app_public.users u where u.id = user_id;
+  return v_user;
+end
+$$;
+comment on function app_hidden.visible_user(uuid) is 'The person as the caller may see them, or nulls.';
+grant execute on function app_hidden.visible_user(uuid) to assent_user, assent_manager, assent_admin;
+
+create or replace function app_private.permit_user_management()
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  perform app_private.require_session();
+  if not app_hidden.has_permission('user.manage') then
+    raise exception using errcode = 'RQ403', message = 'You may not administer people.';
+  end if;
+end
+$$;
+comment on function app_private.permit_user_management() is 'Raises RQ401 without a live session, RQ403 without the permission.';
+
+create or replace function app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
+  returns app_public.users
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  perform app_private.permit_user_management();
+  perform app_private.refuse_weakness(weakness, 'password');
+  return app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
+end
+$$;
+comment on function app_hidden.create_user(text, text, text, text, text) is
+  'Adds a person; without a role, as USER. Raises RQ401, RQ403, and RQ422: a weak password (what the server, which alone sees it, finds wrong), and what register_user refuses.';
+grant execute on function app_hidden.create_user(text, text, text, text, text) to assent_user, assent_manager, assent_admin;
+
+create or replace function app_private.keep_an_admin(person app_public.users, new_role text, new_is_deleted boolean)
+  returns void
+  language plpgsql
+  volatile -- Of a statement that changes several, each row is judged by what has become of those before it.
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_admin_roles text[] := array(select p.role from app_hidden.effective_permissions p where p.permission = 'user.manage');
+begin
+  if person.is_deleted or person.role <> all (v_admin_roles) or (not new_is_deleted and new_role = any (v_admin_roles)) then
+    return;
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  if not exists (
+    select from app_public.users u where u.id <> person.id and u.role = any (v_admin_roles) and not u.is_deleted
+  ) then
+    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
+  end if;
+end
+$$;
+comment on function app_private.keep_an_admin(app_public.users, text, boolean) is
+  'Would this change leave nobody who can administer people? Raises RQ409.';
+
+create or replace function app_hidden.change_user(seen app_public.users, changes jsonb)
+  returns app_public.users
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_old app_public.users;
+  v_new app_public.users;
+  v_constraint text;
+  v_column text;
+begin
+  -- Whose role has changed since they looked has seen nobody, and may no longer.
+  if seen.id is not null or not exists (select from app_private.caller()) then
+    perform app_private.permit_user_management();
+  end if;
+  -- One at a time, so that of two admins who demote each other the second is an admin no longer.
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  -- As in transition(): who has seen the person also knows, to the microsecond, when they were added.
+  select * into v_old from app_public.users u where u.id = seen.id and u.created_at = seen.created_at for no key update;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such person.';
+  end if;
+  perform app_private.permit_user_management();
+
+  -- Before what is wrong with the values is told.
+  perform app_private.keep_an_admin(v_old, coalesce(changes ->> 'role', v_old.role),
+    coalesce(changes -> 'is_deleted' = 'true', v_old.is_deleted));
+
+  perform app_private.check_types(changes, 'app_public.users');
+  v_new := jsonb_populate_record(v_old, changes);
+  if v_new is not distinct from v_old then
+    return v_old;
+  end if;
+  update app_public.users u
+  set (name, role, is_deleted) = (v_new.name, v_new.role, v_new.is_deleted)
+  where u.id = v_old.id
+  returning * into v_new;
+  return v_new;
+exception
+  when check_violation or not_null_violation or foreign_key_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
+end
+$$;
+comment on function app_hidden.change_user(app_public.users, jsonb) is
+  'Changes name, role or is_deleted of a person that the caller has seen (RQ404), as one who may (RQ401, RQ403). Raises RQ409 rather than lose the last active admin, and RQ422 for what a constraint refuses.';
+grant execute on function app_hidden.change_user(app_public.users, jsonb) to assent_user, assent_manager, assent_admin;
+
+-- Whoever writes, psql included ------------------------------------------------------------------------------------
+
+create or replace function app_private.tg_users__keep_an_admin()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  perform app_private.keep_an_admin(old, new.role, new.is_deleted);
+  return new;
+end
+$$;
+comment on function app_private.tg_users__keep_an_admin() is 'Somebody can always administer people, whoever writes. Raises RQ409.';
+
+create or replace trigger _300_keep_an_admin
+  before update of role, is_deleted on app_public.users
+  for each row execute function app_private.tg_users__keep_an_admin();
+
+create or replace function app_private.tg_users__end_sessions()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  update app_private.sessions s set revoked_at = now() where s.user_id = new.id and s.revoked_at is null;
+  delete from app_private.password_resets r where r.user_id = new.id;
+  return null;
+end
+$$;
+comment on function app_private.tg_users__end_sessions() is
+  'Who is deactivated has no session any more, and no link to a new password; who comes back logs in anew, whatever was opened meanwhile.';
+
+create or replace trigger _500_end_sessions
+  after update of is_deleted on app_public.users
+  for each row when (new.is_deleted <> old.is_deleted)
+  execute function app_private.tg_users__end_sessions();
+--! EndIncluded people.sql
 --! Included notifications.sql
 -- Who is told what. An action that is told leaves a job in its own transaction; the job, notify(), finds the recipients by the
 -- same predicate that permits their decision, and writes one row for each: what their inbox shows, and what is mailed to them
@@ -423,6 +585,8 @@ comment on constraint notifications_mail_state_check on app_public.notifications
 comment on constraint notifications_mailed_at_check on app_public.notifications is 'What is sent was sent at some time.';
 comment on constraint notifications_event_key on app_public.notifications is '@behavior -*';
 comment on constraint notifications_recipient_id_fkey on app_public.notifications is '@behavior -*';
+-- As many as somebody with thousands of them has: expecting fewer, the planner would read and sort all for a page of 20.
+alter table app_public.notifications alter column recipient_id set (n_distinct = 500);
 create index if not exists notifications_recipient_id_idx on app_public.notifications (recipient_id, created_at, id);
 create index if not exists notifications_unread_idx on app_public.notifications (recipient_id, created_at, id) where read_at is null;
 create index if not exists notifications_request_id_idx on app_public.notifications (request_id);
@@ -508,6 +672,8 @@ create or replace function app_private.notify(audit_log_id uuid)
   language plpgsql
   volatile
   set search_path to pg_catalog, pg_temp
+  -- To plan it anew for each entry takes ten times as long as to run it.
+  set plan_cache_mode to force_generic_plan
 as $$
 declare
   v_entry app_public.audit_logs;
@@ -517,7 +683,8 @@ begin
   select u.id, k.kind, v_entry.id::text, v_entry.request_id, v_entry.actor_id, app_private.mail_state_for(u.id, k.kind)
   from app_public.notification_kinds k
   cross join app_private.recipients(v_entry) r
-  join app_public.users u on u.id = r.user_id and not u.is_deleted
+  -- OFFSET 0 keeps it a look-up for each: there are few recipients, and many people.
+  cross join lateral (select u.id from app_public.users u where u.id = r.user_id and not u.is_deleted offset 0) u
   where k.action = v_entry.action
   order by u.id
   on conflict on constraint notifications_event_key do nothing;
@@ -526,7 +693,7 @@ begin
 end
 $$;
 comment on function app_private.notify(uuid) is
-  'The job of an action that is told: one notification for each recipient, one delivery for each webhook, live news of inboxes. Run twice, it does nothing the second time.';
+  'The job of an action that is told: one notification for each recipient, one delivery for each webhook, live news of inboxes. Run twice, it tells nobody a second time.';
 
 create or replace function app_private.tg_audit_logs__notify()
   returns trigger
@@ -589,15 +756,19 @@ comment on function app_public.mark_notification_read(uuid) is
 
 create or replace function app_public.mark_all_notifications_read()
   returns void
-  language sql
+  language plpgsql
   volatile
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
+declare
+  v_me uuid := app_private.require_session();
+begin
   update app_public.notifications n
   set read_at = clock_timestamp()
-  where n.recipient_id = app_private.require_session() and n.read_at is null
-    and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown)
+  where n.recipient_id = v_me and n.read_at is null
+    and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown);
+end
 $$;
 comment on function app_public.mark_all_notifications_read() is 'Marks all of one''s notifications as read.';
 
@@ -851,6 +1022,21 @@ as $$
 $$;
 comment on function app_private.mail_lock(uuid) is 'The advisory lock that a session holds while it sends a mail; a worker''s death frees it.';
 
+create or replace function app_private.has_to_decide(person_id uuid)
+  returns boolean
+  language sql
+  stable
+as $$
+  -- The first, in the order of their inbox. To ask whether there is any, the planner goes through all that waits.
+  select (
+    select true from app_hidden.request_deciders d
+    where d.user_id = person_id
+    order by coalesce((d.request).submitted_at, '9999-12-31Z'), (d.request).id
+    limit 1
+  ) is not null
+$$;
+comment on function app_private.has_to_decide(uuid) is 'Does anything wait that this person can decide?';
+
 create or replace function app_private.is_pointless(n app_public.notifications)
   returns boolean
   language sql
@@ -858,7 +1044,7 @@ create or replace function app_private.is_pointless(n app_public.notifications)
 as $$
   select u.is_deleted
     or (k.asks_for_decision and not exists (select from app_private.people_to_ask(n.request_id) p where p.user_id = n.recipient_id))
-    or (k.kind = 'DIGEST' and not exists (select from app_hidden.request_deciders d where d.user_id = n.recipient_id)
+    or (k.kind = 'DIGEST' and not app_private.has_to_decide(n.recipient_id)
       and not exists (select from app_public.notifications w where w.recipient_id = n.recipient_id and w.mail_state = 'DIGEST'))
   from app_public.users u, app_public.notification_kinds k
   where u.id = n.recipient_id and k.kind = n.kind
@@ -994,7 +1180,8 @@ comment on function app_private.mail_failed(uuid, text, boolean) is
 create or replace view app_public.undelivered_mails with (security_barrier = true) as
   select n.id, n.recipient_id, n.kind, n.request_id, n.mail_attempts as attempts, n.mail_error as error, n.created_at
   from app_public.notifications n
-  where n.mail_state = 'FAILED' and (select app_hidden.has_permission('mail.manage'));
+  join (select app_hidden.has_permission('mail.manage') as manages_mail offset 0) caller on caller.manages_mail
+  where n.mail_state = 'FAILED';
 comment on view app_public.undelivered_mails is
   E'@primaryKey id\n@foreignKey (recipient_id) references app_public.users (id)\n@foreignKey (request_id) references app_public.requests (id)\n@behavior -filterBy -condition:attribute:filterBy -resource:aggregates -resource:groupedAggregates\n@defaultOrderBy CREATED_AT_DESC\nMails that will not be sent, for admins.';
 comment on column app_public.undelivered_mails.id is 'The notification''s id.';
@@ -1450,7 +1637,7 @@ begin
   select p.user_id, 'REMINDER', due.event, due.request_id, app_private.mail_state_for(p.user_id, 'REMINDER')
   from (
     select r.id as request_id,
-      format('reminder %s of %s since %s', floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, asked.at) as event
+      format('reminder %s of %s since %s', floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, extract(epoch from asked.at)) as event
     from app_public.requests r
     cross join lateral (
       -- Whoever was given it last has had it from then on.
@@ -1480,12 +1667,14 @@ create or replace function app_private.make_digests(for_day date)
 as $$
 begin
   insert into app_public.notifications (recipient_id, kind, event, mail_state, read_at)
-  select u.id, 'DIGEST', 'digest of ' || for_day, 'QUEUED', now()
-  from app_public.users u
-  where not u.is_deleted
-    and app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'
-    and (exists (select from app_hidden.request_deciders d where d.user_id = u.id)
-      or exists (select from app_public.notifications n where n.recipient_id = u.id and n.mail_state = 'DIGEST'))
+  select u.id, 'DIGEST', 'digest of ' || to_char(for_day, 'YYYY-MM-DD'), 'QUEUED', now()
+  from (
+    select d.user_id from app_hidden.deciders d where app_private.has_to_decide(d.user_id)
+    union
+    select n.recipient_id from app_public.notifications n where n.mail_state = 'DIGEST'
+  ) r
+  join app_public.users u on u.id = r.user_id and not u.is_deleted
+  where app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'
   order by u.id
   on conflict on constraint notifications_event_key do nothing;
 end

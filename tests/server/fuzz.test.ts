@@ -217,7 +217,15 @@ const words = () => `${pick(['A laptop', 'Ein Stuhl', 'Новый стол', 'Ch
 const passphrase = () => `a passphrase of ${below(1e9)}`
 
 /** What there is to be named, and a little that there is not. */
-const known = { requests: [NOBODY], sessions: [NOBODY], cursors: ['x'], tags: ['"1-0"'] }
+const known = {
+  requests: [NOBODY],
+  sessions: [NOBODY],
+  notifications: [NOBODY],
+  webhooks: [NOBODY],
+  resets: ['x'],
+  cursors: ['x'],
+  tags: ['"1-0"'],
+}
 const latest = <T>(list: readonly T[]) => list[list.length - 1 - below(Math.min(list.length, 30))]!
 /** What the call would do with what it names. */
 let action = ''
@@ -263,6 +271,22 @@ function member(name: string): unknown {
       return chance(0.6) ? PASSWORD : passphrase()
     case 'newPassword':
       return chance(0.6) ? PASSWORD : passphrase()
+    case 'notificationId':
+      return pick(known.notifications)
+    case 'webhookId':
+      return latest(known.webhooks)
+    case 'kind':
+      return pick(['SUBMITTED', 'APPROVED', 'DIGEST', 'ROLE_CHANGED'])
+    case 'delivery':
+      return pick(['AT_ONCE', 'DIGEST', 'NONE'])
+    case 'url':
+      return pick(['https://hooks.example/a', 'http://hooks.example/b'])
+    case 'events':
+      return some(0.5, ['request.submitted', 'user.created', 'request.approved'])
+    case 'isEnabled':
+      return chance(0.5)
+    case 'token':
+      return pick(known.resets)
     case 'refreshToken':
       return pick([tramp.refreshToken, tramp.refreshToken, tramp.used, `${tramp.refreshToken.split('.')[0]}.x`, 'x.y'])
     default:
@@ -310,6 +334,10 @@ const requests = new Map<string, { version: number; status: string; creator: str
 const people = new Map<string, { name: string; role: string; is_deleted: boolean }>()
 /** Whose address it is. */
 const accounts = new Map<string, string>()
+/** Whose password a mailed link changes. */
+const resets = new Map<string, string>()
+/** Each webhook, as it was answered last. */
+const webhooks = new Map<string, string>()
 /** How many entries there are, and how many sessions have been opened. */
 let trail = 0
 let sessions = 0
@@ -330,6 +358,17 @@ function personChanged(actor: string, { id, email, name, role, is_deleted }: Rec
   if (!before) return [{ action: 'USER_CREATE', actor, user: id }]
   if (before.is_deleted !== is_deleted) return [{ action: is_deleted ? 'USER_DEACTIVATE' : 'USER_REACTIVATE', actor, user: id }]
   return before.name === name && before.role === role ? [] : [{ action: 'USER_UPDATE', actor, user: id }]
+}
+function webhookChanged(actor: string, field: string, { id, ...webhook }: Record<string, any>): Entry[] {
+  const [before, after] = [webhooks.get(id), JSON.stringify(webhook)]
+  webhooks.set(id, after)
+  if (field === 'createWebhook') known.webhooks.push(id)
+  return before === after && field === 'updateWebhook' ? [] : [{ action: `WEBHOOK_${field.slice(0, 6).toUpperCase()}`, actor }]
+}
+/** Nobody is logged in who has only a link. */
+function passwordReset(token: string): Entry {
+  const id = resets.get(token)!
+  return { action: 'PASSWORD_CHANGE', actor: id, user: id }
 }
 function loggedIn(id: string): Entry {
   sessions++
@@ -392,6 +431,8 @@ function effectOfRest(me: string, before: Before, operation: string, path: strin
       return before.others > 0 ? [revoked] : []
     case 'POST /auth/password':
       return [{ action: 'PASSWORD_CHANGE', actor: me, user: me }]
+    case 'POST /auth/password-reset/confirm':
+      return [passwordReset(sent.token)]
     case 'POST /users':
       return people.has(body.id) ? [] : personChanged(me, body) // Or it was the first answer again.
     case 'PATCH /users/{id}':
@@ -415,6 +456,9 @@ function effectOfMutation(me: string, field: string, input: any, { body }: Answe
   if (field === 'login') return [loggedIn(payload.user.id)]
   if (field === 'logout') return [{ action: 'LOGOUT', actor: me, user: me }]
   if (field === 'changePassword') return [{ action: 'PASSWORD_CHANGE', actor: me, user: me }]
+  if (field === 'resetPassword') return [passwordReset(input.token)]
+  if (/Notification|Mail|requestPasswordReset/.test(field)) return []
+  if (/Webhook$/.test(field)) return webhookChanged(me, field, payload.webhook)
   if (/User$/.test(field)) return personChanged(me, payload.user)
   return requestChanged(me, field.replace('Request', '').toUpperCase(), payload.request)
 }
@@ -511,7 +555,7 @@ function restCall(): Hostile {
       ? requestId()
       : /^.users/.test(template)
         ? personId()
-        : pick(known.sessions)
+        : pick(/^.notifications/.test(template) ? known.notifications : known.sessions)
   const path = template.replace('{id}', id) + pick(['', '/'])
   const query = chance(parameters.length > 0 ? 0.8 : 0.1) ? queryText(parameters) : ''
   const takesBody = method === 'POST' || method === 'PATCH'
@@ -579,9 +623,19 @@ const MUTATIONS: Record<string, readonly string[]> = {
   rejectRequest: ['requestId', 'comment', 'version'],
   assignRequest: ['requestId', 'assignedToId', 'version'],
   deleteRequest: ['requestId', 'version'],
+  requestPasswordReset: ['email'],
+  resetPassword: ['token', 'newPassword'],
+  markNotificationRead: ['notificationId'],
+  markAllNotificationsRead: [],
+  setNotificationPreference: ['kind', 'delivery'],
+  resendMail: ['notificationId'],
+  createWebhook: ['url', 'events'],
+  updateWebhook: ['webhookId', 'url', 'events', 'isEnabled'],
+  deleteWebhook: ['webhookId'],
 }
 function selectionOf(field: string): string {
   if (/Request$/.test(field)) return 'request { id version status }'
+  if (/Webhook$/.test(field)) return 'webhook { id url events isEnabled }'
   if (!/login|User$/.test(field)) return ''
   return `user { id name role is_deleted: isDeleted ${field === 'createUser' ? 'email' : ''} }`
 }
@@ -613,6 +667,10 @@ const READS = [
   'query ($x: [RequestOrderBy!]) { requests(orderBy: $x) { nodes { id } } }',
   'query ($x: Int) { requestsAwaitingMyDecision(first: $x) { totalCount } }',
   'query ($x: Boolean!) { currentUser @include(if: $x) { id } }',
+  'query ($x: UUID!) { notification(id: $x) { id kind request { id } actor { id email } } }',
+  'query ($x: Cursor) { notifications(after: $x, filter: { readAt: { isNull: true } }) { totalCount nodes { id } } }',
+  'query ($x: Int) { undeliveredMails(first: $x) { totalCount } webhooks { nodes { id signingKey } } }',
+  'query ($x: NotificationPreferenceFilter) { notificationPreferences(filter: $x) { nodes { kind } } unreadNotificationCount }',
   '{ requests { aggregates { distinctCount { id } } } }',
   '{ __schema { types { name } } }',
 ]
@@ -705,6 +763,17 @@ async function beginAct(passwordHash: string): Promise<void> {
   const { rows } = await owner.query('select id, name, role, is_deleted from app_public.users')
   for (const { id, ...row } of rows) people.set(id, row)
   known.sessions = (await owner.query('select id from app_private.sessions where revoked_at is null')).rows.map(({ id }) => id)
+  // What the worker does meanwhile.
+  await owner.query(`select app_private.notify(a.id) from app_public.audit_logs a join app_public.audit_actions k using (action)
+    where k.is_told and not exists (select from app_public.notifications n where n.event = a.id::text)`)
+  const told = await owner.query('select id from app_public.notifications order by created_at desc limit 30')
+  known.notifications = [NOBODY, ...told.rows.map(({ id }) => id)]
+  known.resets = ['x']
+  for (const { id } of cast.slice(0, 4)) {
+    const { rows } = await owner.query('select app_private.issue_reset_token($1) as token', [id])
+    known.resets.push(rows[0].token)
+    resets.set(rows[0].token, id)
+  }
   await newEntries()
 }
 
@@ -773,6 +842,7 @@ test('of these, few were held off by a limit, and all the others reached every r
   }
   const ACTIONS = ['CREATE', 'UPDATE', 'DELETE', 'SUBMIT', 'ASSIGN', 'APPROVE', 'REJECT', 'LOGIN', 'LOGIN_FAILED', 'LOGOUT']
   ACTIONS.push('SESSION_REVOKE', 'PASSWORD_CHANGE', 'USER_CREATE', 'USER_UPDATE', 'USER_DEACTIVATE', 'USER_REACTIVATE')
+  ACTIONS.push('WEBHOOK_CREATE', 'WEBHOOK_UPDATE', 'WEBHOOK_DELETE')
   const missed = Object.entries({ ...LEAST, ...RARER }).filter(([code, least]) => (met.get(code) ?? 0) < least)
   expect([missed, ACTIONS.filter((action) => !tally.has(action))]).toEqual([[], []])
 })

@@ -159,7 +159,7 @@ describe('what is documented is what happens', () => {
     readonly security: object[]
   }
   let operations: Operation[]
-  let ids: Record<'requests' | 'users' | 'auth', string>
+  let ids: Record<'requests' | 'users' | 'auth' | 'notifications', string>
   let browser: { cookie: string }
   const admin = { token: '' }
   beforeAll(async () => {
@@ -173,6 +173,7 @@ describe('what is documented is what happens', () => {
       requests: await newRequest(api, { submit: true }),
       users: (await api.person()).id,
       auth: NOBODY,
+      notifications: NOBODY,
     }
     // Not Ada: who is asked to do everything also ends their sessions, and changes their password.
     admin.token = (await api.person('ADMIN')).token
@@ -228,6 +229,22 @@ describe('what is documented is what happens', () => {
     await rest('admin', `DELETE /users/${created.id}/`)
     await rest('admin', 'GET /users/me/')
     for (const list of ['/requests/', '/audit-logs/', '/users/']) await rest('admin', `GET ${list}`)
+
+    // What the worker does, of what it was left to do.
+    const { rows: told } = await owner.query(
+      `select app_private.notify(a.id) from app_public.audit_logs a where a.request_id = $1 and a.action = 'APPROVE'`,
+      [approved.split('/')[2]],
+    )
+    expect(told).toHaveLength(1)
+    const { body: notifications } = await rest(user, 'GET /notifications/')
+    await rest(user, `POST /notifications/${notifications.results[0].id}/read/`)
+    await rest(user, 'POST /notifications/read/')
+    await rest(user, 'GET /notifications/preferences/')
+    await rest(user, 'PATCH /notifications/preferences/', { kind: 'APPROVED', delivery: 'DIGEST' })
+    await rest(undefined, 'POST /auth/password-reset/', { email })
+    const { rows } = await owner.query('select app_private.issue_reset_token($1) as token', [user.id])
+    const { token } = rows[0]
+    await rest(undefined, 'POST /auth/password-reset/confirm/', { token, new_password: 'another long passphrase' })
 
     const documented = operations.flatMap(({ method, template, responses }) =>
       Object.keys(responses).flatMap((status) => (Number(status) < 400 ? [`${method} ${template} ${status}`] : [])),
@@ -392,8 +409,12 @@ describe('what is documented is what happens', () => {
       const restCut = await openRest(cut)
       await proxy.cut()
       const credentials = { email: 'user@assent.test', password: PASSWORD, refresh_token: 'x.y' }
+      const others = { token: 'x', new_password: PASSWORD, kind: 'APPROVED', delivery: 'NONE' }
       for (const operation of operations) {
-        const answer = await restCut(isOpen(operation) ? undefined : 'user', call(operation, NOBODY), credentials)
+        const answer = await restCut(isOpen(operation) ? undefined : 'user', call(operation, NOBODY), {
+          ...credentials,
+          ...others,
+        })
         expect([call(operation), outcome(answer)]).toEqual([call(operation), '503 UNAVAILABLE'])
         expect(restCut.met).toContain(`${operation.method} ${operation.template} 503`)
       }

@@ -45,7 +45,7 @@ function inside(type: GraphQLNamedType): Named[] {
 }
 
 /** Mutations that the server makes, around functions that no caller may execute. */
-const ofServer = ['changePassword', 'createUser', 'login']
+const ofServer = ['changePassword', 'createUser', 'login', 'resetPassword']
 
 const types = () =>
   Object.values(schema.getTypeMap()).filter((type) => !isIntrospectionType(type) && !isSpecifiedScalarType(type))
