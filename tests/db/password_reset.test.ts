@@ -245,6 +245,15 @@ describe('a link', () => {
       },
     ],
     ["a deactivated person's", () => link('gone')],
+    [
+      'of somebody who was deactivated meanwhile, and is back',
+      async () => {
+        const token = await link('demoted')
+        for (const gone of [true, false])
+          await stage.root.query('update app_public.users set is_deleted = $2 where id = $1', [stage.id.demoted, gone])
+        return token
+      },
+    ],
   ])('sets none that is %s, which is all that is told, and leaves nothing', async (_, make) => {
     const token = await make()
     const before = await passwords()
