@@ -52,7 +52,8 @@ export function renderMail(mail: MailDocument, publicUrl: string): { subject: st
     ...listed,
     requestUrl: listed.request_id && `${publicUrl}/requests/${listed.request_id}`,
   })
-  const subject = mail.title === null ? mail.headline : `${mail.headline}: ${mail.title}`
+  // A title that looks like an encoded word (RFC 2047) would be read as what it encodes: a word joiner makes it text.
+  const subject = (mail.title === null ? mail.headline : `${mail.headline}: ${mail.title}`).replaceAll('=?', '=\u2060?')
   const html = templates.get(mail.kind)!({
     ...withUrl(mail),
     comment: mail.comment?.split(/\r?\n/),

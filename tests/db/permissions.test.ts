@@ -161,6 +161,7 @@ const executors: Record<string, Role[]> = {
   'app_private.audit_webhook(text,app_public.webhooks,jsonb)': [],
   'app_private.mail_state_for(uuid,text)': [],
   'app_private.mail_lock(uuid)': [],
+  'app_private.has_to_decide(uuid)': [],
   'app_private.is_pointless(app_public.notifications)': [],
   'app_private.digest_document(uuid)': [],
   'app_private.mail_document(app_public.notifications)': [],
