@@ -52,8 +52,7 @@ export function renderMail(mail: MailDocument, publicUrl: string): { subject: st
     ...listed,
     requestUrl: listed.request_id && `${publicUrl}/requests/${listed.request_id}`,
   })
-  // A title that looks like an encoded word (RFC 2047) would be read as what it encodes: a word joiner makes it text.
-  const subject = (mail.title === null ? mail.headline : `${mail.headline}: ${mail.title}`).replaceAll('=?', '=\u2060?')
+  const subject = asText(mail.title === null ? mail.headline : `${mail.headline}: ${mail.title}`)
   const html = templates.get(mail.kind)!({
     ...withUrl(mail),
     comment: mail.comment?.split(/\r?\n/),
@@ -70,6 +69,9 @@ export function renderMail(mail: MailDocument, publicUrl: string): { subject: st
     text: convert(html, { wordwrap: 78, selectors: [{ selector: 'a', options: { hideLinkHrefIfSameAsText: true } }] }),
   }
 }
+
+/** For a header: what looks like an encoded word (RFC 2047) would be read as what it encodes. A word joiner makes it text. */
+const asText = (value: string): string => value.replaceAll('=?', '=\u2060?')
 
 /** Sends mails. */
 export interface Mailer {
@@ -100,7 +102,7 @@ export function makeMailer({ smtpUrl, mailFrom = DEFAULT_FROM, publicUrl, dataDi
       const sent = await transport.sendMail({
         ...renderMail(mail, publicUrl),
         from: mailFrom,
-        to: { name, address },
+        to: { name: asText(name), address },
         messageId,
         // No machine is to answer (RFC 3834, 5).
         headers: { 'auto-submitted': 'auto-generated' },
@@ -122,8 +124,12 @@ async function writeMail(folder: string, messageId: string, message: Buffer): Pr
   await rename(`${path}.part`, path)
 }
 
-/** Has the server refused this mail for good: its sender, its recipient or its content, by a 5xx (RFC 5321, 4.2.1)? */
+/**
+ * Has the server refused this mail for good, its recipient or its content, by a 5xx (RFC 5321, 4.2.1)? What it says of the
+ * sender or of our login is of all mails, and the operator's to mend.
+ */
 export function isRefused(error: unknown): boolean {
-  const { code, responseCode } = Object(error) as { code?: string; responseCode?: number }
-  return (code === 'EENVELOPE' || code === 'EMESSAGE') && responseCode !== undefined && responseCode >= 500
+  const { code, responseCode, command } = Object(error) as { code?: string; responseCode?: number; command?: string }
+  const isOfMail = (code === 'EENVELOPE' && command !== 'MAIL FROM') || code === 'EMESSAGE'
+  return isOfMail && responseCode !== undefined && responseCode >= 500
 }

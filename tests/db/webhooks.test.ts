@@ -341,6 +341,7 @@ describe('an event', () => {
     const counts = async () => Promise.all([one, two, off, other].map(async ({ id }) => (await deliveries(id)).length))
     expect(await counts()).toEqual([1, 1, 0, 0])
     expect(await stage.jobs('deliver_webhook')).toHaveLength(2)
+    await all('delete from graphile_worker._private_jobs')
     // Switched on later, it is told of what happens from then on.
     await change(off['id'], 'is_enabled => true')
     await submit()
@@ -515,7 +516,7 @@ describe('a webhook that fails', () => {
     expect(await kept(id)).toMatchObject({ state: 'CANCELLED' })
   })
 
-  test('succeeds after a week but for a second, and has its week again', async () => {
+  test('succeeds after a week but for a minute, and has its week again', async () => {
     const { webhookId, id } = await queue()
     await since(webhookId, '6 days 23:59:00')
     await done(id)
@@ -584,9 +585,10 @@ describe('sent again', () => {
   // The job of the attempt before is there until its worker has recorded its end.
   test.each(ends)('what is %s has a job of its own, be the last one there yet', async (_state, end) => {
     const queued = await queue()
-    const last = await all('update graphile_worker._private_jobs set locked_at = now(), locked_by = $1 returning id', [
-      'a worker',
-    ])
+    const last = await all(
+      `update graphile_worker._private_jobs set locked_at = now(), locked_by = 'a worker' where payload ->> 'id' = $1 returning id`,
+      [queued.id],
+    )
     expect(last).toHaveLength(1)
     await end(queued)
     await resend(queued.id)

@@ -221,7 +221,7 @@ const known = {
   requests: [NOBODY],
   sessions: [NOBODY],
   notifications: [NOBODY],
-  webhooks: [NOBODY],
+  webhooks: [] as string[],
   resets: ['x'],
   cursors: ['x'],
   tags: ['"1-0"'],
@@ -274,7 +274,7 @@ function member(name: string): unknown {
     case 'notificationId':
       return pick(known.notifications)
     case 'webhookId':
-      return latest(known.webhooks)
+      return latest(known.webhooks) ?? NOBODY
     case 'kind':
       return pick(['SUBMITTED', 'APPROVED', 'DIGEST', 'ROLE_CHANGED'])
     case 'delivery':
@@ -363,6 +363,7 @@ function webhookChanged(actor: string, field: string, { id, ...webhook }: Record
   const [before, after] = [webhooks.get(id), JSON.stringify(webhook)]
   webhooks.set(id, after)
   if (field === 'createWebhook') known.webhooks.push(id)
+  if (field === 'deleteWebhook') known.webhooks = known.webhooks.filter((each) => each !== id)
   return before === after && field === 'updateWebhook' ? [] : [{ action: `WEBHOOK_${field.slice(0, 6).toUpperCase()}`, actor }]
 }
 /** Nobody is logged in who has only a link. */
@@ -641,7 +642,9 @@ function selectionOf(field: string): string {
 }
 
 function mutationCall(): Hostile {
-  const field = often(Object.keys(MUTATIONS), (name) => (/Request$|User$/.test(name) ? 8 : 1))
+  const field = often(Object.keys(MUTATIONS), (name) =>
+    /Request$|User$/.test(name) ? 8 : /(create|update)Webhook/.test(name) ? 10 : 2,
+  )
   action = field
   const input = members(MUTATIONS[field]!, 0.95)
   if (chance(0.6)) delete input['version']

@@ -112,7 +112,7 @@ describe('the names of the contract', () => {
     expect(names(type('Role').enumValues)).toEqual(['USER', 'MANAGER', 'ADMIN'])
     expect(names(type('RequestStatus').enumValues).sort()).toEqual(['APPROVED', 'DRAFT', 'REJECTED', 'SUBMITTED'])
     const queries = Object.fromEntries(__schema.queryType.fields.map((f: any) => [f.name, f.args]))
-    for (const name of ['request', 'user', 'auditLog']) {
+    for (const name of ['request', 'user', 'auditLog', 'notification']) {
       expect(queries[name]).toEqual([{ name: 'id', type: { kind: 'NON_NULL', name: null, ofType: { name: 'UUID' } } }])
     }
     for (const { args } of __schema.mutationType.fields) {
@@ -134,6 +134,16 @@ describe('the names of the contract', () => {
       updateUser: ['userId', 'name', 'role'],
       deactivateUser: ['userId'],
       reactivateUser: ['userId'],
+      requestPasswordReset: ['email'],
+      resetPassword: ['token', 'newPassword'],
+      markNotificationRead: ['notificationId'],
+      markAllNotificationsRead: [],
+      setNotificationPreference: ['kind', 'delivery'],
+      resendMail: ['notificationId'],
+      createWebhook: ['url', 'events'],
+      updateWebhook: ['webhookId', 'url', 'events', 'isEnabled'],
+      deleteWebhook: ['webhookId'],
+      resendWebhookDelivery: ['deliveryId'],
     }
     expect(names(__schema.mutationType.fields).sort()).toEqual(Object.keys(inputs).sort())
     for (const [name, fields] of Object.entries(inputs)) {
@@ -141,7 +151,7 @@ describe('the names of the contract', () => {
       expect([name, ...names(input.inputFields).sort()]).toEqual([name, ...['clientMutationId', ...fields].sort()])
       for (const { name: field, type: t } of input.inputFields) {
         const isId = field.endsWith('Id') && field !== 'clientMutationId'
-        const expected = isId ? 'UUID' : ({ version: 'Int', role: 'Role' }[field as string] ?? 'String')
+        const expected = isId ? 'UUID' : ({ version: 'Int', role: 'Role', isEnabled: 'Boolean' }[field as string] ?? 'String')
         expect([field, t.ofType?.name ?? t.name]).toEqual([field, expected])
       }
     }

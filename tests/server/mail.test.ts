@@ -10,7 +10,7 @@ import { simpleParser } from 'mailparser'
 import type { Client } from 'pg'
 import pino from 'pino'
 import { parseConfig } from '../../server/config.ts'
-import { makeMailer, mailKinds, type MailDocument } from '../../server/mail.ts'
+import { makeMailer, mailKinds, type MailDocument, type Mailer } from '../../server/mail.ts'
 import { mailTasks } from '../../server/tasks.ts'
 import { startWorker } from '../../server/worker.ts'
 import { fromElsewhere, mutation, newRequest, PASSWORD, startApi, type Api, type NewPerson } from './client.ts'
@@ -33,7 +33,10 @@ beforeAll(async () => {
   mailbox = await startSmtp()
   dataDir = await mkdtemp(join(tmpdir(), 'assent-mail-'))
 })
-afterEach(() => void (mailbox.answer = () => undefined))
+afterEach(async () => {
+  mailbox.answer = () => undefined
+  await root.query(`update app_public.notifications set mail_state = 'CANCELLED' where mail_state = 'FAILED'`)
+})
 afterAll(async () => {
   await mailbox.close()
   await api.close()
@@ -44,15 +47,18 @@ const config = (env: Record<string, string> = { SMTP_URL: mailbox.url }) =>
   parseConfig({ DATABASE_URL: api.db.urls.owner, MAIL_FROM, PUBLIC_URL, DATA_DIR: dataDir, ...env }, 'worker')
 
 /** Sends what is due, as the worker does, and answers when all of it was tried. */
-async function sendDue(smtpUrl = mailbox.url): Promise<void> {
-  const mailer = makeMailer(config({ SMTP_URL: smtpUrl }))
-  const logger = new WorkerLogger(() => () => {})
-  try {
-    await runOnce({ connectionString: api.db.urls.owner, taskList: mailTasks(mailer), noHandleSignals: true, logger })
-  } finally {
-    mailer.close()
-  }
+async function sendBy(mailer: Mailer): Promise<void> {
+  await runOnce({
+    connectionString: api.db.urls.owner,
+    taskList: mailTasks(mailer),
+    noHandleSignals: true,
+    logger: new WorkerLogger(() => () => {}),
+    // Without it, that they were tried is not waited for to be recorded.
+    preset: { worker: { completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
+  })
+  mailer.close()
 }
+const sendDue = (smtpUrl = mailbox.url) => sendBy(makeMailer(config({ SMTP_URL: smtpUrl })))
 
 /** Queues a mail of the plainest kind; its notification's id. */
 async function queue({ id }: { id: string }): Promise<string> {
@@ -74,6 +80,7 @@ async function kept(id: string) {
      where n.id = $1`,
     [id],
   )
+  expect(rows).toHaveLength(1) // one job at most
   return rows[0]
 }
 const makeDue = (id: string) =>
@@ -110,7 +117,8 @@ describe('each kind of mail', () => {
     for (const word of words) expect(flat(mail.html as string)).toContain(word.replace(TITLE, TITLE_HTML))
     expect((mail.html as string).replaceAll('&#x3D;', '=')).toContain(`<a href="${link(path)}">`)
     expect(mail.html).not.toContain('<laptop>')
-    expect(mail.text).not.toMatch(/&\w+;|<\/?(p|a|b|br|li|ul|blockquote|html)\b/)
+    const ours = mail.text!.replace(/^>.*$/gm, '')
+    expect(ours).not.toMatch(/&\w+;|<\/?(p|a|b|br|li|ul|blockquote|html)\b/)
     const sent = async () => {
       const { rows } = await root.query(
         `select n.kind from app_public.notifications n join app_private.credentials c on c.user_id = n.recipient_id
@@ -196,12 +204,9 @@ describe('each kind of mail', () => {
     await act(command, { requestId: id, comment }, 'manager')
     const subject = `${kind[0]}${kind.slice(1).toLowerCase()}: ${title}`
     const { mail } = await expectMail(kind, 'user@assent.test', subject, [title, `Mia Manager ${said}`], `/requests/${id}`)
-    expect(mail.text).toContain(
-      comment
-        .split('\n')
-        .map((line) => `> ${line}`.trimEnd())
-        .join('\n'),
-    )
+    const quoted = comment.split('\n').map((line) => `> ${line}`.trimEnd())
+    const lines = mail.text!.split('\n').map((line) => line.trimEnd())
+    expect(lines.slice(lines.indexOf(quoted[0]!)).slice(0, quoted.length)).toEqual(quoted)
     const escaped = comment
       .replaceAll('&', '&amp;')
       .replace(/<(\w+)>/g, '&lt;$1&gt;')
@@ -212,6 +217,27 @@ describe('each kind of mail', () => {
         .map((line) => `${line}<br>`)
         .join(''),
     )
+  })
+
+  test.each([
+    ['words and markup', `<b onclick='x()'>&amp; "é😀" =\u00a0{{this}}</b> `],
+    ['no blank at all', '<&amp;x>='],
+    ['lines', '</blockquote>\n.\n--\n'],
+  ])('a comment of 10,000 characters arrives whole: %s', async (name, pattern) => {
+    const comment = `A${[...pattern.repeat(10_000)].slice(0, 9_998).join('')}Z`
+    const id = await submit(`A long comment, ${name}`)
+    await act('rejectRequest', { requestId: id, comment }, 'manager')
+    const subject = `Rejected: A long comment, ${name}`
+    const { mail, source } = await expectMail('REJECTED', 'user@assent.test', subject, [], `/requests/${id}`)
+    const [, html] = /<blockquote>([^]*)<\/blockquote>/.exec(mail.html as string)!
+    const written = { '<br>': '\n', '&lt;': '<', '&gt;': '>', '&quot;': '"', '&#x27;': "'", '&#x3D;': '=', '&amp;': '&' }
+    expect(html!.replace(/<br>$/, '').replace(/<br>|&#?\w+;/g, (code) => written[code as keyof typeof written])).toBe(comment)
+    // As text its lines are broken, and quoted.
+    const dense = (text: string) => text.replace(/\s+/g, '')
+    const text = mail.text!.slice(mail.text!.indexOf('> A')).replace(/^> ?/gm, '')
+    expect(dense(text).startsWith(dense(comment))).toBe(true)
+    // No server need take a longer line (RFC 5322, 2.1.1).
+    expect(Math.max(...source.split('\r\n').map((line) => line.length))).toBeLessThan(999)
   })
 
   test('APPROVED without a comment has no empty quotation', async () => {
@@ -308,11 +334,7 @@ describe('without an SMTP server', () => {
   test('each mail is a whole file of its own, for its owner alone, and the same one if it is written twice', async () => {
     const person = await api.person()
     const id = await queue(person)
-    const mailer = makeMailer(config({}))
-    const taskList = mailTasks(mailer)
-    const connectionString = api.db.urls.owner
-    const logger = new WorkerLogger(() => () => {})
-    await runOnce({ connectionString, taskList, noHandleSignals: true, logger })
+    await sendBy(makeMailer(config({})))
     const folder = join(dataDir, 'mail')
     expect(await readdir(folder)).toEqual([`${id}.eml`])
     const path = join(folder, `${id}.eml`)
@@ -329,7 +351,7 @@ describe('without an SMTP server', () => {
     // Of a worker that died before it could say so.
     await root.query(`update app_public.notifications set mail_state = 'CANCELLED', mailed_at = null where id = $1`, [id])
     await root.query(`update app_public.notifications set mail_state = 'QUEUED' where id = $1`, [id])
-    await runOnce({ connectionString, taskList, noHandleSignals: true, logger })
+    await sendBy(makeMailer(config({})))
     expect(await readdir(folder)).toEqual([`${id}.eml`])
   })
 })
@@ -524,6 +546,16 @@ describe('the connection', () => {
       expect([server.arrived.length, (await kept(id)).state]).toEqual([1, 'SENT'])
     }))
 
+  test('no login where one is wanted fails no mail for good either', () =>
+    withServer({ ...accounts, disabledCommands: ['STARTTLS'], authOptional: false }, async (server) => {
+      const id = await queue(await api.person())
+      await sendDue(server.url)
+      expect(await kept(id)).toMatchObject({ state: 'QUEUED', tried: 1, is_soon: true, error: expect.stringContaining('530') })
+      await makeDue(id)
+      await sendDue(withLogin(server.url, LOGIN))
+      expect([server.arrived.length, (await kept(id)).state]).toEqual([1, 'SENT'])
+    }))
+
   test('a server that never answers is not waited for for ever', async () => {
     const silent = createServer(() => {}).listen(0, '127.0.0.1')
     await once(silent, 'listening')
@@ -636,7 +668,7 @@ describe('what the server says', () => {
     const ids = [await queue(one), await queue(two)]
     mailbox.answer = (at, address) => (at === 'RCPT' && address === one.email ? [550, 'Gone'] : undefined)
     await sendDue()
-    expect(await Promise.all(ids.map(async (id) => (await kept(id)).state))).toEqual(['FAILED', 'SENT'])
+    expect([(await kept(ids[0]!)).state, (await kept(ids[1]!)).state]).toEqual(['FAILED', 'SENT'])
     expect([mailsTo(one).length, mailsTo(two).length]).toEqual([0, 1])
   })
 })
@@ -653,8 +685,8 @@ test('a server that never answers holds up neither notifications nor webhooks', 
   await once(hook, 'listening')
   const [smtp, http] = [silent, hook].map((server) => (server.address() as AddressInfo).port)
   const worker = await startWorker(config({ SMTP_URL: `smtp://127.0.0.1:${smtp}`, WEBHOOKS_TO_PRIVATE_ADDRESSES: 'true' }), log)
-  const people = await Promise.all(Array.from({ length: 8 }, () => api.person()))
-  const mails = await Promise.all(people.map(queue))
+  const mails: string[] = []
+  for (let i = 0; i < 8; i++) mails.push(await queue(await api.person()))
   await until(() => sockets.size === 4)
 
   const input = { url: `http://127.0.0.1:${http}/hook`, events: ['request.submitted'] }
@@ -666,14 +698,42 @@ test('a server that never answers holds up neither notifications nor webhooks', 
     ])
     return rows.length === 2 && delivered.length === 2
   })
-  const states = await Promise.all(mails.map(kept))
-  expect(states.map(({ state, error }) => [state, error])).toEqual(mails.map(() => ['QUEUED', null]))
+  for (const id of mails) expect(await kept(id)).toMatchObject({ state: 'QUEUED', error: null })
   expect(sockets.size).toBe(4) // As many as are under way at once.
 
   silent.close()
   for (const socket of sockets) socket.destroy()
   await worker.close()
   hook.close()
+})
+
+/** Addresses that the database takes, and to whom a mail to them goes; undefined: the server refuses such a recipient. */
+const addresses: [string, string | undefined][] = [
+  ["o'neil+x%y!z@example.com", "o'neil+x%y!z@example.com"],
+  ['a,b@example.com', '"a,b"@example.com'],
+  ['group:a;b@example.com', '"group:a;b"@example.com'],
+  ['a"b@example.com', '"a\\"b"@example.com'],
+  ['(c)a@example.com', '"(c)a"@example.com'],
+  ['=?utf-8?q?a=0d=0aBcc?=@example.com', '=?utf-8?q?a=0d=0aBcc?=@example.com'],
+  ['jürgen@bücher.example', 'jürgen@bücher.example'],
+  ['x>,<victim@example.com', undefined],
+  ['a@example.com,victim', undefined],
+  ['a@example.com>SIZE=1', undefined],
+  ['a@example.com;victim', undefined],
+]
+test.each(addresses)('a mail to %s has one recipient or none, and no header but ours', async (address, recipient) => {
+  const { rows } = await root.query(
+    `with person as (insert into app_public.users (name) values ('Bobby, "Tables" <x@example.com>') returning id)
+     insert into app_private.credentials (user_id, email, password_hash) select id, $1, 'none' from person returning user_id as id`,
+    [address],
+  )
+  const id = await queue(rows[0])
+  await sendDue()
+  const arrived = mailbox.arrived.filter(({ mail }) => mail.messageId === `<${id}@mail.example.com>`)
+  expect(arrived.map(({ to }) => to)).toEqual(recipient ? [[recipient]] : [])
+  for (const mail of arrived) expect(headersOf(mail)).toEqual(HEADERS)
+  const error = recipient ? null : expect.stringContaining('Bad recipient address')
+  expect(await kept(id)).toMatchObject({ state: recipient ? 'SENT' : 'FAILED', error, tried: null })
 })
 
 test('no secret was logged', () => {

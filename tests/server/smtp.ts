@@ -54,7 +54,7 @@ export async function startSmtp(options: SMTPServerOptions = {}): Promise<Mailbo
     async open() {
       server = new SMTPServer({
         disabledCommands: ['AUTH', 'STARTTLS'],
-        // Its own certificate, which nobody has signed.
+        // Without a certificate in the options it brings its own, which nobody has signed.
         logger: false,
         closeTimeout: 100,
         disableReverseLookup: true,

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { jest } from '@jest/globals'
-import { Logger as WorkerLogger, parseCrontab, runOnce } from 'graphile-worker'
+import { Logger as WorkerLogger, parseCrontab, runOnce, type JobHelpers } from 'graphile-worker'
 import pg, { type Client } from 'pg'
 import pino from 'pino'
 import { parseConfig } from '../../server/config.ts'
@@ -8,7 +8,7 @@ import { makePresence, type Presence } from '../../server/presence.ts'
 import { crontab, promptTasks } from '../../server/tasks.ts'
 import { startWorker } from '../../server/worker.ts'
 import { cloneDatabase, type TestDatabase } from '../database.ts'
-import { command } from '../host/process.ts'
+import { command, type Running } from '../host/process.ts'
 import { startApi } from './client.ts'
 import { startSmtp, type Mailbox } from './smtp.ts'
 import { until } from './socket.ts'
@@ -166,6 +166,7 @@ describe('a pool of workers that is dead', () => {
   let presence: Presence
   let ahead = 0
   let clock: jest.SpiedFunction<typeof Date.now>
+  let killed: Running | undefined
   beforeAll(async () => {
     pool = new pg.Pool({ connectionString: db.urls.owner })
     pool.on('error', () => {})
@@ -175,6 +176,7 @@ describe('a pool of workers that is dead', () => {
   })
   afterAll(async () => {
     clock.mockRestore()
+    await killed?.end('SIGKILL')
     await presence.close()
     await pool.end()
   })
@@ -248,9 +250,10 @@ describe('a pool of workers that is dead', () => {
   test('of a process that was killed -9 in the middle of a mail: another sends it within a minute, once', async () => {
     const ids = await queue(1)
     const { held } = holdMails()
-    const killed = command('worker', { ...env(), LOG_LEVEL: 'warn' })
-    await Promise.race([held, killed.exit.then(() => Promise.reject(new Error(killed.output)))])
-    await killed.end('SIGKILL')
+    const running = command('worker', { ...env(), LOG_LEVEL: 'warn' })
+    killed = running
+    await Promise.race([held, running.exit.then(() => Promise.reject(new Error(running.output)))])
+    await running.end('SIGKILL')
     mailbox.answer = () => undefined
     const [{ dead }] = (await all('select locked_by as dead from graphile_worker.jobs')) as [{ dead: string }]
     expect(dead).toEqual(expect.any(String))
@@ -266,10 +269,18 @@ describe('a pool of workers that is dead', () => {
   })
 })
 
-describe('what fails is seen', () => {
-  const logger = new WorkerLogger(() => () => {})
-  const runDue = () => runOnce({ connectionString: db.urls.owner, taskList: promptTasks, noHandleSignals: true, logger })
+/** Does the prompt jobs that are due, and answers when all of them are recorded as done, or as failed. */
+const runDue = (concurrency = 1) =>
+  runOnce({
+    connectionString: db.urls.owner,
+    taskList: promptTasks,
+    concurrency,
+    noHandleSignals: true,
+    logger: new WorkerLogger(() => () => {}),
+    preset: { worker: { completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
+  })
 
+describe('what fails is seen', () => {
   test('by DBAs and auditors, in audit.failing_jobs, until it succeeds', async () => {
     const auditor = await db.connect('auditor')
     const failing = async () => (await auditor.query('select * from audit.failing_jobs')).rows
@@ -329,7 +340,6 @@ describe('what fails is seen', () => {
 })
 
 describe('what comes by time', () => {
-  const logger = new WorkerLogger(() => () => {})
   const items = parseCrontab(crontab)
 
   test('is asked for as often as it says, and each has a task', () => {
@@ -388,7 +398,7 @@ describe('what comes by time', () => {
           task,
           { _cron: { ts, backfilled: true } },
         ])
-      await runOnce({ connectionString: db.urls.owner, taskList: promptTasks, concurrency: 6, noHandleSignals: true, logger })
+      await runDue(6)
       expect(
         await all(`select task_identifier, last_error from graphile_worker.jobs where task_identifier <> 'send_mail'`),
       ).toEqual([])
@@ -402,6 +412,38 @@ describe('what comes by time', () => {
     expect(await all('select from app_private.password_resets where expires_at < now()')).toEqual([])
     await run()
     expect([await told('REMINDER'), await told('DIGEST')]).toEqual(first)
+  })
+
+  test('so may those that come by an action: nobody is told twice, and no account gets more than 3 links', async () => {
+    const client = await db.connect('owner')
+    const helpers = { query: client.query.bind(client) } as unknown as JobHelpers
+    const run = async (task: 'notify' | 'begin_password_reset', payload: object, times: number) => {
+      for (let i = 0; i < times; i++) await promptTasks[task]!(payload, helpers)
+    }
+    const [{ id }] = (await db.commit('user', `select id from app_public.create_request('Told once')`)) as [{ id: string }]
+    await db.commit('user', 'select app_public.submit_request($1)', [id])
+    const entry = await all(`select id from app_public.audit_logs where request_id = $1 and action = 'SUBMIT'`, [id])
+    await all('delete from graphile_worker._private_jobs')
+    await run('notify', { id: entry[0]!['id'] }, 2)
+    const { email, id: person } = db.people.user2
+    await run('begin_password_reset', { email: email.toUpperCase(), ip: '192.0.2.7' }, 5)
+    await run('begin_password_reset', { email: 'nobody@assent.test', ip: null }, 2)
+
+    expect(await all('select from app_public.notifications where request_id = $1', [id])).toHaveLength(3)
+    expect(
+      await all(
+        'select action, user_id as person, host(ip_address) as ip from app_public.audit_logs where user_id is not null and action = $1',
+        ['PASSWORD_RESET_REQUEST'],
+      ),
+    ).toEqual(Array.from({ length: 3 }, () => ({ action: 'PASSWORD_RESET_REQUEST', person, ip: '192.0.2.7' })))
+    expect(
+      await all('select task_identifier as task, count(*)::integer as n from graphile_worker.jobs group by 1 order by 1'),
+    ).toEqual([
+      { task: 'notify', n: 3 },
+      { task: 'send_mail', n: 3 },
+    ])
+    const others = items.map(({ task }) => task)
+    expect(Object.keys(promptTasks).toSorted()).toEqual([...others, 'notify', 'begin_password_reset'].toSorted())
   })
 
   test('a worker makes up for what fell into a time without any', async () => {
