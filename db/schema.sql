@@ -2858,8 +2858,8 @@ CREATE OR REPLACE FUNCTION app_private.tg_webhook_deliveries__deliver()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id),
-    job_key => format('webhook %s %s', new.id, new.attempts), job_key_mode => 'unsafe_dedupe');
+  -- Under no key: the job of the attempt before may be there yet, and nobody tries again by that.
+  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id));
   return null;
 end
 $function$;

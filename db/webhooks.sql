@@ -139,8 +139,8 @@ create or replace function app_private.tg_webhook_deliveries__deliver()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id),
-    job_key => format('webhook %s %s', new.id, new.attempts), job_key_mode => 'unsafe_dedupe');
+  -- Under no key: the job of the attempt before may be there yet, and nobody tries again by that.
+  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id));
   return null;
 end
 $$;

@@ -40,7 +40,9 @@ export const mailTasks = (mailer: Mailer): TaskList => ({
       await mailer.send(mail)
     } catch (error) {
       const forGood = isRefused(error) || job.attempts >= job.max_attempts
-      await client.query('select app_private.mail_failed($1, $2, $3)', [id, (error as Error).message, forGood])
+      // A server may say anything; PostgreSQL takes no NUL.
+      const reason = (error as Error).message.replaceAll('\0', ' ')
+      await client.query('select app_private.mail_failed($1, $2, $3)', [id, reason, forGood])
       if (forGood) return
       throw error
     }

@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import http from 'node:http'
 import https from 'node:https'
 import { useAgent } from 'request-filtering-agent'
@@ -52,32 +51,45 @@ export async function deliver(id: string, { url, signing_key, body }: Delivery, 
         'webhook-signature': new Webhook(signing_key).sign(id, sentAt, body),
       },
     })
-    req.end(body)
-    const [res] = (await once(req, 'response')) as [http.IncomingMessage]
+    const res = await new Promise<http.IncomingMessage>((resolve, reject) => {
+      req.on('response', resolve).on('error', reject)
+      // Without a listener, node closes the connection and says nothing.
+      req.on('upgrade', (_, socket) => {
+        socket.destroy()
+        reject(new DeliveryError('It answered 101: it wants another protocol.', 101))
+      })
+      req.end(body)
+    })
     const status = res.statusCode!
     if (status >= 200 && status < 300) {
       res.destroy() // What it says is of no use to us.
       return status
     }
-    const excerpt = (await readStart(res)).replace(/\s+/g, ' ').slice(0, MOST_KEPT)
+    const excerpt = (await readStart(res)).replace(/[\s\p{Cc}]+/gu, ' ').slice(0, MOST_KEPT)
     throw new DeliveryError(`It answered ${status}: ${excerpt}`, status, status === 410)
   } catch (error) {
     if (error instanceof DeliveryError) throw error
-    const { name, message } = error as Error
+    const { name, message, errors } = error as AggregateError
     if (name === 'AbortError' || name === 'TimeoutError')
       throw new DeliveryError(`It took longer than ${TIMEOUT / 1000} seconds.`, null)
+    // Of several addresses, each has an error of its own, and their sum has no text.
+    const why = message || (errors ?? []).map((each: Error) => each.message).join('; ')
     // The agent's, of an address that only this network has.
-    throw new DeliveryError(message, null, message.startsWith('DNS lookup'))
+    throw new DeliveryError(why, null, why.startsWith('DNS lookup'))
   }
 }
 
 async function readStart(res: http.IncomingMessage): Promise<string> {
   const chunks: Buffer[] = []
   let size = 0
-  for await (const chunk of res as AsyncIterable<Buffer>) {
-    chunks.push(chunk)
-    size += chunk.length
-    if (size >= MOST_READ) break
+  try {
+    for await (const chunk of res as AsyncIterable<Buffer>) {
+      chunks.push(chunk)
+      size += chunk.length
+      if (size >= MOST_READ) break
+    }
+  } catch {
+    // Cut short, or too slow: the status is known, and what has come of the rest is enough.
   }
   return Buffer.concat(chunks).toString()
 }

@@ -1,5 +1,5 @@
 --! Previous: sha1:0a6b346dbdf3fe4e267dec0a2982d6517103d9a3
---! Hash: sha1:50ccc49ea08e2b0074c35f1dec061ced931994a8
+--! Hash: sha1:f38561c6184d0295d24dc1fe9a8950250ec6f9d6
 --! Message: notifications, webhooks and live news
 
 -- The trail's actions say which of them are told.
@@ -1354,8 +1354,8 @@ create or replace function app_private.tg_webhook_deliveries__deliver()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id),
-    job_key => format('webhook %s %s', new.id, new.attempts), job_key_mode => 'unsafe_dedupe');
+  -- Under no key: the job of the attempt before may be there yet, and nobody tries again by that.
+  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id));
   return null;
 end
 $$;
