@@ -1675,12 +1675,14 @@ AS $function$
 declare
   v_user_id uuid;
 begin
-  -- Of two at once the second finds it used.
+  -- One at a time for each account: of two at once, by one link or by two, the second finds its own used.
+  perform from app_private.credentials c
+  where c.user_id = (select r.user_id from app_private.password_resets r where r.secret_hash = app_private.hash_secret(token))
+  for update;
   select r.user_id into v_user_id
   from app_private.password_resets r
   join app_public.users u on u.id = r.user_id and not u.is_deleted
-  where r.secret_hash = app_private.hash_secret(token) and r.expires_at > now()
-  for update of r;
+  where r.secret_hash = app_private.hash_secret(token) and r.expires_at > now();
   if not found then
     raise exception using errcode = 'RQ422', column = 'token', message = 'This link is used, expired or unknown.';
   end if;

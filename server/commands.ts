@@ -57,7 +57,13 @@ const commands = {
   async worker(signal: AbortSignal) {
     const { config, log } = prepare('worker')
     const { startWorker } = await import('./worker.ts')
-    await runUntil(signal, log, [() => startWorker(config, log)])
+    await runUntil(signal, log, [
+      async () => {
+        const worker = await startWorker(config, log)
+        log.info('The worker looks for jobs.')
+        return worker
+      },
+    ])
   },
 }
 

@@ -144,9 +144,9 @@ export function makeGraphQL(services: GraphQLServices): GraphQL {
       const isSubscription = operation === OperationTypeNode.SUBSCRIPTION
       const withPgClient = makeWithPgClient(isSubscription ? livePool : pool, identity, isMutation ? 'write' : 'read')
       // Any statement proves the session; what needs none, as introspection, must not outlive it.
-      let proven = caller.session === '' || isSubscription
+      let proven = isSubscription
       const prove = async () => {
-        if (!proven) await isAnonymous(pool, caller)
+        if (!proven && identity.session) await isAnonymous(pool, identity)
       }
       const result = (await execute({
         schema,

@@ -163,6 +163,8 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
           })),
           resetPassword: mutation(async ({ token, newPassword }, { identity, passwords }) => {
             await passwords.reset(identity, token, newPassword)
+            // It may have ended the very session that asked for it.
+            identity.session = ''
             return {}
           }),
         },

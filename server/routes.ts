@@ -640,7 +640,7 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
     },
     {
       method: 'POST',
-      path: '/notifications/read/',
+      path: '/notifications/read-all/',
       summary: "Mark all of one's notifications as read",
       tag: 'Notifications',
       status: 204,

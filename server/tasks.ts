@@ -21,7 +21,8 @@ export const promptTasks: TaskList = {
   },
   remind: (_payload, { query }) => query('select app_private.remind()').then(() => {}),
   digest(payload, { query }) {
-    const { ts } = (payload as { _cron: { ts: string } })._cron
+    // By hand, it is today's.
+    const { ts } = (payload as { _cron?: { ts: string } })._cron ?? { ts: new Date().toISOString() }
     return query('select app_private.make_digests($1)', [ts.slice(0, 10)]).then(() => {})
   },
   clear_away: (_payload, { query }) => query('select app_private.clear_away()').then(() => {}),

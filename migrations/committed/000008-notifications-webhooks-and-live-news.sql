@@ -1,5 +1,5 @@
 --! Previous: sha1:0a6b346dbdf3fe4e267dec0a2982d6517103d9a3
---! Hash: sha1:f38561c6184d0295d24dc1fe9a8950250ec6f9d6
+--! Hash: sha1:8de34e3918802e6f1bf3129ea8ec7c177a92930d
 --! Message: notifications, webhooks and live news
 
 -- The trail's actions say which of them are told.
@@ -942,12 +942,14 @@ as $$
 declare
   v_user_id uuid;
 begin
-  -- Of two at once the second finds it used.
+  -- One at a time for each account: of two at once, by one link or by two, the second finds its own used.
+  perform from app_private.credentials c
+  where c.user_id = (select r.user_id from app_private.password_resets r where r.secret_hash = app_private.hash_secret(token))
+  for update;
   select r.user_id into v_user_id
   from app_private.password_resets r
   join app_public.users u on u.id = r.user_id and not u.is_deleted
-  where r.secret_hash = app_private.hash_secret(token) and r.expires_at > now()
-  for update of r;
+  where r.secret_hash = app_private.hash_secret(token) and r.expires_at > now();
   if not found then
     raise exception using errcode = 'RQ422', column = 'token', message = 'This link is used, expired or unknown.';
   end if;

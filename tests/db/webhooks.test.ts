@@ -1,7 +1,8 @@
-import type pg from 'pg'
-import { bare, openStage, type Actor, type Row, type Stage } from './stage.ts'
+import pg from 'pg'
+import { bare, openStage, type Actor, type Person, type Row, type Stage } from './stage.ts'
 
-// Who registers webhooks, what is queued for them, once, and what becomes of it.
+// Programs that are told: who registers them, of what they are told, and what becomes of each delivery. How one is sent:
+// tests/server/webhooks.test.ts.
 
 let stage: Stage
 /** Two workers, each on a connection of its own. */
@@ -11,400 +12,506 @@ beforeAll(async () => {
   stage = await openStage()
   workers = [await stage.db.connect('owner'), await stage.db.connect('owner')]
 })
-afterEach(async () => {
-  await stage.root.query('delete from app_public.webhooks')
+beforeEach(async () => {
   await stage.root.query('delete from graphile_worker._private_jobs')
+  await stage.root.query('delete from app_public.webhooks')
 })
 afterAll(() => stage?.close())
 
 const NOBODY = '00000000-0000-7000-8000-000000000000'
-const URL = 'https://example.test/hook'
-const all = async (text: string, values: unknown[] = []): Promise<Row[]> => (await stage.root.query(text, values)).rows
+const URL = 'https://receiver.example.com/hook'
+const EVENTS = [
+  'request.approved',
+  'request.assigned',
+  'request.rejected',
+  'request.submitted',
+  'user.created',
+  'user.deactivated',
+  'user.reactivated',
+  'user.updated',
+]
 
-const creating = (url: string, events: string) => `select * from app_public.create_webhook(${url}, ${events})`
-/** A webhook of an admin's, as they were answered. */
-const register = async (...events: string[]): Promise<Row> =>
-  (await stage.rows('admin', creating(`'${URL}'`, `'{${events.join()}}'`)))[0]!
-const change = (id: string, changes: string) =>
-  stage.rows('admin', `select * from app_public.update_webhook('${id}', ${changes})`)
-const webhook = async (id: string): Promise<Row> => (await all('select * from app_public.webhooks where id = $1', [id]))[0]!
-const deliveries = (id: string) =>
-  all('select * from app_public.webhook_deliveries where webhook_id = $1 order by created_at, id', [id])
+const text = (value: string | null) => (value === null ? 'null' : pg.escapeLiteral(value))
+const list = (values: (string | null)[] | null) => (values === null ? 'null' : `array[${values.map(text).join(', ')}]::text[]`)
+const create = (url: string | null, events: (string | null)[] | null) =>
+  `select * from app_public.create_webhook(${text(url)}, ${list(events)})`
+const update = (id: string | null, changes: string) => `select * from app_public.update_webhook(${text(id)}, ${changes})`
+const remove = (id: string | null) => `select * from app_public.delete_webhook(${text(id)})`
+const resend = (id: string | null) => `select * from app_public.resend_webhook_delivery(${text(id)})`
 
-/** A webhook with one delivery queued; of both the ids. */
-async function queue() {
-  const { id } = await register('request.submitted')
+const register = async (events = ['request.submitted'], url = URL): Promise<Row> =>
+  (await stage.rows('admin', create(url, events)))[0]!
+const change = async (id: string, changes: string): Promise<Row> => (await stage.rows('admin', update(id, changes)))[0]!
+const webhook = async (id: string): Promise<Row> =>
+  (await stage.root.query('select * from app_public.webhooks where id = $1', [id])).rows[0]
+const delivery = async (id: string): Promise<Row> =>
+  (await stage.root.query('select * from app_public.webhook_deliveries where id = $1', [id])).rows[0]
+const deliveries = async (): Promise<Row[]> =>
+  (await stage.root.query('select * from app_public.webhook_deliveries order by created_at, id')).rows
+const jobs = async (id: string) => (await stage.jobs('deliver_webhook')).filter((payload) => payload['id'] === id).length
+
+/** A webhook, and a delivery to it that is queued. */
+async function queue(): Promise<{ hook: string; id: string; key: string }> {
+  const { id: hook, signing_key: key } = await register()
   await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
   await stage.tell()
-  return { webhookId: id as string, id: (await deliveries(id))[0]!['id'] as string }
+  const { rows } = await stage.root.query('select id from app_public.webhook_deliveries where webhook_id = $1', [hook])
+  expect(rows).toHaveLength(1)
+  return { hook, id: rows[0].id, key }
 }
-const kept = async (id: string) => (await all('select * from app_public.webhook_deliveries where id = $1', [id]))[0]!
-const jobs = async (id: string) => (await stage.jobs('deliver_webhook')).filter((payload) => payload['id'] === id).length
 
 const begin = async (id: string, worker = workers[0]): Promise<Row> =>
   (await worker.query('select * from app_private.begin_delivery($1)', [id])).rows[0]
 const letGo = (id: string, worker = workers[0]) =>
   worker.query('select pg_advisory_unlock(app_private.delivery_lock($1)) as held', [id])
+const done = (id: string, status = 204) => workers[0].query('select app_private.delivery_done($1, $2)', [id, status])
+const failed = (id: string, status: number | null, error: string, forGood = false) =>
+  workers[0].query('select app_private.delivery_failed($1, $2, $3, $4)', [id, status, error, forGood])
 /** One attempt to begin, with its lock let go at its end. */
 const attempt = (id: string) => begin(id).finally(() => letGo(id))
-const done = (id: string, status = 204) => workers[0].query('select app_private.delivery_done($1, $2)', [id, status])
-const failed = (id: string, { status = 500, error = 'It answered 500.', forGood = false } = {}, worker = workers[0]) =>
-  worker.query('select app_private.delivery_failed($1, $2, $3, $4)', [id, status, error, forGood])
-const resend = (id: string) => stage.rows('admin', `select * from app_public.resend_webhook_delivery('${id}')`)
 const nothing = { url: null, signing_key: null, body: null }
 
+/** Brings a delivery into a state, as a worker does. */
+async function bring(state: string, { hook, id }: { hook: string; id: string }): Promise<void> {
+  if (state === 'QUEUED') return
+  if (state === 'CANCELLED') await change(hook, 'is_enabled => false')
+  await attempt(id)
+  if (state === 'DELIVERED') await done(id)
+  if (state === 'FAILED') await failed(id, 500, 'It answered 500: ', true)
+  // The job is done with it.
+  await stage.root.query('delete from graphile_worker._private_jobs')
+  if (state === 'CANCELLED') await change(hook, 'is_enabled => true')
+  expect(await delivery(id)).toMatchObject({ state })
+}
+
 describe('who may', () => {
-  const actors = [
+  const codes: [Actor, string, string][] = [
+    ['manager', 'RQ403', 'RQ404'],
+    ['user', 'RQ403', 'RQ404'],
     ['anonymous', '42501', '42501'],
     ['auditor', '42501', '42501'],
-    ['user', 'RQ403', 'RQ404'],
-    ['manager', 'RQ403', 'RQ404'],
-    ['admin', null, null],
-    ['admin2', null, null],
-  ] as [Actor, string | null, string | null][]
+    ['authenticator', '42501', '42501'],
+    ['owner', 'RQ401', 'RQ401'],
+  ]
+  const commands = (hook: string | null, id: string | null) => [
+    update(hook, 'is_enabled => false'),
+    update(hook, `url => 'nonsense', events => '{}'`),
+    remove(hook),
+    resend(id),
+  ]
+  const outcomes = (actor: Actor, statements: string[], role?: string) =>
+    stage.attempts(statements.map((statement) => ({ actor, statement, keep: true, ...(role && { role }) })))
 
-  test.each(actors)('%s', async (actor, registering, managing) => {
-    const { webhookId, id } = await queue()
-    const codes = async (...statements: string[]) => {
-      const outcomes = await stage.attempts(statements.map((statement) => ({ actor, statement: `select ${statement}` })))
-      return outcomes.map(({ code }) => code)
-    }
-    expect(await codes(`app_public.create_webhook('${URL}', '{user.created}')`)).toEqual([registering])
-    // What is not there for them is not told from what is not there at all.
-    const managed = (webhookId: string, id: string) =>
-      codes(
-        `app_public.update_webhook('${webhookId}', is_enabled => false)`,
-        `app_public.delete_webhook('${webhookId}')`,
-        `app_public.resend_webhook_delivery('${id}')`,
-      )
-    expect(await managed(webhookId, id)).toEqual([managing, managing, managing])
-    const unknown = managing ?? 'RQ404'
-    expect(await managed(NOBODY, NOBODY)).toEqual([unknown, unknown, unknown])
+  test('an admin, whoever of them has registered it', async () => {
+    const { hook, id } = await queue()
+    expect((await stage.attempt('admin2', update(hook, 'is_enabled => false'), { keep: true })).code).toBe(null)
+    expect((await stage.attempt('admin2', resend(id), { keep: true })).code).toBe(null)
+    const { rows } = await stage.attempt('admin2', 'select * from app_public.webhooks', { fetch: true })
+    expect(rows).toEqual([
+      {
+        id: hook,
+        url: URL,
+        events: ['request.submitted'],
+        signing_key: expect.stringMatching(/^whsec_[\w+/]{43}=$/),
+        is_enabled: false,
+        failing_since: null,
+        created_at: expect.any(String),
+      },
+    ])
+    expect((await stage.attempt('admin2', 'select from app_public.webhook_deliveries')).count).toBe(1)
+    expect((await stage.rows('admin2', remove(hook)))[0]).toMatchObject({ id: hook })
+    expect(await webhook(hook)).toBe(undefined)
   })
 
-  test('is asked before what is wrong with the values', async () => {
-    const { id } = await register('user.created')
-    const wrong = [`create_webhook('ftp://x', '{}')`, `update_webhook('${id}', 'ftp://x', '{}')`]
-    const as = async (actor: Actor, statement: string) => (await stage.attempt(actor, `select app_public.${statement}`)).code
-    expect(await as('manager', wrong[0]!)).toBe('RQ403')
-    expect(await as('manager', wrong[1]!)).toBe('RQ404')
-    for (const statement of wrong) expect(await as('admin', statement)).toBe('RQ422')
-    await stage.root.query(`update app_private.sessions set revoked_at = now() where user_id = $1`, [stage.id.admin2])
-    for (const statement of wrong) expect(await as('admin2', statement)).toBe('RQ401')
-    await stage.root.query(`update app_private.sessions set revoked_at = null where user_id = $1`, [stage.id.admin2])
+  test.each(codes)(
+    '%s is refused: %s to register one, %s of any other, in the same words as of an id never used',
+    async (actor, toRegister, other) => {
+      const { hook, id } = await queue()
+      const before = [await webhook(hook), await delivery(id)]
+      const [registered, ...theirs] = await outcomes(actor, [create(URL, ['user.created']), ...commands(hook, id)])
+      expect(registered!.code).toBe(toRegister)
+      expect(theirs.map(({ code }) => code)).toEqual([other, other, other, other])
+      for (const unknown of [NOBODY, null]) expect(await outcomes(actor, commands(unknown, unknown))).toEqual(theirs)
+      expect([await webhook(hook), await delivery(id)]).toEqual(before)
+      expect((await stage.root.query('select from app_public.webhooks')).rowCount).toBe(1)
+    },
+  )
+
+  test('an admin finds none under an id never used either', async () => {
+    for (const unknown of [NOBODY, null]) {
+      const all = await outcomes('admin', commands(unknown, unknown))
+      expect(all.map(({ code, message }) => `${code} ${message}`)).toEqual([
+        'RQ404 There is no such webhook.',
+        'RQ404 There is no such webhook.',
+        'RQ404 There is no such webhook.',
+        'RQ404 There is no such delivery.',
+      ])
+    }
+  })
+
+  test.each<[Actor, string, string, string]>([
+    ['user', 'assent_manager', 'RQ403', 'RQ404'],
+    ['user', 'assent_admin', 'RQ403', 'RQ404'],
+    ['manager', 'assent_admin', 'RQ403', 'RQ404'],
+    ['anonymous', 'assent_user', 'RQ401', 'RQ401'],
+    ['anonymous', 'assent_admin', 'RQ401', 'RQ401'],
+  ])('%s who merely sets the role %s is refused as before', async (actor, role, toRegister, other) => {
+    const { hook, id } = await queue()
+    const all = await outcomes(actor, [create(URL, ['user.created']), ...commands(hook, id)], role)
+    expect(all.map(({ code }) => code)).toEqual([toRegister, other, other, other, other])
+    for (const table of ['webhooks', 'webhook_deliveries']) {
+      const seen = await stage.attempt(actor, `select from app_public.${table}`, { role })
+      expect(seen).toMatchObject({ code: null, count: 0 })
+    }
+  })
+
+  test('rows are hidden from all but admins and auditors, who read no key', async () => {
+    const { key } = await queue()
+    const read = async (actor: Actor, columns: string, table: string) => {
+      const { code, rows } = await stage.attempt(actor, `select ${columns} from app_public.${table}`, { fetch: true })
+      return code ?? rows.length
+    }
+    const shown = 'id, url, events, is_enabled, failing_since, created_at'
+    const seen: [Actor, ...(string | number)[]][] = []
+    for (const actor of ['admin', 'manager', 'user', 'anonymous', 'auditor', 'authenticator'] as const) {
+      seen.push([
+        actor,
+        await read(actor, shown, 'webhooks'),
+        await read(actor, 'signing_key', 'webhooks'),
+        await read(actor, '*', 'webhook_deliveries'),
+      ])
+    }
+    expect(seen).toEqual([
+      ['admin', 1, 1, 1],
+      ['manager', 0, 0, 0],
+      ['user', 0, 0, 0],
+      ['anonymous', '42501', '42501', '42501'],
+      ['auditor', 1, '42501', 1],
+      ['authenticator', '42501', '42501', '42501'],
+    ])
+    for (const statement of ['select * from app_public.webhooks', 'select w from app_public.webhooks w']) {
+      expect((await stage.attempt('auditor', statement)).code).toBe('42501')
+    }
+    const { rows } = await stage.attempt('auditor', 'select * from app_public.webhook_deliveries', { fetch: true })
+    expect(JSON.stringify(rows)).not.toContain(key)
+  })
+
+  test('nobody writes to a table, or does what the worker does, whatever role they set', async () => {
+    const { hook, id } = await queue()
+    const statements = [
+      `insert into app_public.webhooks (url, events, signing_key) values ('${URL}', '{user.created}', 'key')`,
+      `update app_public.webhooks set url = 'https://evil.example.com/'`,
+      `update app_public.webhooks set is_enabled = false where id = '${hook}'`,
+      'delete from app_public.webhooks',
+      'truncate app_public.webhooks cascade',
+      `insert into app_public.webhook_deliveries (webhook_id, audit_log_id, event, payload)
+       values ('${hook}', '${id}', 'user.created', '{}')`,
+      `update app_public.webhook_deliveries set state = 'DELIVERED', delivered_at = now() where id = '${id}'`,
+      `update app_public.webhook_deliveries set payload = '{}'`,
+      'delete from app_public.webhook_deliveries',
+      'truncate app_public.webhook_deliveries',
+      `insert into app_public.webhook_events (event, action, description) values ('login', 'LOGIN', 'A login')`,
+      `update app_public.webhook_events set action = 'LOGIN' where event = 'user.created'`,
+      'delete from app_public.webhook_events',
+      `select app_private.begin_delivery('${id}')`,
+      `select app_private.delivery_done('${id}', 200)`,
+      `select app_private.delivery_failed('${id}', 410, 'Gone', true)`,
+      `select app_private.delivery_lock('${id}')`,
+      `select app_private.queue_deliveries(a) from app_public.audit_logs a`,
+      `select app_private.webhook_payload(a, 'user.created') from app_public.audit_logs a`,
+      `select app_private.audit_webhook('WEBHOOK_DELETE', null, '{}')`,
+    ]
+    const roles = ['assent_anonymous', 'assent_user', 'assent_manager', 'assent_admin', 'assent_auditor', 'assent_authenticator']
+    const tried = (['admin', 'manager', 'anonymous'] as const).flatMap((actor) =>
+      roles.flatMap((role) => statements.map((statement) => ({ actor, role, statement, keep: true }))),
+    )
+    const all = await stage.attempts(tried)
+    expect(tried.filter((_, i) => all[i]!.code !== '42501')).toEqual([])
+    // What they were denied is there, and would have been done.
+    for (const statement of statements.slice(0, 5)) {
+      const { code, count } = await stage.attempt('superuser', statement)
+      expect([statement, code, statement.startsWith('truncate') || count === 1]).toEqual([statement, null, true])
+    }
   })
 })
 
-describe('what is refused', () => {
-  const form = { column: 'url', message: 'The URL must begin with https:// or http://, and name no user.' }
-  const unknown = {
-    column: 'events',
-    message:
-      'The events that there are: request.approved, request.assigned, request.rejected, request.submitted, user.created, user.deactivated, user.reactivated, user.updated.',
-  }
-  const none = { column: 'events', message: 'A webhook is told of one event at least.' }
-  const refused: [string, string, object][] = [
-    [`'ftp://example.test/'`, `'{user.created}'`, form],
-    [`'//example.test/'`, `'{user.created}'`, form],
-    [`'javascript:alert(1)'`, `'{user.created}'`, form],
-    [`'file:///etc/passwd'`, `'{user.created}'`, form],
-    [`'example.test'`, `'{user.created}'`, form],
-    [`''`, `'{user.created}'`, form],
-    [`'https://'`, `'{user.created}'`, form],
-    [`'https:///path'`, `'{user.created}'`, form],
-    [`'https://user:password@example.test/'`, `'{user.created}'`, form],
-    [`'https://user@example.test/'`, `'{user.created}'`, form],
-    [`'https:\\\\user@example.test/'`, `'{user.created}'`, form],
-    [`' https://example.test/'`, `'{user.created}'`, form],
-    [`E'https://example.test/\\nx'`, `'{user.created}'`, form],
-    [`E'x\\nhttps://example.test/'`, `'{user.created}'`, form],
-    [`E'https://example.test/\\n'`, `'{user.created}'`, form],
-    [
-      `rpad('https://example.test/', 2001, 'x')`,
-      `'{user.created}'`,
-      { column: 'url', message: 'The URL must have at most 2,000 characters.' },
-    ],
-    ['null', `'{user.created}'`, { column: 'url', message: 'The url must not be null.' }],
-    [`'${URL}'`, `'{}'`, none],
-    [`'${URL}'`, 'null', { column: 'events', message: 'The events must not be null.' }],
-    [`'${URL}'`, `'{user.created,null}'`, unknown],
-    [`'${URL}'`, `'{user.created,user.destroyed}'`, unknown],
-    [`'${URL}'`, `'{USER_CREATE}'`, unknown],
-    [`'${URL}'`, `'{user.*}'`, unknown],
-    [`'${URL}'`, `'{request.created}'`, unknown],
+describe('a webhook is refused', () => {
+  const form = 'The URL must begin with https:// or http://, and name no user.'
+  const events = `The events that there are: ${EVENTS.join(', ')}.`
+  const long = (length: number) => 'https://example.com/'.padEnd(length, 'ü')
+
+  const refused: [string, { url?: string | null; events?: (string | null)[] | null }, string, string][] = [
+    ['no URL', { url: null }, 'url', 'The url must not be null.'],
+    ['an empty one', { url: '' }, 'url', form],
+    ['one of another scheme', { url: 'ftp://example.com/' }, 'url', form],
+    ['a file', { url: 'file:///etc/passwd' }, 'url', form],
+    ['a scheme in capitals', { url: 'HTTPS://example.com/' }, 'url', form],
+    ['a scheme alone', { url: 'https://' }, 'url', form],
+    ['no host', { url: 'https:///hook' }, 'url', form],
+    ['nothing but a query', { url: 'https://?a' }, 'url', form],
+    ['a path', { url: '/hook' }, 'url', form],
+    ['a user', { url: 'https://user@example.com/' }, 'url', form],
+    ['a password', { url: 'https://user:password@example.com/' }, 'url', form],
+    ['a user behind a backslash', { url: 'https://example.com\\@localhost/' }, 'url', form],
+    ['a blank before it', { url: ' https://example.com/' }, 'url', form],
+    ['a blank within', { url: 'https://example.com/a b' }, 'url', form],
+    ['a second line', { url: 'https://example.com/\nhttps://example.com/' }, 'url', form],
+    ['a line end', { url: 'https://example.com/\n' }, 'url', form],
+    ['a tab', { url: 'https://exa\tmple.com/' }, 'url', form],
+    ['a control character', { url: 'https://example.com/\u0001' }, 'url', form],
+    ['2,001 characters', { url: long(2001) }, 'url', 'The URL must have at most 2,000 characters.'],
+    ['events that are none', { events: null }, 'events', 'The events must not be null.'],
+    ['no event', { events: [] }, 'events', 'A webhook is told of one event at least.'],
+    ['an event that there is not', { events: ['user.created', 'user.removed'] }, 'events', events],
+    ['an event in capitals', { events: ['USER.CREATED'] }, 'events', events],
+    ['the name of an action', { events: ['SUBMIT'] }, 'events', events],
+    ['an event that is null', { events: [null] }, 'events', events],
   ]
-  test.each(refused)('%s, %s', async (url, events, told) => {
-    const expected = { code: 'RQ422', ...told }
-    const { id } = await register('user.created')
+  test.each(refused)('with %s', async (_, { url = URL, events: of = ['user.created'] }, column, message) => {
+    const refusal = { code: 'RQ422', column, message }
+    expect(await stage.attempt('admin', create(url, of), { keep: true })).toMatchObject(refusal)
+    const { id } = await register()
     const before = await webhook(id)
-    expect(await stage.attempt('admin', creating(url, events))).toMatchObject(expected)
-    // To an edit, null is what was left out.
-    if (url !== 'null' && events !== 'null') {
-      const edit = `select app_public.update_webhook('${id}', ${url}, ${events})`
-      expect(await stage.attempt('admin', edit)).toMatchObject(expected)
-    }
+    const changed = await stage.attempt('admin', update(id, `url => ${text(url)}, events => ${list(of)}`), { keep: true })
+    // Of a change, null leaves things as they are.
+    if (url === null || of === null) return expect(changed).toMatchObject({ code: null })
+    expect(changed).toMatchObject(refusal)
     expect(await webhook(id)).toEqual(before)
   })
 
   test.each([
-    'http://example.test',
-    'https://example.test:8443/a/b?c=d#e',
-    'https://[2001:db8::1]/',
-    'https://müller.test/@x?y@z',
-  ])('not %s', async (url) => {
-    const [made] = await stage.rows('admin', creating(`'${url}'`, `'{user.created}'`))
-    expect(made).toMatchObject({ url, events: ['user.created'], is_enabled: true, failing_since: null })
-  })
-  test('not a URL of 2,000 characters', async () => {
-    const [made] = await stage.rows('admin', creating(`rpad('https://example.test/', 2000, 'x')`, `'{user.created}'`))
-    expect(made!['url']).toHaveLength(2000)
-  })
-})
-
-describe('a webhook', () => {
-  test('signs with 256 bits of its own', async () => {
-    const keys = [await register('user.created'), await register('user.created')].map(({ signing_key }) => signing_key as string)
-    for (const key of keys) {
-      expect(key).toMatch(/^whsec_[A-Za-z0-9+/]{43}=$/)
-      expect(Buffer.from(key.slice(6), 'base64')).toHaveLength(32)
-    }
-    expect(keys[0]).not.toBe(keys[1])
+    ['http', 'http://example.com'],
+    ['a port', 'https://example.com:8443/hook'],
+    ['a query', 'https://example.com?token=a@b&c=d'],
+    ['a fragment', 'https://example.com#a'],
+    ['an at sign in the path', 'https://example.com/@team/hook'],
+    ['an address', 'https://192.0.2.1/'],
+    ['an address of IPv6', 'https://[2001:db8::1]:8443/hook'],
+    ['2,000 characters', long(2000)],
+    ['other letters', 'https://bücher.example/ä'],
+  ])('but not with %s', async (_, url) => {
+    expect(await register(['user.created'], url)).toMatchObject({ url, is_enabled: true })
   })
 
-  test('keeps in an edit what is left out, or null', async () => {
-    const { id, ...made } = await register('user.created')
-    const edits: [string, object][] = [
-      [`url => 'https://other.test/'`, { url: 'https://other.test/' }],
-      [`events => '{user.updated,request.assigned}'`, { events: ['user.updated', 'request.assigned'] }],
-      ['is_enabled => false', { is_enabled: false }],
-      ['null, null, null', {}],
-      ['is_enabled => true', { is_enabled: true }],
-    ]
-    let expected = { id, ...made }
-    for (const [changes, changed] of edits) {
-      expected = { ...expected, ...changed }
-      expect((await change(id, changes))[0]).toEqual(expected)
-    }
+  test('an event that is named twice is told once', async () => {
+    await register(['request.submitted', 'request.submitted'])
+    await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
+    await stage.tell()
+    expect(await deliveries()).toHaveLength(1)
   })
 
-  test('leaves an entry of each change, and none of no change; never its key', async () => {
-    let made: Row
-    const entry = (action: string, metadata: Row) => stage.entry(action, 'admin', null, { webhook_id: made['id'], ...metadata })
-    const left: Row[] = []
-    const leave = async (act: () => Promise<unknown>) => {
-      const entries = await stage.leaves(act)
-      left.push(...entries)
-      return entries.map(bare)
-    }
-    expect(await leave(async () => (made = await register('user.created', 'user.updated')))).toEqual([
-      entry('WEBHOOK_CREATE', { url: URL, events: ['user.created', 'user.updated'] }),
-    ])
-    const { id } = made!
-    expect(await leave(() => change(id, `'${URL}', '{user.created,user.updated}', true`))).toEqual([])
-    expect(await leave(() => change(id, `'https://other.test/', '{user.created}', false`))).toEqual([
-      entry('WEBHOOK_UPDATE', {
-        url: 'https://other.test/',
-        old_url: URL,
-        events: { old: ['user.created', 'user.updated'], new: ['user.created'] },
-        is_enabled: { old: true, new: false },
-      }),
-    ])
-    expect(await leave(() => stage.rows('admin', `select * from app_public.delete_webhook('${id}')`))).toEqual([
-      entry('WEBHOOK_DELETE', { url: 'https://other.test/' }),
-    ])
-    expect(left).toHaveLength(3)
-    expect(JSON.stringify(left)).not.toContain(made!['signing_key'].slice(6))
-    expect(JSON.stringify(left)).not.toMatch(/whsec_|signing_key/)
-    expect(await stage.jobs('notify')).toEqual([]) // Nobody is told.
-  })
-
-  test('takes the record of its deliveries along', async () => {
-    const { webhookId, id } = await queue()
-    const [removed] = await stage.rows('admin', `select * from app_public.delete_webhook('${webhookId}')`)
-    expect(removed).toMatchObject({ id: webhookId, url: URL })
-    expect([await webhook(webhookId), await kept(id)]).toEqual([undefined, undefined])
-    // Its job finds nothing, and an attempt under way ends in nothing.
-    expect(await attempt(id)).toEqual(nothing)
-    expect(await stage.leaves(() => failed(id, { status: 410 }).then(() => done(id)))).toEqual([])
+  test('each has a key of its own', async () => {
+    const keys = [await register(), await register(), await register()].map((hook) => hook['signing_key'])
+    expect(new Set(keys).size).toBe(3)
   })
 })
 
 describe('an event', () => {
-  test('is there for each action that is told, but what is between a person and their password', async () => {
-    const actions = await all(
-      `select action from app_public.audit_actions where is_told and action not like 'PASSWORD\\_%' order by 1`,
-    )
-    const events = await all('select action from app_public.webhook_events order by 1')
-    expect(events).toEqual(actions)
-    expect(events).toHaveLength(8)
+  const NAMES: Partial<Record<Person, [string, string]>> = {
+    user: ['Uma User', 'USER'],
+    manager: ['Mia Manager', 'MANAGER'],
+    manager2: ['Max Manager', 'MANAGER'],
+    admin: ['Ada Admin', 'ADMIN'],
+  }
+  const person = (who: Person) => ({ id: stage.id[who], name: NAMES[who]![0], role: NAMES[who]![1] })
+  /** The latest entry of the action that it tells of. */
+  const entryOf = async (event: string): Promise<Row> =>
+    (
+      await stage.root.query(
+        `select a.* from app_public.audit_logs a join app_public.webhook_events e using (action)
+         where e.event = $1 order by a."timestamp" desc limit 1`,
+        [event],
+      )
+    ).rows[0]
+  const a = (status: 'DRAFT' | 'SUBMITTED') => async () =>
+    (await stage.request({ creator: 'user', assignee: 'manager', status })).id
+  const idler = async () => stage.id.idler
+  const at = expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d/)
+  const request = (changes: Row) => ({
+    request: {
+      id: expect.any(String),
+      title: "user's SUBMITTED",
+      status: 'SUBMITTED',
+      version: expect.any(Number),
+      creator: person('user'),
+      assigned_to: person('manager'),
+      reviewed_by: null,
+      reviewed_at: null,
+      review_comment: null,
+      submitted_at: at,
+      ...changes,
+    },
   })
+  const user = (changes: Row) => ({ user: { id: stage.id.idler, name: 'idler', role: 'USER', is_deleted: false, ...changes } })
 
-  const person = (name: string, role: string) => ({ id: expect.any(String), name, role })
-  const [uma, mia, max] = [
-    person('Uma User', 'USER'),
-    person('Mia Manager', 'MANAGER'),
-    expect.objectContaining({ role: 'MANAGER' }),
-  ]
-  const ada = person('Ada Admin', 'ADMIN')
-  const time = expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?[+-]\d\d:\d\d$/)
-  const undecided = { reviewed_by: null, reviewed_at: null, review_comment: null }
-  const request = {
-    id: expect.any(String),
-    title: 'Of its own',
-    creator: uma,
-    assigned_to: null,
-    submitted_at: time,
-    ...undecided,
-  }
-  const decided = { reviewed_by: mia, reviewed_at: time }
-
-  /** A new submitted request's id. */
-  const submit = async () => {
-    const [made] = await stage.rows('user', `select * from app_public.create_request('Of its own', 'private detail')`)
-    await stage.rows('user', `select * from app_public.submit_request('${made!['id']}')`)
-    return made!['id'] as string
-  }
-  const user = (changes: string) => async () => {
-    const [made] = await all(`insert into app_public.users (name) values ('Somebody New') returning id`)
-    if (changes.includes('true, false')) await all('update app_public.users set is_deleted = true where id = $1', [made!['id']])
-    await stage.rows('admin', `select * from app_public.${changes.replace('true, false', '').replace('$1', `'${made!['id']}'`)}`)
-  }
-  const somebody = { id: expect.any(String), name: 'Somebody New', role: 'USER', is_deleted: false }
-
-  const cases: [string, () => Promise<unknown>, object][] = [
-    ['request.submitted', submit, { actor: uma, request: { ...request, status: 'SUBMITTED', version: 2 } }],
+  /** The event, who brings it about, of what, by which statement, and what is told of it. */
+  const told: [string, Person, () => Promise<string>, (id: string) => string, () => Row][] = [
+    [
+      'request.submitted',
+      'user',
+      a('DRAFT'),
+      (id) => `select app_public.submit_request('${id}')`,
+      () => request({ title: "user's DRAFT" }),
+    ],
     [
       'request.assigned',
-      async () => stage.rows('manager', `select * from app_public.assign_request('${await submit()}', '${stage.id.manager2}')`),
-      { actor: mia, request: { ...request, status: 'SUBMITTED', version: 3, assigned_to: max } },
+      'admin',
+      a('SUBMITTED'),
+      (id) => `select app_public.assign_request('${id}', '${stage.id.manager2}')`,
+      () => request({ assigned_to: person('manager2') }),
     ],
     [
       'request.approved',
-      async () => stage.rows('manager', `select * from app_public.approve_request('${await submit()}')`),
-      { actor: mia, request: { ...request, ...decided, status: 'APPROVED', version: 3 } },
+      'manager',
+      a('SUBMITTED'),
+      (id) => `select app_public.approve_request('${id}')`,
+      () => request({ status: 'APPROVED', reviewed_by: person('manager'), reviewed_at: at }),
     ],
     [
       'request.rejected',
-      async () => stage.rows('manager', `select * from app_public.reject_request('${await submit()}', 'Not so')`),
-      { actor: mia, request: { ...request, ...decided, status: 'REJECTED', version: 3, review_comment: 'Not so' } },
+      'manager',
+      a('SUBMITTED'),
+      (id) => `select app_public.reject_request('${id}', 'Not so')`,
+      () => request({ status: 'REJECTED', reviewed_by: person('manager'), reviewed_at: at, review_comment: 'Not so' }),
     ],
     [
       'user.created',
-      () =>
-        stage.rows('admin', `select * from app_hidden.create_user('new@assent.test', 'Somebody New', 'USER', 'digest', null)`),
-      { actor: ada, user: somebody },
+      'admin',
+      idler,
+      () => `select app_hidden.create_user('new@assent.test', 'Nina New', 'MANAGER', 'digest', null)`,
+      () => user({ id: expect.any(String), name: 'Nina New', role: 'MANAGER' }),
     ],
-    ['user.updated', user(`update_user($1, role => 'MANAGER')`), { actor: ada, user: { ...somebody, role: 'MANAGER' } }],
-    ['user.deactivated', user('deactivate_user($1)'), { actor: ada, user: { ...somebody, is_deleted: true } }],
-    ['user.reactivated', user('reactivate_user($1)true, false'), { actor: ada, user: somebody }],
+    [
+      'user.updated',
+      'admin',
+      idler,
+      (id) => `select app_public.update_user('${id}', role => 'MANAGER')`,
+      () => user({ role: 'MANAGER' }),
+    ],
+    [
+      'user.deactivated',
+      'admin',
+      idler,
+      (id) => `select app_public.deactivate_user('${id}')`,
+      () => user({ role: 'MANAGER', is_deleted: true }),
+    ],
+    ['user.reactivated', 'admin', idler, (id) => `select app_public.reactivate_user('${id}')`, () => user({ role: 'MANAGER' })],
   ]
 
-  test.each(cases)('%s: one delivery, of what has happened and of no address or description', async (event, act, data) => {
-    const { id } = await register(event)
-    await act()
-    await stage.tell()
-    const [delivery, ...others] = await deliveries(id)
-    expect(others).toEqual([])
-    expect(delivery).toMatchObject({
-      event,
-      state: 'QUEUED',
-      attempts: 0,
-      response_status: null,
-      error: null,
-      delivered_at: null,
-    })
-    const { audit_log_id, payload } = delivery!
-    expect(payload).toEqual({ type: event, timestamp: time, data: { audit_log_id, ...data } })
-    expect(JSON.stringify(payload)).not.toMatch(/@|private detail/)
-    const [entry] = await all('select * from app_public.audit_logs where id = $1', [audit_log_id])
-    expect(new Date(payload.timestamp)).toEqual(entry!['timestamp'])
-    expect(await jobs(delivery!['id'])).toBe(1)
-  })
-
-  test('by nobody, by SQL, has no actor', async () => {
-    const { id } = await register('user.created')
-    await all(`insert into app_public.users (name) values ('Somebody New')`)
-    await stage.tell()
-    expect((await deliveries(id))[0]!['payload'].data).toMatchObject({ actor: null, user: somebody })
-  })
-
-  test('comes to each webhook that is on and is told of it, once', async () => {
-    const [one, two] = [await register('request.submitted'), await register('user.created', 'request.submitted')]
-    const [off, other] = [await register('request.submitted'), await register('request.approved')]
-    await change(off['id'], 'is_enabled => false')
-    await submit()
-    const [job] = await stage.jobs('notify')
-    // Two workers at once, and then once more.
-    const notify = (worker: pg.Client) => worker.query('select app_private.notify($1)', [job!['id']])
-    await Promise.all(workers.map(notify))
-    await notify(workers[0])
-    const counts = async () => Promise.all([one, two, off, other].map(async ({ id }) => (await deliveries(id)).length))
-    expect(await counts()).toEqual([1, 1, 0, 0])
-    expect(await stage.jobs('deliver_webhook')).toHaveLength(2)
-    await all('delete from graphile_worker._private_jobs')
-    // Switched on later, it is told of what happens from then on.
-    await change(off['id'], 'is_enabled => true')
-    await submit()
-    await stage.tell()
-    expect(await counts()).toEqual([2, 2, 1, 0])
-  })
-
-  test('named twice comes once', async () => {
-    const { id } = await register('request.submitted', 'request.submitted')
-    await submit()
-    await stage.tell()
-    expect(await deliveries(id)).toHaveLength(1)
-  })
-
-  test('that is undone leaves neither delivery nor job', async () => {
-    const { id } = await register('request.submitted')
-    await submit()
-    const [job] = await stage.jobs('notify')
-    await workers[0].query('begin')
-    await workers[0].query('select app_private.notify($1)', [job!['id']])
-    await workers[0].query('rollback')
-    expect([await deliveries(id), await stage.jobs('deliver_webhook')]).toEqual([[], []])
-  })
-
-  test('is none where nobody else is told', async () => {
-    const events = (await all('select event from app_public.webhook_events')).map(({ event }) => event as string)
-    const { id } = await register(...events)
-    const { id: draft } = await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })
-    await stage.rows('user', `select * from app_public.update_request('${draft}', 'Another')`)
-    await stage.rows('user', `select * from app_public.delete_request('${draft}')`)
-    const entries = await all(
-      `insert into app_public.audit_logs (action, user_id)
-       select action, $1 from app_public.audit_actions where action ~ '^(LOG|SESSION|PASSWORD)' returning id`,
-      [stage.id.user],
+  test('each that there is has its line here, and a kind of entry that is told', async () => {
+    expect(told.map(([event]) => event).sort()).toEqual(EVENTS)
+    const { rows } = await stage.root.query(
+      'select e.event, a.is_told from app_public.webhook_events e join app_public.audit_actions a using (action) order by event',
     )
-    expect(entries.length).toBeGreaterThan(4)
+    expect(rows).toEqual(EVENTS.map((event) => ({ event, is_told: true })))
+  })
+
+  test.each(told)(
+    '%s: one delivery to each webhook of it that is on, with type, time and data, and nobody’s address',
+    async (event, actor, subject, statement, data) => {
+      const id = await subject()
+      await stage.tell()
+      const others = EVENTS.filter((one) => one !== event)
+      const [one, all, other, off] = [
+        await register([event]),
+        await register(EVENTS),
+        await register(others),
+        await register([event]),
+      ]
+      await change(off['id'], 'is_enabled => false')
+      await stage.rows(actor, statement(id))
+      await stage.tell()
+      const entry = await entryOf(event)
+      const queued = await deliveries()
+      expect(queued.map((row) => row['webhook_id']).sort()).toEqual([one['id'], all['id']].sort())
+      expect(queued.some((row) => row['webhook_id'] === other['id'])).toBe(false)
+      for (const row of queued) {
+        expect(row).toMatchObject({
+          audit_log_id: entry['id'],
+          event,
+          state: 'QUEUED',
+          attempts: 0,
+          response_status: null,
+          error: null,
+          delivered_at: null,
+        })
+        expect(await jobs(row['id'])).toBe(1)
+        expect(row['payload']).toEqual({
+          type: event,
+          timestamp: at,
+          data: { audit_log_id: entry['id'], actor: person(actor), ...data() },
+        })
+        expect(new Date(row['payload'].timestamp)).toEqual(entry['timestamp'])
+        expect(JSON.stringify(row['payload'])).not.toMatch(/@|assent\.test/)
+      }
+
+      // Told a second time, when one of them has been delivered already: nothing comes of it.
+      await attempt(queued[0]!['id'])
+      await done(queued[0]!['id'])
+      await workers[0].query('select app_private.notify($1)', [entry['id']])
+      const again = await deliveries()
+      expect(again.map((row) => row['id'])).toEqual(queued.map((row) => row['id']))
+      expect(again.map((row) => row['state']).sort()).toEqual(['DELIVERED', 'QUEUED'])
+      for (const row of again) expect(await jobs(row['id'])).toBe(1)
+    },
+  )
+
+  test('is told by two workers at once, once', async () => {
+    await register()
+    await a('SUBMITTED')()
+    const entry = await entryOf('request.submitted')
+    await Promise.all(workers.map((worker) => worker.query('select app_private.notify($1)', [entry['id']])))
+    expect(await deliveries()).toHaveLength(1)
+    expect(await stage.jobs('deliver_webhook')).toHaveLength(1)
+  })
+
+  test('is delivered as it was, whatever becomes of the request', async () => {
+    const { id } = await queue()
+    const { payload } = await delivery(id)
+    await stage.rows('admin', `select * from app_public.approve_request('${payload.data.request.id}', 'Enjoy')`)
+    expect(JSON.parse((await attempt(id))['body'])).toEqual(payload)
+    expect(payload.data.request).toMatchObject({ status: 'SUBMITTED', review_comment: null })
+  })
+
+  test('of a webhook that is registered afterwards is none of its', async () => {
+    await a('SUBMITTED')()
     await stage.tell()
-    expect(await deliveries(id)).toEqual([])
+    await register()
+    expect(await deliveries()).toEqual([])
+  })
+
+  test('what is none is told to no webhook: of drafts, logins, passwords and webhooks', async () => {
+    await register(EVENTS)
+    await stage.request({ creator: 'user', assignee: null, status: 'DELETED' })
+    await workers[0].query(`select app_private.begin_password_reset('user@assent.test', '192.0.2.1')`)
+    await register(EVENTS)
+    expect(await stage.tell()).toHaveLength(1) // the link that was asked for
+    // Nor would it be if a job did say so.
+    const { rows } = await stage.root.query(
+      `select id from app_public.audit_logs where action not in (select action from app_public.webhook_events)`,
+    )
+    expect(rows.length).toBeGreaterThan(5)
+    for (const { id } of rows) await workers[0].query('select app_private.notify($1)', [id])
+    expect(await deliveries()).toEqual([])
   })
 })
 
 describe('a delivery', () => {
-  test('is begun with where to, the key and the body, and counts its attempts', async () => {
-    const { webhookId, id } = await queue()
-    const { url, signing_key } = await webhook(webhookId)
-    const { body, ...begun } = await attempt(id)
-    expect(begun).toEqual({ url, signing_key })
-    expect(JSON.parse(body)).toEqual((await kept(id))['payload'])
-    await failed(id, { error: 'x'.repeat(2000) })
-    expect(await kept(id)).toMatchObject({ state: 'QUEUED', attempts: 1, response_status: 500, error: 'x'.repeat(1000) })
-    expect((await attempt(id))['body']).toBe(body) // the same, byte for byte
-    expect(await kept(id)).toMatchObject({ attempts: 2 })
-    expect(await jobs(id)).toBe(1) // graphile-worker's own retries
+  test('is begun with where to, what, and by whose key', async () => {
+    const { id, key } = await queue()
+    const { body, ...rest } = await attempt(id)
+    expect(rest).toEqual({ url: URL, signing_key: key })
+    expect(JSON.parse(body)).toEqual((await delivery(id))['payload'])
+    expect(await delivery(id)).toMatchObject({ state: 'QUEUED', attempts: 1 })
   })
 
-  test('that is done is not begun again, nor failed', async () => {
-    const { webhookId, id } = await queue()
+  test('that is answered by 2xx has its time, and is not begun again', async () => {
+    const { hook, id } = await queue()
     await attempt(id)
-    await failed(id)
-    expect((await webhook(webhookId))['failing_since']).toEqual(expect.any(Date))
+    await failed(id, 503, 'It answered 503: busy')
     await attempt(id)
     await done(id, 202)
-    const row = await kept(id)
+    const row = await delivery(id)
     expect(row).toMatchObject({
       state: 'DELIVERED',
       attempts: 2,
@@ -412,54 +519,98 @@ describe('a delivery', () => {
       error: null,
       delivered_at: expect.any(Date),
     })
-    expect((await webhook(webhookId))['failing_since']).toBe(null)
+    expect(await webhook(hook)).toMatchObject({ failing_since: null })
     expect(await attempt(id)).toEqual(nothing)
     await done(id, 200)
-    await failed(id, { forGood: true })
-    expect(await kept(id)).toEqual(row)
+    await failed(id, 500, 'late', true)
+    expect(await delivery(id)).toEqual(row)
+    expect(await jobs(id)).toBe(1)
   })
 
-  test('that has failed for good is not begun again', async () => {
+  test('that has failed is tried again by its own job, and by no second one', async () => {
+    const { hook, id } = await queue()
+    await attempt(id)
+    await failed(id, 500, 'x'.repeat(2000))
+    const row = await delivery(id)
+    expect(row).toMatchObject({ state: 'QUEUED', attempts: 1, response_status: 500, error: 'x'.repeat(1000), delivered_at: null })
+    const { failing_since } = await webhook(hook)
+    expect(failing_since).toEqual(expect.any(Date))
+    expect(await jobs(id)).toBe(1) // graphile-worker's own retries
+    await attempt(id)
+    await failed(id, null, 'connect ECONNREFUSED')
+    expect(await delivery(id)).toMatchObject({ attempts: 2, response_status: null, error: 'connect ECONNREFUSED' })
+    expect((await webhook(hook))['failing_since']).toEqual(failing_since) // the first of them
+    expect(await jobs(id)).toBe(1)
+  })
+
+  test('that has failed for good is not begun again, nor taken for delivered', async () => {
     const { id } = await queue()
     await attempt(id)
-    await failed(id, { forGood: true })
-    const row = await kept(id)
-    expect(row).toMatchObject({ state: 'FAILED', response_status: 500, delivered_at: null })
+    await failed(id, null, 'It is private.', true)
+    const row = await delivery(id)
+    expect(row).toMatchObject({ state: 'FAILED', error: 'It is private.', response_status: null, delivered_at: null })
     expect(await attempt(id)).toEqual(nothing)
-    expect(await kept(id)).toEqual(row)
+    await done(id)
+    expect(await delivery(id)).toEqual(row)
   })
 
-  test('goes to where its webhook leads now, and of one that is off to nowhere', async () => {
-    const { webhookId, id } = await queue()
-    await change(webhookId, `'https://other.test/'`)
-    expect(await attempt(id)).toMatchObject({ url: 'https://other.test/' })
-    await change(webhookId, 'is_enabled => false')
+  test('of a webhook that is off is cancelled, without an attempt, and stays so when that is on again', async () => {
+    const { hook, id } = await queue()
+    await change(hook, 'is_enabled => false')
     expect(await attempt(id)).toEqual(nothing)
-    expect(await kept(id)).toMatchObject({ state: 'CANCELLED', attempts: 1 })
-    await change(webhookId, 'is_enabled => true')
+    expect(await delivery(id)).toMatchObject({ state: 'CANCELLED', attempts: 0 })
+    await change(hook, 'is_enabled => true')
     expect(await attempt(id)).toEqual(nothing)
+    expect(await delivery(id)).toMatchObject({ state: 'CANCELLED', attempts: 0 })
+  })
+
+  test('goes where its webhook leads to now', async () => {
+    const { hook, id } = await queue()
+    await change(hook, `url => 'https://elsewhere.example.com/'`)
+    expect(await attempt(id)).toMatchObject({ url: 'https://elsewhere.example.com/' })
+  })
+
+  test('of a webhook that is removed is gone with it, also one that is under way', async () => {
+    const { hook, id } = await queue()
+    await begin(id)
+    await stage.rows('admin', remove(hook))
+    expect(await deliveries()).toEqual([])
+    await done(id)
+    await failed(id, 500, 'late')
+    await letGo(id)
+    expect(await jobs(id)).toBe(1)
+    expect(await attempt(id)).toEqual(nothing) // and so its job ends
   })
 
   test('of no such id is none', async () => expect(await attempt(NOBODY)).toEqual(nothing))
 
-  test('is in a state that there is', async () => {
+  test('has a state that there is, and a time if it is delivered', async () => {
     const { id } = await queue()
-    const set = (changes: string) => all(`update app_public.webhook_deliveries set ${changes} where id = $1`, [id])
-    await expect(set(`state = 'LOST'`)).rejects.toMatchObject({ code: '23514' })
-    await expect(set(`state = 'DELIVERED'`)).rejects.toMatchObject({ code: '23514' }) // at no time
-    await expect(set('delivered_at = now()')).rejects.toMatchObject({ code: '23514' })
+    for (const changes of [`state = 'SENT'`, `state = 'DELIVERED'`, `delivered_at = now()`]) {
+      const changed = stage.root.query(`update app_public.webhook_deliveries set ${changes} where id = $1`, [id])
+      await expect(changed).rejects.toMatchObject({ code: '23514' })
+    }
   })
 })
 
 describe('of two workers', () => {
   test('the second does not begin what the first is sending, and counts no attempt', async () => {
-    const { id } = await queue()
+    const { hook, id } = await queue()
+    const other = (await queue()).id
     const [first, second] = workers
-    await begin(id, first)
+    expect(await begin(id, first)).toMatchObject({ url: URL })
     await expect(begin(id, second)).rejects.toMatchObject({ code: '55P03' })
+    expect(await delivery(id)).toMatchObject({ attempts: 1 })
     expect((await letGo(id, second)).rows).toEqual([{ held: false }])
-    expect(await kept(id)).toMatchObject({ attempts: 1 })
+    await expect(begin(id, second)).rejects.toMatchObject({ code: '55P03' })
+    expect(await begin(other, second)).toMatchObject({ url: URL })
+    await letGo(other, second)
+    // Nor does it cancel that.
+    await change(hook, 'is_enabled => false')
+    await expect(begin(id, second)).rejects.toMatchObject({ code: '55P03' })
     await done(id)
+    expect(await delivery(id)).toMatchObject({ state: 'DELIVERED' })
+
     await letGo(id, first)
     expect(await begin(id, second)).toEqual(nothing)
     await letGo(id, second)
@@ -472,139 +623,242 @@ describe('of two workers', () => {
     const first = await begin(id, dying)
     const { rows } = await dying.query('select pg_backend_pid() as pid')
     await stage.root.query('select pg_terminate_backend($1, 10000)', [rows[0].pid])
-    expect(await attempt(id)).toEqual(first)
-    expect(await kept(id)).toMatchObject({ state: 'QUEUED', attempts: 2 })
+    const second = await begin(id, workers[1])
+    await letGo(id, workers[1])
+    expect(second).toEqual(first)
+    expect(await delivery(id)).toMatchObject({ state: 'QUEUED', attempts: 2 })
+  })
+
+  test('a mail and a delivery of the same id are two locks', async () => {
+    const { rows } = await stage.root.query('select app_private.mail_lock($1) <> app_private.delivery_lock($1) as differ', [
+      NOBODY,
+    ])
+    expect(rows).toEqual([{ differ: true }])
   })
 })
 
 describe('a webhook that fails', () => {
-  const since = (webhookId: string, ago: string) =>
-    all('update app_public.webhooks set failing_since = now() - $2::interval where id = $1', [webhookId, ago])
-  const switchedOff = (webhookId: string, reason: string) => [
-    {
-      ...stage.entry('WEBHOOK_UPDATE', null, null, {
-        webhook_id: webhookId,
-        url: URL,
-        is_enabled: { old: true, new: false },
-        reason,
-      }),
-      ip_address: null,
-    },
-  ]
+  const failingFor = (hook: string, age: string) =>
+    stage.root.query('update app_public.webhooks set failing_since = now() - $2::interval where id = $1', [hook, age])
 
-  test('remembers since when: the first failure, not the last', async () => {
-    const { webhookId, id } = await queue()
-    await failed(id)
-    const { failing_since } = await webhook(webhookId)
-    expect(failing_since).toEqual(expect.any(Date))
-    expect(await stage.leaves(() => failed(id))).toEqual([])
-    expect(await webhook(webhookId)).toMatchObject({ failing_since, is_enabled: true })
+  test.each<[string, string | null, number | null, boolean, string | null]>([
+    ['for the first time', null, 500, false, null],
+    ['for a moment less than a week', '6 days 23:59', 500, false, null],
+    ['for a week', '7 days 00:01', 500, false, 'It had failed for a week.'],
+    ['for a week, unanswered', '7 days 00:01', null, false, 'It had failed for a week.'],
+    ['for a week, and this one for good', '7 days 00:01', 500, true, 'It had failed for a week.'],
+    ['by 404', null, 404, true, null],
+    ['by 410', null, 410, true, 'It answered 410 Gone.'],
+  ])('%s: is it switched off?', async (_, age, status, forGood, reason) => {
+    const { hook, id } = await queue()
+    if (age) await failingFor(hook, age)
+    const entries = await stage.leaves(async () => {
+      await attempt(id)
+      await failed(id, status, 'No', forGood)
+    })
+    expect(await webhook(hook)).toMatchObject({ is_enabled: reason === null, failing_since: expect.any(Date) })
+    expect(entries.map(bare)).toEqual(
+      reason === null
+        ? []
+        : [
+            {
+              ...stage.entry('WEBHOOK_UPDATE', null, null, {
+                webhook_id: hook,
+                url: URL,
+                is_enabled: { old: true, new: false },
+                reason,
+              }),
+              ip_address: null,
+            },
+          ],
+    )
   })
 
-  test('stays on within a week, and is switched off after it, once', async () => {
-    const { webhookId, id } = await queue()
-    await since(webhookId, '6 days 23 hours')
-    expect(await stage.leaves(() => failed(id))).toEqual([])
-    expect(await webhook(webhookId)).toMatchObject({ is_enabled: true })
-    await since(webhookId, '7 days 1 second')
-    // Of two attempts that fail at once, one switches it off.
-    const left = await stage.leaves(() => Promise.all(workers.map((worker) => failed(id, {}, worker))))
-    expect(left.map(bare)).toEqual(switchedOff(webhookId, 'It had failed for a week.'))
-    expect(await webhook(webhookId)).toMatchObject({ is_enabled: false, failing_since: expect.any(Date) })
-    // What was still to be sent is not.
-    expect(await attempt(id)).toEqual(nothing)
-    expect(await kept(id)).toMatchObject({ state: 'CANCELLED' })
+  test('is switched off once; what is queued is cancelled, and nothing more is', async () => {
+    const { hook, id } = await queue()
+    await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
+    await stage.tell()
+    const other = (await deliveries()).find((row) => row['id'] !== id)!['id']
+    await begin(id)
+    await begin(other)
+    await failed(id, 410, 'Gone', true)
+    expect(await stage.leaves(() => failed(other, 410, 'Gone'))).toEqual([])
+    await letGo(id)
+    await letGo(other)
+    expect(await attempt(other)).toEqual(nothing)
+    expect((await deliveries()).map((row) => row['state']).sort()).toEqual(['CANCELLED', 'FAILED'])
+    await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
+    await stage.tell()
+    expect(await deliveries()).toHaveLength(2)
+    expect(await webhook(hook)).toMatchObject({ is_enabled: false })
   })
 
-  test('succeeds after a week but for a minute, and has its week again', async () => {
-    const { webhookId, id } = await queue()
-    await since(webhookId, '6 days 23:59:00')
+  test('has its week anew once it has answered', async () => {
+    const { hook, id } = await queue()
+    await failingFor(hook, '8 days')
+    await attempt(id)
     await done(id)
-    expect(await webhook(webhookId)).toMatchObject({ is_enabled: true, failing_since: null })
+    expect(await webhook(hook)).toMatchObject({ is_enabled: true, failing_since: null })
+    await stage.rows('admin', resend(id))
+    await attempt(id)
+    await failed(id, 500, 'No')
+    expect(await webhook(hook)).toMatchObject({ is_enabled: true })
   })
 
-  test('is switched off at once by 410 Gone', async () => {
-    const { webhookId, id } = await queue()
-    const left = await stage.leaves(() => failed(id, { status: 410, error: 'It answered 410.', forGood: true }))
-    expect(left.map(bare)).toEqual(switchedOff(webhookId, 'It answered 410 Gone.'))
-    expect(await webhook(webhookId)).toMatchObject({ is_enabled: false })
-    expect(await kept(id)).toMatchObject({ state: 'FAILED', response_status: 410 })
+  test('has its week anew once it is switched on again, and by no other change', async () => {
+    const { hook, id } = await queue()
+    await failingFor(hook, '8 days')
+    await attempt(id)
+    await failed(id, 500, 'No')
+    expect(await webhook(hook)).toMatchObject({ is_enabled: false })
+    for (const changes of ['is_enabled => false', `url => '${URL}/'`]) await change(hook, changes)
+    expect((await webhook(hook))['failing_since']).toEqual(expect.any(Date))
+    await change(hook, 'is_enabled => true')
+    expect(await webhook(hook)).toMatchObject({ is_enabled: true, failing_since: null })
+    await stage.rows('admin', resend(id))
+    await attempt(id)
+    await failed(id, 500, 'No')
+    const failing = await webhook(hook)
+    expect(failing).toMatchObject({ is_enabled: true, failing_since: expect.any(Date) })
+    await change(hook, 'is_enabled => true')
+    expect(await webhook(hook)).toEqual(failing)
   })
 
-  test('has its week again when it is switched on', async () => {
-    const { webhookId, id } = await queue()
-    await since(webhookId, '8 days')
-    await failed(id)
-    await change(webhookId, 'is_enabled => true')
-    expect(await webhook(webhookId)).toMatchObject({ is_enabled: true, failing_since: null })
-    await failed(id)
-    expect(await webhook(webhookId)).toMatchObject({ is_enabled: true })
-    // Not by an edit that switches nothing.
-    const { failing_since } = await webhook(webhookId)
-    await change(webhookId, 'is_enabled => true')
-    expect(await webhook(webhookId)).toMatchObject({ failing_since })
+  test('does no other one harm', async () => {
+    const other = await register()
+    const { id } = await queue()
+    await attempt(id)
+    await failed(id, 410, 'Gone', true)
+    expect(await webhook(other['id'])).toMatchObject({ is_enabled: true, failing_since: null })
   })
 })
 
 describe('sent again', () => {
-  /** As the worker leaves it whose attempt is over: its job is gone. */
-  const endJobs = () => all('delete from graphile_worker._private_jobs')
-  const ends: [string, (of: { webhookId: string; id: string }) => Promise<unknown>][] = [
-    ['DELIVERED', ({ id }) => attempt(id).then(() => done(id))],
-    ['FAILED', ({ id }) => attempt(id).then(() => failed(id, { forGood: true }))],
-    [
-      'CANCELLED',
-      async ({ webhookId, id }) => {
-        await change(webhookId, 'is_enabled => false')
-        await attempt(id)
-        await change(webhookId, 'is_enabled => true')
-      },
-    ],
-  ]
-
-  test.each(ends)('what is %s is queued, with the same body and one job', async (state, end) => {
+  test.each(['DELIVERED', 'FAILED', 'CANCELLED'])('one that is %s is queued anew, by one job', async (state) => {
     const queued = await queue()
-    await end(queued)
-    await endJobs()
-    const before = await kept(queued.id)
-    expect(before).toMatchObject({ state })
-    const [answer] = await resend(queued.id)
-    expect(answer).toMatchObject({ id: queued.id, state: 'QUEUED', delivered_at: null, attempts: before['attempts'] })
-    expect(await jobs(queued.id)).toBe(1)
-    expect(JSON.parse((await attempt(queued.id))['body'])).toEqual(before['payload'])
-    await done(queued.id)
-    expect(await kept(queued.id)).toMatchObject({ state: 'DELIVERED', attempts: before['attempts'] + 1 })
+    const { id } = queued
+    await bring(state, queued)
+    const before = await delivery(id)
+    const [answer] = await stage.rows('admin', resend(id))
+    expect(answer).toMatchObject({ id, state: 'QUEUED', delivered_at: null })
+    expect(await delivery(id)).toEqual({ ...before, state: 'QUEUED', delivered_at: null })
+    expect(await jobs(id)).toBe(1)
+    await stage.rows('admin', resend(id))
+    expect(await jobs(id)).toBe(1)
+    await attempt(id)
+    await done(id)
+    expect(await delivery(id)).toMatchObject({ state: 'DELIVERED', attempts: before['attempts'] + 1, error: null })
   })
 
-  test('what is queued stays so, with the job that it has', async () => {
+  test.each(['DELIVERED', 'FAILED', 'CANCELLED'])(
+    'one that is %s has a job of its own, also while that of before is not yet recorded as done',
+    async (state) => {
+      const { hook, id } = await queue()
+      await stage.root.query(`update graphile_worker._private_jobs set locked_at = now(), locked_by = 'a worker'`)
+      if (state === 'CANCELLED') await change(hook, 'is_enabled => false')
+      await attempt(id)
+      if (state === 'DELIVERED') await done(id)
+      if (state === 'FAILED') await failed(id, 500, 'No', true)
+      await change(hook, 'is_enabled => true')
+      await stage.rows('admin', resend(id))
+      const { rows } = await stage.root.query(
+        `select from graphile_worker._private_jobs where payload ->> 'id' = $1 and locked_at is null`,
+        [id],
+      )
+      expect(rows).toHaveLength(1)
+    },
+  )
+
+  test('one that is queued stays so, with its one job', async () => {
     const { id } = await queue()
-    expect((await resend(id))[0]).toMatchObject({ state: 'QUEUED', attempts: 0 })
+    await attempt(id)
+    await failed(id, 500, 'No')
+    const before = await delivery(id)
+    expect(await stage.rows('admin', resend(id))).toMatchObject([{ id, state: 'QUEUED', attempts: 1 }])
+    expect(await delivery(id)).toEqual(before)
     expect(await jobs(id)).toBe(1)
   })
 
-  // The job of the attempt before is there until its worker has recorded its end.
-  test.each(ends)('what is %s has a job of its own, be the last one there yet', async (_state, end) => {
+  test('as often as it is wanted, each time by one job', async () => {
     const queued = await queue()
-    const last = await all(
-      `update graphile_worker._private_jobs set locked_at = now(), locked_by = 'a worker' where payload ->> 'id' = $1 returning id`,
-      [queued.id],
-    )
-    expect(last).toHaveLength(1)
-    await end(queued)
-    await resend(queued.id)
-    await all('delete from graphile_worker._private_jobs where id = $1', [last[0]!['id']])
-    expect(await kept(queued.id)).toMatchObject({ state: 'QUEUED' })
-    expect(await jobs(queued.id)).toBe(1)
+    const { id } = queued
+    for (let times = 1; times <= 3; times++) {
+      await bring('DELIVERED', queued)
+      await stage.rows('admin', resend(id))
+      expect([await jobs(id), (await delivery(id))['attempts']]).toEqual([1, times])
+    }
   })
 
   test('of a webhook that is off it is cancelled', async () => {
-    const { webhookId, id } = await queue()
-    await attempt(id)
-    await done(id)
-    await endJobs()
-    await change(webhookId, 'is_enabled => false')
-    await resend(id)
+    const queued = await queue()
+    const { hook, id } = queued
+    await bring('DELIVERED', queued)
+    await change(hook, 'is_enabled => false')
+    await stage.rows('admin', resend(id))
     expect(await attempt(id)).toEqual(nothing)
-    expect(await kept(id)).toMatchObject({ state: 'CANCELLED', attempts: 1, delivered_at: null })
+    expect(await delivery(id)).toMatchObject({ state: 'CANCELLED', delivered_at: null })
+  })
+})
+
+describe('the trail', () => {
+  const entry = (action: string, hook: Row, details: Row) =>
+    stage.entry(action, 'admin', null, { webhook_id: hook['id'], url: hook['url'], ...details })
+
+  test('has one entry for each change of a webhook, with what has changed', async () => {
+    let hook: Row = {}
+    const left = (act: () => Promise<unknown>) => stage.leaves(act).then((rows) => rows.map(bare))
+    expect(await left(async () => (hook = await register()))).toEqual([
+      entry('WEBHOOK_CREATE', hook, { events: ['request.submitted'] }),
+    ])
+    const changed = (changes: string) => left(async () => (hook = await change(hook['id'], changes)))
+    expect(await changed('is_enabled => false')).toEqual([
+      entry('WEBHOOK_UPDATE', hook, { is_enabled: { old: true, new: false } }),
+    ])
+    expect(await changed(`events => '{user.created,user.updated}', is_enabled => true`)).toEqual([
+      entry('WEBHOOK_UPDATE', hook, {
+        is_enabled: { old: false, new: true },
+        events: { old: ['request.submitted'], new: ['user.created', 'user.updated'] },
+      }),
+    ])
+    expect(await changed(`url => 'https://elsewhere.example.com/'`)).toEqual([entry('WEBHOOK_UPDATE', hook, { old_url: URL })])
+    expect(hook['url']).toBe('https://elsewhere.example.com/')
+    for (const same of [`url => '${hook['url']}', is_enabled => true`, 'url => null, events => null, is_enabled => null']) {
+      expect(await changed(same)).toEqual([])
+    }
+    expect(await left(() => stage.rows('admin', remove(hook['id'])))).toEqual([entry('WEBHOOK_DELETE', hook, {})])
+  })
+
+  test('has none for what was refused', async () => {
+    const { hook, id } = await queue()
+    const refused = await stage.leaves(async () => {
+      for (const actor of ['admin', 'manager', 'user', 'anonymous'] as const) {
+        for (const statement of [create('nonsense', ['user.created']), update(hook, `events => '{}'`), remove(NOBODY)]) {
+          expect((await stage.attempt(actor, statement, { keep: true })).code).not.toBe(null)
+        }
+      }
+      expect((await stage.attempt('manager', resend(id), { keep: true })).code).toBe('RQ404')
+    })
+    expect(refused).toEqual([])
+  })
+
+  test('never has a key', async () => {
+    const { hook, id, key } = await queue()
+    await change(hook, `url => 'https://elsewhere.example.com/', is_enabled => false`)
+    await change(hook, 'is_enabled => true')
+    await attempt(id)
+    await failed(id, 410, 'Gone', true)
+    await stage.rows('admin', remove(hook))
+    const { rows } = await stage.root.query(
+      `select action, a::text as entry from app_public.audit_logs a where metadata ->> 'webhook_id' = $1`,
+      [hook],
+    )
+    expect(rows.map(({ action }) => action).sort()).toEqual([
+      'WEBHOOK_CREATE',
+      'WEBHOOK_DELETE',
+      'WEBHOOK_UPDATE',
+      'WEBHOOK_UPDATE',
+      'WEBHOOK_UPDATE',
+    ])
+    expect(rows.filter((row) => row.entry.includes(key.slice(6, 20)) || row.entry.includes('signing_key'))).toEqual([])
   })
 })

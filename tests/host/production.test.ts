@@ -142,7 +142,7 @@ describe('create-admin', () => {
 test('server and worker run from their own variables alone, the new admin can log in, and they end with 0', async () => {
   const server = command('server', only('AUTH_DATABASE_URL', 'JWT_SECRET'))
   const worker = command('worker', only('DATABASE_URL'))
-  await worker.until(/Worker connected/)
+  await worker.until(/The worker looks for jobs/)
   const url = await server.until(/(http:\/\/127\.0\.0\.1:\d+)/)
   expect((await fetch(`${url}/readyz`)).status).toBe(200)
   const body = JSON.stringify({ email: admin.email, password: admin.password })

@@ -238,7 +238,7 @@ describe('what is documented is what happens', () => {
     expect(told).toHaveLength(1)
     const { body: notifications } = await rest(user, 'GET /notifications/')
     await rest(user, `POST /notifications/${notifications.results[0].id}/read/`)
-    await rest(user, 'POST /notifications/read/')
+    await rest(user, 'POST /notifications/read-all/')
     await rest(user, 'GET /notifications/preferences/')
     await rest(user, 'PATCH /notifications/preferences/', { kind: 'APPROVED', delivery: 'DIGEST' })
     await rest(undefined, 'POST /auth/password-reset/', { email })
