@@ -41,11 +41,11 @@ export const mailTasks = (mailer: Mailer): TaskList => ({
       await mailer.send(mail)
     } catch (error) {
       const forGood = isRefused(error) || job.attempts >= job.max_attempts
-      // A server may say anything; PostgreSQL takes no NUL.
+      // A server may say anything; PostgreSQL, where graphile-worker keeps it too, takes no NUL.
       const reason = (error as Error).message.replaceAll('\0', ' ')
       await client.query('select app_private.mail_failed($1, $2, $3)', [id, reason, forGood])
       if (forGood) return
-      throw error
+      throw new Error(reason, { cause: error })
     }
     const news = mail.news?.map(({ notification_id }) => notification_id) ?? []
     await untilRecorded(() => query('select app_private.mail_sent($1, $2)', [id, news]))

@@ -569,6 +569,7 @@ describe('what the server says', () => {
   const again: [string, Mailbox['answer'], RegExp][] = [
     ['4xx at RCPT', (at) => (at === 'RCPT' ? [450, 'Greylisted, come back'] : undefined), /450.*Greylisted, come back/],
     ['4xx at DATA', (at) => (at === 'DATA' ? [451, 'No room now'] : undefined), /451.*No room now/],
+    ['4xx with a NUL', (at) => (at === 'DATA' ? [451, 'No\0room'] : undefined), /451.*No room/],
     ['421', (at) => (at === 'RCPT' ? [421, 'Closing down'] : undefined), /421.*Closing down/],
     ['a connection closed at RCPT', (at) => (at === 'RCPT' ? 'CLOSE' : undefined), /clos|reset|ECONN/i],
     ['a connection closed at DATA', (at) => (at === 'DATA' ? 'CLOSE' : undefined), /clos|reset|ECONN/i],
