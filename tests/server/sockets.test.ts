@@ -4,7 +4,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { jest } from '@jest/globals'
 import jwt from 'jsonwebtoken'
 import type { Client } from 'pg'
+import pino from 'pino'
+import { toClientError } from '../../server/errors.ts'
 import { makeTokens } from '../../server/identity.ts'
+import type { Live } from '../../server/live.ts'
+import { makeSubscribers } from '../../server/subscribers.ts'
+import { openPool } from '../../server/transaction.ts'
 import {
   deadToken,
   fromElsewhere,
@@ -367,6 +372,28 @@ describe('a session that ends closes its sockets, and those of no other', () => 
     })
     expect(await Promise.all(outcomes)).toEqual(Array(12).fill([4401, 'Unauthorized']))
   })
+})
+
+test('a session that ends after it was asked for, and before its end is listened for, lets nobody in', async () => {
+  const { id } = await api.person()
+  const { rows } = await owner.query('select session_secret from app_private.open_session($1, false, null)', [id])
+  const caller = { session: rows[0].session_secret as string, ip: '', userAgent: null, byCookie: false }
+  const pool = openPool(api.db.urls.auth, 1, pino({ level: 'silent' }))
+  let ending: Promise<unknown> | undefined
+  const live: Live = {
+    async open() {},
+    on() {
+      ending = owner.query('update app_private.sessions set revoked_at = now() where user_id = $1', [id])
+      return () => {} // It comes too late to hear of that.
+    },
+    async close() {},
+  }
+  const afterwards = Object.create(pool, { connect: { value: () => Promise.resolve(ending).then(() => pool.connect()) } })
+  const all = makeSubscribers(live, afterwards, (error) => toClientError(error, pino({ level: 'silent' })))
+  await expect(all.enter(() => {}).admit(caller)).rejects.toMatchObject({ code: 'RQ401' })
+  expect(ending).toBeDefined()
+  all.close()
+  await pool.end()
 })
 
 test('a token that expires ends nothing; but what is begun needs one that is good, for which clients come back', async () => {
