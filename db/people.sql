@@ -22,8 +22,9 @@ create or replace function app_private.permit_user_management()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  perform app_private.require_session();
   if not app_hidden.has_permission('user.manage') then
+    -- Asked after it, so that a session that ends between the two is told as such.
+    perform app_private.require_session();
     raise exception using errcode = 'RQ403', message = 'You may not administer people.';
   end if;
 end

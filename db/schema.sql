@@ -2439,8 +2439,9 @@ CREATE OR REPLACE FUNCTION app_private.permit_user_management()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  perform app_private.require_session();
   if not app_hidden.has_permission('user.manage') then
+    -- Asked after it, so that a session that ends between the two is told as such.
+    perform app_private.require_session();
     raise exception using errcode = 'RQ403', message = 'You may not administer people.';
   end if;
 end

@@ -1,5 +1,5 @@
 --! Previous: sha1:0a6b346dbdf3fe4e267dec0a2982d6517103d9a3
---! Hash: sha1:8de34e3918802e6f1bf3129ea8ec7c177a92930d
+--! Hash: sha1:df899822ce179bc3a298c961e78e4c0942ad6641
 --! Message: notifications, webhooks and live news
 
 -- The trail's actions say which of them are told.
@@ -374,8 +374,9 @@ create or replace function app_private.permit_user_management()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  perform app_private.require_session();
   if not app_hidden.has_permission('user.manage') then
+    -- Asked after it, so that a session that ends between the two is told as such.
+    perform app_private.require_session();
     raise exception using errcode = 'RQ403', message = 'You may not administer people.';
   end if;
 end
