@@ -230,10 +230,12 @@ test('the tables are so big that a scan would show', async () => {
 
 test.each(lists)('%s, by %s, reads few pages', async (name, person, statement) => {
   await planOf(person, statement()) // The first time PostgreSQL also reads its catalog, for the functions it has not met yet.
-  const plan = await planOf(person, statement())
+  let plan = await planOf(person, statement())
   expect(plan['Actual Rows']).toBeGreaterThan(0)
-  const more = name.startsWith('a search') ? planning : name === 'an approval' ? addingAJob : 0
-  expect(pagesOf(plan)).toBeLessThan(most + more)
+  const limit = most + (name.startsWith('a search') ? planning : name === 'an approval' ? addingAJob : 0)
+  // Now and then it has to read it anew; not twice.
+  if (pagesOf(plan) >= limit) plan = await planOf(person, statement())
+  expect(pagesOf(plan)).toBeLessThan(limit)
 })
 
 describe("REST's lists", () => {
@@ -312,10 +314,13 @@ describe("REST's lists", () => {
   describe.each(['user', 'manager', 'admin'] as const)('as %s', (person) => {
     test.each(queries)('%s', async (_, path, query) => {
       for (const statement of await asked(path, query())) {
-        const plan = await planPrepared(person, statement)
+        let plan = await planPrepared(person, statement)
         expect({ query: query(), scans: fullScans(plan) }).toEqual({ query: query(), scans: [] })
         // Beside the list, each document on it has people, and what can be done.
-        expect(pagesOf(plan)).toBeLessThan(most + 30 * plan['Actual Rows'] + (await searching(person, query())))
+        const limit = most + 30 * plan['Actual Rows'] + (await searching(person, query()))
+        // Now and then PostgreSQL has to read its catalog anew; not twice.
+        if (pagesOf(plan) >= limit) plan = await planPrepared(person, statement)
+        expect(pagesOf(plan)).toBeLessThan(limit)
       }
     })
   })
