@@ -102,6 +102,7 @@ export async function asCaller<Row>(
   const client = await pool.connect()
   let role = ANONYMOUS
   let broken = false
+  let over: Promise<unknown> | undefined
   try {
     const { stream } = connectionOf(client)
     stream.cork()
@@ -112,13 +113,15 @@ export async function asCaller<Row>(
     const committed = client.query('commit')
     stream.uncork()
 
-    for (const promise of [begun, identified, answered, committed]) promise.catch(() => {}) // Each is awaited below, or need not be.
+    over = Promise.allSettled([begun, identified, answered, committed]) // Each is awaited below, or need not be.
     await begun
     role = roleOf(caller, await identified) // First: why the identity was refused counts, and not that the transaction is aborted.
     const { rows, rowCount } = (await answered) as QueryResult
     if (mode === 'write') await committed
     return { rows, rowCount, notices: [] }
   } catch (error) {
+    // Until its refusal has come, pg takes a statement that was sent for one that is prepared: the next caller's would be.
+    await over
     // What PostgreSQL did not say itself may have left the connection in any state.
     broken = !(error instanceof pg.DatabaseError)
     throw role === ANONYMOUS && isRefusal(error) ? unauthenticated() : error

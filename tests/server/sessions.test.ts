@@ -2,7 +2,10 @@ import { createHmac, generateKeyPairSync, randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import jwt from 'jsonwebtoken'
 import type { Client } from 'pg'
+import pino from 'pino'
+import type { Identity } from '../../server/identity.ts'
 import { makeRoutes } from '../../server/routes.ts'
+import { asCaller, openPool } from '../../server/transaction.ts'
 import {
   deadToken,
   fromElsewhere,
@@ -531,6 +534,24 @@ describe('tokens', () => {
     expect(await whoIs(bearer(access_token))).toEqual(REFUSED)
     expect((await refresh(refresh_token)).status).toBe(401)
   })
+})
+
+test('what a dead session asks does not disturb who gets its connection next', async () => {
+  const pool = openPool(api.db.urls.auth, 1, pino({ level: 'silent' }))
+  const { id } = await api.person()
+  const sessions = `select (app_private.open_session($1, false, n::text)).session_secret as session from generate_series(1, 2) n`
+  const { rows } = await owner.query<{ session: string }>(sessions, [id])
+  const [dead, alive] = rows.map(({ session }) => ({ session, ip: '', userAgent: null, byCookie: false }))
+  const ask = (caller: Identity, name: string) => asCaller(pool, caller, 'read', { name, text: 'select 1' })
+  for (const caller of [dead!, alive!]) await ask(caller, 'first')
+  await owner.query('update app_private.sessions set revoked_at = now() where secret_hash = app_private.hash_secret($1)', [
+    dead!.session,
+  ])
+  for (let i = 0; i < 200; i++) {
+    const answers = await Promise.allSettled([ask(dead!, `statement ${i}`), ask(alive!, `statement ${i}`)])
+    expect(answers).toMatchObject([{ reason: { code: 'RQ401' } }, { value: { rowCount: 1 } }])
+  }
+  await pool.end()
 })
 
 describe('one’s own sessions', () => {
