@@ -31,7 +31,9 @@ insert into app_public.audit_actions (action, is_told, description) values
   ('USER_REACTIVATE', true,  'A person was reactivated.'),
   ('WEBHOOK_CREATE',  false, 'A webhook was registered.'),
   ('WEBHOOK_UPDATE',  false, 'A webhook was changed, or switched off after a week of failures.'),
-  ('WEBHOOK_DELETE',  false, 'A webhook was removed.')
+  ('WEBHOOK_DELETE',  false, 'A webhook was removed.'),
+  ('WEBHOOK_RESEND',  false, 'What a webhook was told was sent again.'),
+  ('MAIL_RESEND',     false, 'A mail to a person that had failed was sent again.')
 on conflict (action) do update
   set description = excluded.description, is_told = excluded.is_told
   where (audit_actions.*) is distinct from (excluded.*);

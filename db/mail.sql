@@ -212,14 +212,25 @@ create or replace function app_public.resend_mail(notification_id uuid)
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
+declare
+  v_notification app_public.notifications;
 begin
   perform app_private.require_session();
   -- For who has not the permission there is none.
   update app_public.notifications n set mail_state = 'QUEUED'
-  where n.id = notification_id and n.mail_state = 'FAILED' and app_hidden.has_permission('mail.manage');
+  where n.id = notification_id and n.mail_state = 'FAILED' and app_hidden.has_permission('mail.manage')
+  returning * into v_notification;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such undelivered mail.';
   end if;
+  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
+  values (
+    app_hidden.current_user_id(),
+    'MAIL_RESEND',
+    v_notification.recipient_id,
+    jsonb_build_object('notification_id', v_notification.id, 'kind', v_notification.kind),
+    app_private.current_ip()
+  );
 end
 $$;
 comment on function app_public.resend_mail(uuid) is 'Tries again to send a mail that had failed, for admins. NOT_FOUND: there is none of that id.';

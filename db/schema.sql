@@ -1880,7 +1880,7 @@ AS $function$
     app_private.current_ip()
   )
 $function$;
-comment on routine app_private.audit_webhook(text,app_public.webhooks,jsonb) is 'One entry for each change of a webhook; never its key.';
+comment on routine app_private.audit_webhook(text,app_public.webhooks,jsonb) is 'One entry for each change of a webhook, and for what is sent again; never its key.';
 
 CREATE OR REPLACE FUNCTION app_private.begin_delivery(delivery_id uuid, OUT url text, OUT signing_key text, OUT body text)
  RETURNS record
@@ -3243,14 +3243,25 @@ CREATE OR REPLACE FUNCTION app_public.resend_mail(notification_id uuid)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  v_notification app_public.notifications;
 begin
   perform app_private.require_session();
   -- For who has not the permission there is none.
   update app_public.notifications n set mail_state = 'QUEUED'
-  where n.id = notification_id and n.mail_state = 'FAILED' and app_hidden.has_permission('mail.manage');
+  where n.id = notification_id and n.mail_state = 'FAILED' and app_hidden.has_permission('mail.manage')
+  returning * into v_notification;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such undelivered mail.';
   end if;
+  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
+  values (
+    app_hidden.current_user_id(),
+    'MAIL_RESEND',
+    v_notification.recipient_id,
+    jsonb_build_object('notification_id', v_notification.id, 'kind', v_notification.kind),
+    app_private.current_ip()
+  );
 end
 $function$;
 comment on routine app_public.resend_mail(uuid) is 'Tries again to send a mail that had failed, for admins. NOT_FOUND: there is none of that id.';
@@ -3266,11 +3277,18 @@ declare
   v_delivery app_public.webhook_deliveries;
 begin
   perform app_private.require_session();
-  update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
+  select * into v_delivery from app_public.webhook_deliveries d
   where d.id = delivery_id and app_hidden.has_permission('webhook.manage')
-  returning * into v_delivery;
+  for no key update;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such delivery.';
+  end if;
+  if v_delivery.state <> 'QUEUED' then
+    update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
+    where d.id = delivery_id
+    returning * into v_delivery;
+    perform app_private.audit_webhook('WEBHOOK_RESEND', w, jsonb_build_object('delivery_id', delivery_id))
+    from app_public.webhooks w where w.id = v_delivery.webhook_id;
   end if;
   return v_delivery;
 end
@@ -3423,6 +3441,7 @@ insert into app_public.audit_actions values ('DELETE', 'A draft was deleted.', '
 insert into app_public.audit_actions values ('LOGIN', 'Somebody logged in.', 'false');
 insert into app_public.audit_actions values ('LOGIN_FAILED', 'A login failed: no actor; about the account, if there is one.', 'false');
 insert into app_public.audit_actions values ('LOGOUT', 'Somebody logged out.', 'false');
+insert into app_public.audit_actions values ('MAIL_RESEND', 'A mail to a person that had failed was sent again.', 'false');
 insert into app_public.audit_actions values ('PASSWORD_CHANGE', 'Somebody changed their password, which ended their other sessions.', 'true');
 insert into app_public.audit_actions values ('PASSWORD_RESET_REQUEST', 'Somebody asked for a link to choose a new password by: no actor; about the account.', 'true');
 insert into app_public.audit_actions values ('REJECT', 'A request was rejected.', 'true');
@@ -3435,6 +3454,7 @@ insert into app_public.audit_actions values ('USER_REACTIVATE', 'A person was re
 insert into app_public.audit_actions values ('USER_UPDATE', 'A person''s name or role was changed.', 'true');
 insert into app_public.audit_actions values ('WEBHOOK_CREATE', 'A webhook was registered.', 'false');
 insert into app_public.audit_actions values ('WEBHOOK_DELETE', 'A webhook was removed.', 'false');
+insert into app_public.audit_actions values ('WEBHOOK_RESEND', 'What a webhook was told was sent again.', 'false');
 insert into app_public.audit_actions values ('WEBHOOK_UPDATE', 'A webhook was changed, or switched off after a week of failures.', 'false');
 
 insert into app_public.notification_kinds values ('ACCOUNT_CREATED', 'USER_CREATE', 'An account for you', 'true', 'true', 'false');

@@ -256,7 +256,7 @@ as $$
     app_private.current_ip()
   )
 $$;
-comment on function app_private.audit_webhook(text, app_public.webhooks, jsonb) is 'One entry for each change of a webhook; never its key.';
+comment on function app_private.audit_webhook(text, app_public.webhooks, jsonb) is 'One entry for each change of a webhook, and for what is sent again; never its key.';
 
 create or replace function app_private.tg_webhooks__check_events()
   returns trigger
@@ -390,11 +390,18 @@ declare
   v_delivery app_public.webhook_deliveries;
 begin
   perform app_private.require_session();
-  update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
+  select * into v_delivery from app_public.webhook_deliveries d
   where d.id = delivery_id and app_hidden.has_permission('webhook.manage')
-  returning * into v_delivery;
+  for no key update;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such delivery.';
+  end if;
+  if v_delivery.state <> 'QUEUED' then
+    update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
+    where d.id = delivery_id
+    returning * into v_delivery;
+    perform app_private.audit_webhook('WEBHOOK_RESEND', w, jsonb_build_object('delivery_id', delivery_id))
+    from app_public.webhooks w where w.id = v_delivery.webhook_id;
   end if;
   return v_delivery;
 end

@@ -1,5 +1,5 @@
 --! Previous: sha1:0a6b346dbdf3fe4e267dec0a2982d6517103d9a3
---! Hash: sha1:df899822ce179bc3a298c961e78e4c0942ad6641
+--! Hash: sha1:69bf4d6ca19cfe8af01792a2022f4256c986ceb9
 --! Message: notifications, webhooks and live news
 
 -- The trail's actions say which of them are told.
@@ -191,7 +191,9 @@ insert into app_public.audit_actions (action, is_told, description) values
   ('USER_REACTIVATE', true,  'A person was reactivated.'),
   ('WEBHOOK_CREATE',  false, 'A webhook was registered.'),
   ('WEBHOOK_UPDATE',  false, 'A webhook was changed, or switched off after a week of failures.'),
-  ('WEBHOOK_DELETE',  false, 'A webhook was removed.')
+  ('WEBHOOK_DELETE',  false, 'A webhook was removed.'),
+  ('WEBHOOK_RESEND',  false, 'What a webhook was told was sent again.'),
+  ('MAIL_RESEND',     false, 'A mail to a person that had failed was sent again.')
 on conflict (action) do update
   set description = excluded.description, is_told = excluded.is_told
   where (audit_actions.*) is distinct from (excluded.*);
@@ -1202,14 +1204,25 @@ create or replace function app_public.resend_mail(notification_id uuid)
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
+declare
+  v_notification app_public.notifications;
 begin
   perform app_private.require_session();
   -- For who has not the permission there is none.
   update app_public.notifications n set mail_state = 'QUEUED'
-  where n.id = notification_id and n.mail_state = 'FAILED' and app_hidden.has_permission('mail.manage');
+  where n.id = notification_id and n.mail_state = 'FAILED' and app_hidden.has_permission('mail.manage')
+  returning * into v_notification;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such undelivered mail.';
   end if;
+  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
+  values (
+    app_hidden.current_user_id(),
+    'MAIL_RESEND',
+    v_notification.recipient_id,
+    jsonb_build_object('notification_id', v_notification.id, 'kind', v_notification.kind),
+    app_private.current_ip()
+  );
 end
 $$;
 comment on function app_public.resend_mail(uuid) is 'Tries again to send a mail that had failed, for admins. NOT_FOUND: there is none of that id.';
@@ -1474,7 +1487,7 @@ as $$
     app_private.current_ip()
   )
 $$;
-comment on function app_private.audit_webhook(text, app_public.webhooks, jsonb) is 'One entry for each change of a webhook; never its key.';
+comment on function app_private.audit_webhook(text, app_public.webhooks, jsonb) is 'One entry for each change of a webhook, and for what is sent again; never its key.';
 
 create or replace function app_private.tg_webhooks__check_events()
   returns trigger
@@ -1608,11 +1621,18 @@ declare
   v_delivery app_public.webhook_deliveries;
 begin
   perform app_private.require_session();
-  update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
+  select * into v_delivery from app_public.webhook_deliveries d
   where d.id = delivery_id and app_hidden.has_permission('webhook.manage')
-  returning * into v_delivery;
+  for no key update;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such delivery.';
+  end if;
+  if v_delivery.state <> 'QUEUED' then
+    update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
+    where d.id = delivery_id
+    returning * into v_delivery;
+    perform app_private.audit_webhook('WEBHOOK_RESEND', w, jsonb_build_object('delivery_id', delivery_id))
+    from app_public.webhooks w where w.id = v_delivery.webhook_id;
   end if;
   return v_delivery;
 end

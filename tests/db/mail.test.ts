@@ -406,6 +406,21 @@ describe('a mail that failed for good', () => {
     expect(await kept(id)).toMatchObject({ mail_state: 'SENT', mail_error: null })
   })
 
+  test('sent again, leaves an entry in the trail: who had it sent, and to whom', async () => {
+    const id = await refuse()
+    const left = await stage.leaves(() => stage.rows('admin', resend(id)))
+    expect(left).toMatchObject([
+      {
+        action: 'MAIL_RESEND',
+        actor_id: stage.id.admin,
+        user_id: stage.id.user,
+        request_id: null,
+        metadata: { notification_id: id, kind: 'APPROVED' },
+      },
+    ])
+    expect(await stage.leaves(() => stage.attempt('admin', resend(id), { keep: true }))).toEqual([])
+  })
+
   test.each<[string, Actor, string]>([
     ['admins', 'admin', 'RQ404'],
     ['managers', 'manager', 'RQ404'],

@@ -828,6 +828,16 @@ describe('the trail', () => {
     expect(await left(() => stage.rows('admin', remove(hook['id'])))).toEqual([entry('WEBHOOK_DELETE', hook, {})])
   })
 
+  test('has one for each delivery that is sent again, and none while it is queued', async () => {
+    const queued = await queue()
+    const { hook, id } = queued
+    await bring('FAILED', queued)
+    const left = await stage.leaves(async () => {
+      for (let i = 0; i < 2; i++) await stage.rows('admin', resend(id))
+    })
+    expect(left.map(bare)).toEqual([entry('WEBHOOK_RESEND', { id: hook, url: URL }, { delivery_id: id })])
+  })
+
   test('has none for what was refused', async () => {
     const { hook, id } = await queue()
     const refused = await stage.leaves(async () => {
