@@ -270,6 +270,18 @@ describe('limits', () => {
     expect((await socket.closed)[0]).toBe(1006)
   })
 
+  test('who pings and does not read the answers is cut off, before they have grown to much', async () => {
+    const socket = await connect(api, 'user')
+    socket.ws.pause()
+    for (let i = 0; i < 500 && (await subscribers()) > 0; i++) {
+      for (let j = 0; j < 1_000; j++) socket.ws.ping('x'.repeat(125), true, () => {})
+      await sleep(5)
+    }
+    expect(await subscribers()).toBe(0)
+    socket.ws.resume()
+    expect((await socket.closed)[0]).toBe(1006)
+  })
+
   test('a peer that does not answer pings is cut off, and one that does is not', async () => {
     const [silent, lively] = [await connect(api, 'user', { autoPong: false }), await connect(api, 'user')]
     for (let i = 0; i < 3; i++) {
