@@ -50,7 +50,7 @@ create table app_private.credentials (
   password_hash text not null,
   constraint credentials_pkey PRIMARY KEY (user_id),
   constraint credentials_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE,
-  constraint credentials_email_check CHECK (char_length(email) <= 254 AND email ~ '^[^[:space:][:cntrl:]@]+@[^[:space:][:cntrl:]@]+$'::text)
+  constraint credentials_email_check CHECK (char_length(email) <= 254 AND email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'::text)
 );
 comment on table app_private.credentials is 'What a person logs in with.';
 comment on column app_private.credentials.user_id is 'Whose.';
@@ -131,6 +131,27 @@ CREATE INDEX notification_preferences_kind_idx ON app_private.notification_prefe
 alter table app_private.notification_preferences enable row level security;
 alter table app_private.notification_preferences force row level security;
 create policy owner_all on app_private.notification_preferences for all to assent_owner
+  using (true)
+  with check (true);
+
+create table app_private.password_reset_requests (
+  id uuid default app_private.uuid_v7() not null,
+  account_key bytea not null,
+  network cidr,
+  requested_at timestamp with time zone default now() not null,
+  constraint password_reset_requests_pkey PRIMARY KEY (id)
+);
+comment on table app_private.password_reset_requests is 'Requests of the last 15 minutes, also for addresses without an account: were those not counted, the allowance of a network would tell which have one.';
+comment on column app_private.password_reset_requests.id is 'Time-ordered UUID (version 7).';
+comment on column app_private.password_reset_requests.account_key is 'SHA-256 of the address in lower case, whether or not there is such an account.';
+comment on column app_private.password_reset_requests.network is 'The caller''s IPv4 address, or the /64 of its IPv6 address.';
+comment on column app_private.password_reset_requests.requested_at is 'When its job was run.';
+CREATE INDEX password_reset_requests_account_key_idx ON app_private.password_reset_requests USING btree (account_key, requested_at);
+CREATE INDEX password_reset_requests_network_idx ON app_private.password_reset_requests USING btree (network, requested_at);
+CREATE INDEX password_reset_requests_requested_at_idx ON app_private.password_reset_requests USING btree (requested_at);
+alter table app_private.password_reset_requests enable row level security;
+alter table app_private.password_reset_requests force row level security;
+create policy owner_all on app_private.password_reset_requests for all to assent_owner
   using (true)
   with check (true);
 
@@ -1941,31 +1962,29 @@ CREATE OR REPLACE FUNCTION app_private.begin_password_reset(email text, ip text)
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_user_id uuid;
+  v_since timestamptz := now() - interval '15 minutes';
+  v_account_key bytea := app_private.account_key(coalesce(email, ''));
+  v_network cidr;
 begin
   perform set_config('assent.ip', coalesce(ip, ''), true);
-  select u.id into v_user_id
-  from app_private.credentials c
-  join app_public.users u on u.id = c.user_id and not u.is_deleted
-  where lower(c.email) = lower(begin_password_reset.email);
-  if not found then
-    return;
-  end if;
-  -- One at a time per account and per network, for the moment of counting.
+  v_network := app_private.caller_network();
+  -- One at a time, for the moment of counting.
   perform pg_advisory_xact_lock(hashtextextended('password resets', 0));
-  if (select count(*) from app_public.audit_logs a
-      where a.user_id = v_user_id and a.action = 'PASSWORD_RESET_REQUEST' and a."timestamp" > now() - interval '15 minutes') >= 3
-    or (select count(*) from app_public.audit_logs a
-      where a.action = 'PASSWORD_RESET_REQUEST' and a."timestamp" > now() - interval '15 minutes'
-        and a.ip_address <<= app_private.caller_network()) >= 20
+  delete from app_private.password_reset_requests r where r.requested_at < v_since;
+  if (select count(*) from app_private.password_reset_requests r where r.account_key = v_account_key and r.requested_at >= v_since) >= 3
+    or (select count(*) from app_private.password_reset_requests r where r.network = v_network and r.requested_at >= v_since) >= 20
   then
     return;
   end if;
+  insert into app_private.password_reset_requests (account_key, network) values (v_account_key, v_network);
   insert into app_public.audit_logs (action, user_id, ip_address)
-  values ('PASSWORD_RESET_REQUEST', v_user_id, app_private.current_ip());
+  select 'PASSWORD_RESET_REQUEST', u.id, app_private.current_ip()
+  from app_private.credentials c
+  join app_public.users u on u.id = c.user_id and not u.is_deleted
+  where lower(c.email) = lower(begin_password_reset.email);
 end
 $function$;
-comment on routine app_private.begin_password_reset(text,text) is 'The job of a request for a reset: its audit entry, which has the mail sent; nothing for an unknown or deactivated account, after 3 for the account or after 20 from its network within 15 minutes.';
+comment on routine app_private.begin_password_reset(text,text) is 'The job of a request for a reset: counts it, and leaves its audit entry, which has the mail sent. None for an unknown or deactivated account, nor after 3 for the address or 20 from the network within 15 minutes.';
 
 CREATE OR REPLACE FUNCTION app_private.caller()
  RETURNS TABLE(session_id uuid, user_id uuid, role text)
@@ -3208,7 +3227,7 @@ begin
     job_key => 'reset ' || app_private.uuid_v7(), job_key_mode => 'unsafe_dedupe');
 end
 $function$;
-comment on routine app_public.request_password_reset(text) is 'Has a link mailed, good once and for 30 minutes, by which a new password can be chosen. The answer is the same whether or not there is such an account. An account gets at most 3 within 15 minutes.';
+comment on routine app_public.request_password_reset(text) is 'Has a link mailed, good once and for 30 minutes, by which a new password can be chosen. The answer is the same whether or not there is such an account, and when nothing is mailed since within 15 minutes there were 3 requests for the address, or 20 from the network.';
 grant execute on routine app_public.request_password_reset(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.requests_available_actions(r app_public.requests)

@@ -24,7 +24,11 @@ create table if not exists app_private.credentials (
   user_id uuid primary key references app_public.users on delete cascade,
   email text not null,
   password_hash text not null,
-  constraint credentials_email_check check (char_length(email) <= 254 and email ~ '^[^[:space:][:cntrl:]@]+@[^[:space:][:cntrl:]@]+$')
+  -- Neither quoted nor with a comment (RFC 5321, 4.1.2): a mail program could read another address in it.
+  constraint credentials_email_check check (
+    char_length(email) <= 254
+    and email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'
+  )
 );
 comment on table app_private.credentials is 'What a person logs in with.';
 comment on column app_private.credentials.user_id is 'Whose.';

@@ -70,8 +70,8 @@ export function renderMail(mail: MailDocument, publicUrl: string): { subject: st
   }
 }
 
-/** For a header: what looks like an encoded word (RFC 2047) would be read as what it encodes. A word joiner makes it text. */
-const asText = (value: string): string => value.replaceAll('=?', '=\u2060?')
+/** For a header: one line; and what looks like an encoded word (RFC 2047) would be read as what it encodes, but for a word joiner. */
+const asText = (value: string): string => value.replace(/[\s\p{Cc}]+/gu, ' ').replaceAll('=?', '=\u2060?')
 
 /** Sends mails. */
 export interface Mailer {
@@ -84,8 +84,18 @@ export interface Mailer {
 
 const DEFAULT_FROM = 'Assent <assent@localhost>'
 
-/** Milliseconds that an SMTP server may take: to be found, to be connected to, to greet, and for each answer. */
-const TIMEOUTS = { dnsTimeout: 5_000, connectionTimeout: 10_000, greetingTimeout: 10_000, socketTimeout: 20_000 }
+/**
+ * Milliseconds that an SMTP server may take: to be found, to be connected to, to greet, and for each answer. The last is what
+ * RFC 5321, 4.5.3.2.6, has for a mail to be accepted: who gives up before sends it twice. Unused for longer than `idleTimeout`
+ * no connection is trusted to stand.
+ */
+const TIMEOUTS = {
+  dnsTimeout: 5_000,
+  connectionTimeout: 10_000,
+  greetingTimeout: 10_000,
+  socketTimeout: 600_000,
+  idleTimeout: 20_000,
+}
 
 /** Mails go to the SMTP server, or without one into files under `DATA_DIR/mail`. */
 export function makeMailer({ smtpUrl, mailFrom = DEFAULT_FROM, publicUrl, dataDir }: Config): Mailer {

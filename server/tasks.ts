@@ -30,7 +30,7 @@ export const promptTasks: TaskList = {
 
 /** What speaks to the SMTP server. */
 export const mailTasks = (mailer: Mailer): TaskList => ({
-  send_mail: exclusively('app_private.mail_lock', async (id, client, { query, job }) => {
+  send_mail: exclusively('app_private.mail_lock', async (id, client, { query, job, abortPromise }) => {
     const { rows } = await client.query<{ mail: MailDocument | null }>('select app_private.begin_mail($1, $2) as mail', [
       id,
       mailer.domain,
@@ -38,7 +38,8 @@ export const mailTasks = (mailer: Mailer): TaskList => ({
     const mail = rows[0]!.mail
     if (!mail) return
     try {
-      await mailer.send(mail)
+      // A slow server is waited for, but not for ever by a worker that is to end.
+      await Promise.race([mailer.send(mail), abortPromise])
     } catch (error) {
       const forGood = isRefused(error) || job.attempts >= job.max_attempts
       // A server may say anything; PostgreSQL, where graphile-worker keeps it too, takes no NUL.

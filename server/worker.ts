@@ -17,6 +17,9 @@ import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
 import { makePresence, type Presence } from './presence.ts'
 import { crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
 
+/** Milliseconds that mails under way have to be accepted when the worker closes; those that are not may come twice. */
+const LAST_CALL = 20_000
+
 /**
  * Runs the jobs that SQL adds, until it is closed; then those under way are finished first. What waits for others, for an
  * SMTP server or for a webhook, has workers of its own, and holds nothing else up.
@@ -44,8 +47,14 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Pro
           parsedCronItems: parseCrontab(cron),
           // The process has more to end than the worker, and in an order.
           noHandleSignals: true,
-          // Without it, a job whose end cannot be recorded ends the process.
-          preset: { worker: { completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
+          preset: {
+            worker: {
+              gracefulShutdownAbortTimeout: LAST_CALL,
+              // Without it, a job whose end cannot be recorded ends the process.
+              completeJobBatchDelay: 0,
+              failJobBatchDelay: 0,
+            },
+          },
         }),
       presence,
       log,

@@ -1,9 +1,17 @@
 --! Previous: sha1:0a6b346dbdf3fe4e267dec0a2982d6517103d9a3
---! Hash: sha1:69bf4d6ca19cfe8af01792a2022f4256c986ceb9
+--! Hash: sha1:850cf79bf8faa98a8c8b5e5d724ac9fc24b7616b
 --! Message: notifications, webhooks and live news
 
 -- The trail's actions say which of them are told.
 alter table app_public.audit_actions add column if not exists is_told boolean not null default false;
+
+-- An address is one that mail programs read as one.
+alter table app_private.credentials drop constraint credentials_email_check;
+alter table app_private.credentials add constraint credentials_email_check check (
+  char_length(email) <= 254
+  and email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'
+) not valid;
+comment on constraint credentials_email_check on app_private.credentials is 'This is not an email address.';
 
 --! Included permissions.sql
 -- Roles, and the permissions they carry, as rows. Policies and functions ask for a permission, never for a role.
@@ -867,6 +875,22 @@ comment on column app_private.password_resets.secret_hash is 'SHA-256 of the sec
 comment on column app_private.password_resets.user_id is 'Whose password.';
 comment on column app_private.password_resets.expires_at is '30 minutes after the mail was made.';
 
+create table if not exists app_private.password_reset_requests (
+  id uuid primary key default app_private.uuid_v7(),
+  account_key bytea not null,
+  network cidr,
+  requested_at timestamptz not null default now()
+);
+create index if not exists password_reset_requests_account_key_idx on app_private.password_reset_requests (account_key, requested_at);
+create index if not exists password_reset_requests_network_idx on app_private.password_reset_requests (network, requested_at);
+create index if not exists password_reset_requests_requested_at_idx on app_private.password_reset_requests (requested_at);
+comment on table app_private.password_reset_requests is
+  'Requests of the last 15 minutes, also for addresses without an account: were those not counted, the allowance of a network would tell which have one.';
+comment on column app_private.password_reset_requests.id is 'Time-ordered UUID (version 7).';
+comment on column app_private.password_reset_requests.account_key is 'SHA-256 of the address in lower case, whether or not there is such an account.';
+comment on column app_private.password_reset_requests.network is 'The caller''s IPv4 address, or the /64 of its IPv6 address.';
+comment on column app_private.password_reset_requests.requested_at is 'When its job was run.';
+
 create or replace function app_public.request_password_reset(email text)
   returns void
   language plpgsql
@@ -881,7 +905,7 @@ begin
 end
 $$;
 comment on function app_public.request_password_reset(text) is
-  'Has a link mailed, good once and for 30 minutes, by which a new password can be chosen. The answer is the same whether or not there is such an account. An account gets at most 3 within 15 minutes.';
+  'Has a link mailed, good once and for 30 minutes, by which a new password can be chosen. The answer is the same whether or not there is such an account, and when nothing is mailed since within 15 minutes there were 3 requests for the address, or 20 from the network.';
 grant execute on function app_public.request_password_reset(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_private.begin_password_reset(email text, ip text)
@@ -891,32 +915,30 @@ create or replace function app_private.begin_password_reset(email text, ip text)
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_user_id uuid;
+  v_since timestamptz := now() - interval '15 minutes';
+  v_account_key bytea := app_private.account_key(coalesce(email, ''));
+  v_network cidr;
 begin
   perform set_config('assent.ip', coalesce(ip, ''), true);
-  select u.id into v_user_id
-  from app_private.credentials c
-  join app_public.users u on u.id = c.user_id and not u.is_deleted
-  where lower(c.email) = lower(begin_password_reset.email);
-  if not found then
-    return;
-  end if;
-  -- One at a time per account and per network, for the moment of counting.
+  v_network := app_private.caller_network();
+  -- One at a time, for the moment of counting.
   perform pg_advisory_xact_lock(hashtextextended('password resets', 0));
-  if (select count(*) from app_public.audit_logs a
-      where a.user_id = v_user_id and a.action = 'PASSWORD_RESET_REQUEST' and a."timestamp" > now() - interval '15 minutes') >= 3
-    or (select count(*) from app_public.audit_logs a
-      where a.action = 'PASSWORD_RESET_REQUEST' and a."timestamp" > now() - interval '15 minutes'
-        and a.ip_address <<= app_private.caller_network()) >= 20
+  delete from app_private.password_reset_requests r where r.requested_at < v_since;
+  if (select count(*) from app_private.password_reset_requests r where r.account_key = v_account_key and r.requested_at >= v_since) >= 3
+    or (select count(*) from app_private.password_reset_requests r where r.network = v_network and r.requested_at >= v_since) >= 20
   then
     return;
   end if;
+  insert into app_private.password_reset_requests (account_key, network) values (v_account_key, v_network);
   insert into app_public.audit_logs (action, user_id, ip_address)
-  values ('PASSWORD_RESET_REQUEST', v_user_id, app_private.current_ip());
+  select 'PASSWORD_RESET_REQUEST', u.id, app_private.current_ip()
+  from app_private.credentials c
+  join app_public.users u on u.id = c.user_id and not u.is_deleted
+  where lower(c.email) = lower(begin_password_reset.email);
 end
 $$;
 comment on function app_private.begin_password_reset(text, text) is
-  'The job of a request for a reset: its audit entry, which has the mail sent; nothing for an unknown or deactivated account, after 3 for the account or after 20 from its network within 15 minutes.';
+  'The job of a request for a reset: counts it, and leaves its audit entry, which has the mail sent. None for an unknown or deactivated account, nor after 3 for the address or 20 from the network within 15 minutes.';
 
 create or replace function app_private.issue_reset_token(of_user_id uuid)
   returns text

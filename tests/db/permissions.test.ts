@@ -46,6 +46,7 @@ const readers: Record<string, Role[]> = {
   'app_private.idempotency_keys': [],
   'app_private.notification_preferences': [],
   'app_private.password_resets': [],
+  'app_private.password_reset_requests': [],
   'audit.request_history': ['assent_auditor'],
   'audit.person_actions': ['assent_auditor'],
   'audit.decisions': ['assent_auditor'],
@@ -217,6 +218,7 @@ beforeAll(async () => {
   await stage.rows('user', `select app_hidden.keep_answer('key', '\\x00', '{}')`)
   await stage.rows('manager', `select app_public.set_notification_preference('SUBMITTED', 'NONE')`)
   await stage.root.query('select app_private.issue_reset_token($1)', [stage.id.user])
+  await stage.root.query(`insert into app_private.password_reset_requests (account_key) values ('\\x00')`)
   await stage.rows('admin', `select app_public.create_webhook('https://example.test/', '{user.created,request.approved}')`)
   // What all of that was told of; and to everybody something of each kind, whose mail has failed or was not wanted.
   await stage.root.query('select app_private.notify(id) from app_public.audit_logs')
@@ -647,6 +649,7 @@ describe('rows', () => {
     'app_private.idempotency_keys',
     'app_private.notification_preferences',
     'app_private.password_resets',
+    'app_private.password_reset_requests',
   ])('%s: nobody', async (table) => {
     expect((await all(`select from ${table}`)).length).toBeGreaterThan(0)
     for (const actor of actors.filter((one) => one !== 'owner')) {

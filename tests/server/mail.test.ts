@@ -4,6 +4,7 @@ import { createServer as createHttpServer } from 'node:http'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import { Logger as WorkerLogger, runOnce } from 'graphile-worker'
 import { simpleParser } from 'mailparser'
@@ -24,6 +25,8 @@ let api: Api
 let root: Client
 let mailbox: Mailbox
 let dataDir: string
+/** A mail to a server that takes its time, longer than anything else does. */
+let unhurried: { server: Mailbox; sent: Promise<unknown> }
 const lines: string[] = []
 const log = pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) })
 
@@ -32,6 +35,11 @@ beforeAll(async () => {
   root = await api.db.connect('root')
   mailbox = await startSmtp()
   dataDir = await mkdtemp(join(tmpdir(), 'assent-mail-'))
+  const server = await startSmtp()
+  server.answer = (at) => (at === 'DATA' ? sleep(22_000).then(() => undefined) : undefined)
+  const mailer = makeMailer(config({ SMTP_URL: server.url }))
+  unhurried = { server, sent: mailer.send(SAMPLE).finally(() => mailer.close()) }
+  unhurried.sent.catch(() => {})
 })
 afterEach(async () => {
   mailbox.answer = () => undefined
@@ -86,6 +94,19 @@ async function kept(id: string) {
 const makeDue = (id: string) =>
   root.query(`update graphile_worker._private_jobs set run_at = now() where payload ->> 'id' = $1`, [id])
 const mailsTo = ({ email }: { email: string }) => mailbox.arrived.filter(({ to }) => to.includes(email))
+
+const SAMPLE: MailDocument = {
+  kind: 'REJECTED',
+  headline: 'Rejected',
+  name: 'Uma User',
+  address: 'user@assent.test',
+  message_id: '<sample@mail.example.com>',
+  request_id: '01890000-0000-7000-8000-000000000001',
+  title: 'A laptop',
+  actor: 'Mia Manager',
+  creator: 'Uma User',
+  comment: 'No',
+}
 
 const HEADERS = ['auto-submitted', 'content-type', 'date', 'from', 'message-id', 'mime-version', 'subject', 'to']
 const headersOf = ({ mail }: Arrived) => mail.headerLines.map(({ key }) => key).toSorted()
@@ -356,19 +377,6 @@ describe('without an SMTP server', () => {
   })
 })
 
-const SAMPLE: MailDocument = {
-  kind: 'REJECTED',
-  headline: 'Rejected',
-  name: 'Uma User',
-  address: 'user@assent.test',
-  message_id: '<sample@mail.example.com>',
-  request_id: '01890000-0000-7000-8000-000000000001',
-  title: 'A laptop',
-  actor: 'Mia Manager',
-  creator: 'Uma User',
-  comment: 'No',
-}
-
 describe('nothing that people write makes a header', () => {
   let mailer: ReturnType<typeof makeMailer>
   beforeAll(() => void (mailer = makeMailer(config())))
@@ -381,12 +389,13 @@ describe('nothing that people write makes a header', () => {
     const { to, from, mail } = arrived
     expect([from, to]).toEqual(['assent@mail.example.com', ['user@assent.test']])
     expect(headersOf(arrived)).toEqual(HEADERS)
-    // A line of a header has no end within; blanks at its ends do not count, nor what may have been put in and does not show.
+    // A header is one line; blanks at its ends do not count, nor what may have been put in and does not show.
     const oneLine = (value: string) =>
       value
-        .replace(/\r\n|\r|\n/g, ' ')
+        .replace(/[\s\p{Cc}]+/gu, ' ')
         .replace(/[\u200b\u2060]/g, '')
         .trim()
+    expect(mail.headerLines.map(({ line }) => line.replaceAll(/\r\n[ \t]/g, '')).join('')).not.toMatch(/=0D|=0A|\p{Cc}/u)
     expect(oneLine(mail.subject!)).toBe(oneLine(`Rejected: ${text}`))
     expect(mail.from!.value).toEqual([{ name: 'Assent at Example', address: 'assent@mail.example.com' }])
     expect((mail.to as { value: object[] }).value).toHaveLength(1)
@@ -708,33 +717,27 @@ test('a server that never answers holds up neither notifications nor webhooks', 
   hook.close()
 })
 
-/** Addresses that the database takes, and to whom a mail to them goes; undefined: the server refuses such a recipient. */
-const addresses: [string, string | undefined][] = [
-  ["o'neil+x%y!z@example.com", "o'neil+x%y!z@example.com"],
-  ['a,b@example.com', '"a,b"@example.com'],
-  ['group:a;b@example.com', '"group:a;b"@example.com'],
-  ['a"b@example.com', '"a\\"b"@example.com'],
-  ['(c)a@example.com', '"(c)a"@example.com'],
-  ['=?utf-8?q?a=0d=0aBcc?=@example.com', '=?utf-8?q?a=0d=0aBcc?=@example.com'],
-  ['jürgen@bücher.example', 'jürgen@bücher.example'],
-  ['x>,<victim@example.com', undefined],
-  ['a@example.com,victim', undefined],
-  ['a@example.com>SIZE=1', undefined],
-  ['a@example.com;victim', undefined],
-]
-test.each(addresses)('a mail to %s has one recipient or none, and no header but ours', async (address, recipient) => {
-  const { rows } = await root.query(
-    `with person as (insert into app_public.users (name) values ('Bobby, "Tables" <x@example.com>') returning id)
+test.each(["o'neil+x%y!z@example.com", '=?utf-8?q?a=0d=0aBcc?=@example.com', '{{name}}@example.com', 'jürgen@bücher.example'])(
+  'a mail to %s has one recipient, and no header but ours',
+  async (address) => {
+    const { rows } = await root.query(
+      `with person as (insert into app_public.users (name) values ('Bobby, "Tables" <x@example.com>') returning id)
      insert into app_private.credentials (user_id, email, password_hash) select id, $1, 'none' from person returning user_id as id`,
-    [address],
-  )
-  const id = await queue(rows[0])
-  await sendDue()
-  const arrived = mailbox.arrived.filter(({ mail }) => mail.messageId === `<${id}@mail.example.com>`)
-  expect(arrived.map(({ to }) => to)).toEqual(recipient ? [[recipient]] : [])
-  for (const mail of arrived) expect(headersOf(mail)).toEqual(HEADERS)
-  const error = recipient ? null : expect.stringContaining('Bad recipient address')
-  expect(await kept(id)).toMatchObject({ state: recipient ? 'SENT' : 'FAILED', error, tried: null })
+      [address],
+    )
+    const id = await queue(rows[0])
+    await sendDue()
+    const arrived = mailbox.arrived.filter(({ mail }) => mail.messageId === `<${id}@mail.example.com>`)
+    expect(arrived.map(({ to }) => to)).toEqual([[address]])
+    expect(headersOf(arrived[0]!)).toEqual(HEADERS)
+    expect(await kept(id)).toMatchObject({ state: 'SENT', error: null, tried: null })
+  },
+)
+
+test('a server that takes its time to accept a mail is waited for, lest the mail be sent again', async () => {
+  await unhurried.sent
+  expect(unhurried.server.arrived).toHaveLength(1)
+  await unhurried.server.close()
 })
 
 test('no secret was logged', () => {

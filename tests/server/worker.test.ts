@@ -31,12 +31,15 @@ jest.useFakeTimers({
 let db: TestDatabase
 let root: Client
 let mailbox: Mailbox
+let ending: ReturnType<typeof endWhileMailIsUnderWay>
 const lines: string[] = []
 const log = pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) })
 beforeAll(async () => {
   db = await cloneDatabase({ transactional: false })
   root = await db.connect('root')
   mailbox = await startSmtp()
+  ending = endWhileMailIsUnderWay()
+  ending.catch(() => {})
 })
 afterEach(async () => {
   mailbox.answer = () => undefined
@@ -52,8 +55,8 @@ const start = () => startWorker(parseConfig(env(), 'worker'), log)
 const all = async (text: string, values: unknown[] = []) => (await root.query(text, values)).rows
 
 /** Queues a mail to each of so many new people; the ids of the notifications. */
-async function queue(count: number): Promise<string[]> {
-  const rows = await all(
+async function queue(count: number, client = root): Promise<string[]> {
+  const { rows } = await client.query(
     `with people as (
        insert into app_public.users (name) select 'Person ' || n from generate_series(1, $1::integer) n returning id
      ), logins as (
@@ -65,6 +68,32 @@ async function queue(count: number): Promise<string[]> {
   )
   return rows.map(({ id }) => id)
 }
+
+/** Closes a worker that has sent a mail to a server which never says that it has accepted it: a database of its own for that. */
+async function endWhileMailIsUnderWay() {
+  const [own, server] = await Promise.all([cloneDatabase({ transactional: false }), startSmtp()])
+  try {
+    const client = await own.connect('root')
+    await queue(1, client)
+    const held = new Promise<void>((resolve) => {
+      server.answer = (at) => (at === 'DATA' ? (resolve(), new Promise(() => {})) : undefined)
+    })
+    const worker = await startWorker(parseConfig({ ...env(), DATABASE_URL: own.urls.owner, SMTP_URL: server.url }, 'worker'), log)
+    await held
+    const since = performance.now()
+    await worker.close()
+    const seconds = (performance.now() - since) / 1000
+    const { rows } = await client.query(
+      `select n.mail_state as state, n.mail_attempts as attempts, j.attempts as tried, j.locked_at
+       from app_public.notifications n join graphile_worker.jobs j on true`,
+    )
+    return { seconds, rows }
+  } finally {
+    await server.close()
+    await own.close()
+  }
+}
+
 const states = async (ids: string[]) => {
   const rows = await all(
     `select mail_state as state, count(*)::integer as n from app_public.notifications where id = any ($1) group by 1`,
@@ -125,6 +154,13 @@ describe('workers', () => {
     await next.close()
     expect(accepted(ids).toSorted()).toEqual(ids.toSorted())
   })
+
+  test('what does not come to an end is given back when it is closed, after 20 seconds', async () => {
+    const { seconds, rows } = await ending
+    expect(seconds).toBeGreaterThan(19)
+    expect(seconds).toBeLessThan(30)
+    expect(rows).toEqual([{ state: 'QUEUED', attempts: 1, tried: 1, locked_at: null }])
+  }, 60_000)
 
   test('when all connections to the database are lost, what was accepted meanwhile is recorded, and the rest is done', async () => {
     const first = await queue(1)
