@@ -4,6 +4,7 @@ import pg from 'pg'
 import pino from 'pino'
 import { STATUS, toClientError } from '../../server/errors.ts'
 import { cloneDatabase, type TestDatabase } from '../database.ts'
+import { mutations } from '../mutations.ts'
 import { compileMigration, dumpSchema, lintSchema } from '../schema.ts'
 
 let db: TestDatabase
@@ -285,4 +286,8 @@ describe('error codes', () => {
     expect(rows.length).toBeGreaterThan(5)
     expect(Object.entries(STATUS)).toEqual(expect.arrayContaining(rows))
   })
+})
+
+test('the changes of npm run drill are to texts that there are', async () => {
+  expect((await mutations(root)).length).toBeGreaterThan(800)
 })
