@@ -149,6 +149,11 @@ begin
   if not found then
     return null;
   end if;
+  if v_notification.kind = 'DIGEST' then
+    -- What it was to bring may have become pointless, too.
+    update app_public.notifications n set mail_state = 'CANCELLED'
+    where n.recipient_id = v_notification.recipient_id and n.mail_state = 'DIGEST' and app_private.is_pointless(n);
+  end if;
   if app_private.is_pointless(v_notification) then
     update app_public.notifications n set mail_state = 'CANCELLED' where n.id = notification_id;
     return null;

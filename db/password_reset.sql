@@ -39,7 +39,8 @@ as $$
 begin
   perform graphile_worker.add_job('begin_password_reset',
     json_build_object('email', left(request_password_reset.email, 255), 'ip', host(app_private.current_ip())),
-    job_key => 'reset ' || app_private.uuid_v7(), job_key_mode => 'unsafe_dedupe');
+    -- After all that is told: anybody can ask.
+    job_key => 'reset ' || app_private.uuid_v7(), job_key_mode => 'unsafe_dedupe', priority => 1);
 end
 $$;
 comment on function app_public.request_password_reset(text) is

@@ -762,6 +762,7 @@ create table app_public.webhooks (
   signing_key text not null,
   is_enabled boolean default true not null,
   failing_since timestamp with time zone,
+  failed_at timestamp with time zone,
   created_at timestamp with time zone default clock_timestamp() not null,
   constraint webhooks_pkey PRIMARY KEY (id),
   constraint webhooks_events_check CHECK (cardinality(events) > 0),
@@ -780,7 +781,9 @@ What its deliveries are signed with: "whsec_" and base64 of 256 random bits.';
 comment on column app_public.webhooks.is_enabled is '@behavior -orderBy
 Off: nothing is sent. After a week of failures it is switched off by itself.';
 comment on column app_public.webhooks.failing_since is '@behavior -orderBy
-The first failure since the last success.';
+The first failure since the last success, or since nothing had failed for two days: so long no attempt waits for its next.';
+comment on column app_public.webhooks.failed_at is '@behavior -*
+The last failure.';
 comment on column app_public.webhooks.created_at is 'When it was registered.';
 comment on constraint webhooks_events_check on app_public.webhooks is 'A webhook is told of one event at least.';
 comment on constraint webhooks_url_form on app_public.webhooks is 'The URL must begin with https:// or http://, and name no user.';
@@ -1897,7 +1900,7 @@ AS $function$
   values (
     app_hidden.current_user_id(),
     action,
-    jsonb_build_object('webhook_id', webhook.id, 'url', webhook.url) || details,
+    jsonb_build_object('webhook_id', webhook.id, 'origin', app_private.origin(webhook.url)) || details,
     app_private.current_ip()
   )
 $function$;
@@ -1941,6 +1944,11 @@ begin
   for no key update;
   if not found then
     return null;
+  end if;
+  if v_notification.kind = 'DIGEST' then
+    -- What it was to bring may have become pointless, too.
+    update app_public.notifications n set mail_state = 'CANCELLED'
+    where n.recipient_id = v_notification.recipient_id and n.mail_state = 'DIGEST' and app_private.is_pointless(n);
   end if;
   if app_private.is_pointless(v_notification) then
     update app_public.notifications n set mail_state = 'CANCELLED' where n.id = notification_id;
@@ -2095,7 +2103,8 @@ begin
     state = case when for_good then 'FAILED' else d.state end
   where d.id = delivery_id and d.state = 'QUEUED';
   update app_public.webhooks w
-  set failing_since = coalesce(w.failing_since, clock_timestamp())
+  set failing_since = case when w.failed_at < now() - interval '2 days' then now() else coalesce(w.failing_since, now()) end,
+    failed_at = now()
   from app_public.webhook_deliveries d
   where d.id = delivery_id and w.id = d.webhook_id
   returning w.* into v_webhook;
@@ -2429,6 +2438,15 @@ begin
 end
 $function$;
 comment on routine app_private.open_session(uuid,boolean,text) is 'A new session, always under new secrets: for an access token and its refresh token, or for a cookie.';
+
+CREATE OR REPLACE FUNCTION app_private.origin(url text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select substring(url from '^[a-z]+://[^/?#]+')
+$function$;
+comment on routine app_private.origin(text) is 'The scheme and the host of a URL. What follows them can be a secret, which the trail must never have.';
 
 CREATE OR REPLACE FUNCTION app_private.password_digest(password text)
  RETURNS text
@@ -2880,8 +2898,10 @@ CREATE OR REPLACE FUNCTION app_private.tg_webhook_deliveries__deliver()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  -- Under no key: the job of the attempt before may be there yet, and nobody tries again by that.
-  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id));
+  -- Under no key: the job of the attempt before may be there yet, and nobody tries again by that. After those of webhooks that
+  -- do answer, if this one does not.
+  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id),
+    priority => case when exists (select from app_public.webhooks w where w.id = new.webhook_id and w.failing_since is not null) then 1 else 0 end);
   return null;
 end
 $function$;
@@ -2987,6 +3007,7 @@ AS $function$
     'timestamp', entry."timestamp",
     'data', jsonb_build_object(
       'audit_log_id', entry.id,
+      'metadata', entry.metadata,
       'actor', (select to_jsonb(p) from app_private.people p where p.id = entry.actor_id)
     ) || case
       when entry.request_id is not null then jsonb_build_object('request', (
@@ -3003,7 +3024,7 @@ AS $function$
     end
   )
 $function$;
-comment on routine app_private.webhook_payload(app_public.audit_logs,text) is 'What a webhook is told: the type, the time and what it is about, as Standard Webhooks recommends. No address of anybody.';
+comment on routine app_private.webhook_payload(app_public.audit_logs,text) is 'What a webhook is told: the type, the time, what has changed, and what it is about as that is now, as Standard Webhooks recommends. No address of anybody.';
 
 CREATE OR REPLACE FUNCTION app_public.approve_request(request_id uuid, comment text DEFAULT NULL::text, version integer DEFAULT NULL::integer)
  RETURNS app_public.requests
@@ -3224,7 +3245,8 @@ AS $function$
 begin
   perform graphile_worker.add_job('begin_password_reset',
     json_build_object('email', left(request_password_reset.email, 255), 'ip', host(app_private.current_ip())),
-    job_key => 'reset ' || app_private.uuid_v7(), job_key_mode => 'unsafe_dedupe');
+    -- After all that is told: anybody can ask.
+    job_key => 'reset ' || app_private.uuid_v7(), job_key_mode => 'unsafe_dedupe', priority => 1);
 end
 $function$;
 comment on routine app_public.request_password_reset(text) is 'Has a link mailed, good once and for 30 minutes, by which a new password can be chosen. The answer is the same whether or not there is such an account, and when nothing is mailed since within 15 minutes there were 3 requests for the address, or 20 from the network.';
@@ -3302,6 +3324,9 @@ begin
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such delivery.';
   end if;
+  if not exists (select from app_public.webhooks w where w.id = v_delivery.webhook_id and w.is_enabled) then
+    raise exception using errcode = 'RQ409', message = 'The webhook is off.';
+  end if;
   if v_delivery.state <> 'QUEUED' then
     update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
     where d.id = delivery_id
@@ -3312,7 +3337,7 @@ begin
   return v_delivery;
 end
 $function$;
-comment on routine app_public.resend_webhook_delivery(uuid) is 'Sends a delivery again, for admins, whatever became of it; one that is queued stays so. Of a webhook that is off it is CANCELLED.';
+comment on routine app_public.resend_webhook_delivery(uuid) is 'Sends a delivery again, for admins, whatever became of it; one that is queued stays so. INVALID_TRANSITION: its webhook is off.';
 grant execute on routine app_public.resend_webhook_delivery(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.set_notification_preference(kind text, delivery text)
@@ -3412,8 +3437,8 @@ begin
   returning * into v_new;
   if v_new is distinct from v_old then
     perform app_private.audit_webhook('WEBHOOK_UPDATE', v_new,
-      app_private.changes(to_jsonb(v_old) - 'failing_since', to_jsonb(v_new) - 'failing_since') - 'signing_key' - 'url'
-      || case when v_new.url <> v_old.url then jsonb_build_object('old_url', v_old.url) else '{}' end);
+      app_private.changes(to_jsonb(v_old), to_jsonb(v_new)) - '{signing_key,url,failing_since,failed_at}'::text[]
+      || case when v_new.url <> v_old.url then jsonb_build_object('old_origin', app_private.origin(v_old.url)) else '{}' end);
   end if;
   return v_new;
 exception

@@ -32,6 +32,7 @@ create table if not exists app_public.webhooks (
   signing_key text not null,
   is_enabled boolean not null default true,
   failing_since timestamptz,
+  failed_at timestamptz,
   created_at timestamptz not null default clock_timestamp(),
   constraint webhooks_url_length check (char_length(url) <= 2000),
   constraint webhooks_url_form check (url ~ '^https?://[^[:space:][:cntrl:]/?#@\\]+([/?#][^[:space:][:cntrl:]]*)?$'),
@@ -43,7 +44,8 @@ comment on column app_public.webhooks.url is E'@behavior -orderBy\nWhere it is t
 comment on column app_public.webhooks.events is E'@behavior -orderBy -filterBy\nOf what: request.submitted, request.assigned, request.approved, request.rejected, user.created, user.updated, user.deactivated, user.reactivated.';
 comment on column app_public.webhooks.signing_key is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nWhat its deliveries are signed with: "whsec_" and base64 of 256 random bits.';
 comment on column app_public.webhooks.is_enabled is E'@behavior -orderBy\nOff: nothing is sent. After a week of failures it is switched off by itself.';
-comment on column app_public.webhooks.failing_since is E'@behavior -orderBy\nThe first failure since the last success.';
+comment on column app_public.webhooks.failing_since is E'@behavior -orderBy\nThe first failure since the last success, or since nothing had failed for two days: so long no attempt waits for its next.';
+comment on column app_public.webhooks.failed_at is E'@behavior -*\nThe last failure.';
 comment on column app_public.webhooks.created_at is 'When it was registered.';
 comment on constraint webhooks_url_length on app_public.webhooks is 'The URL must have at most 2,000 characters.';
 comment on constraint webhooks_url_form on app_public.webhooks is 'The URL must begin with https:// or http://, and name no user.';
@@ -97,6 +99,7 @@ as $$
     'timestamp', entry."timestamp",
     'data', jsonb_build_object(
       'audit_log_id', entry.id,
+      'metadata', entry.metadata,
       'actor', (select to_jsonb(p) from app_private.people p where p.id = entry.actor_id)
     ) || case
       when entry.request_id is not null then jsonb_build_object('request', (
@@ -114,7 +117,7 @@ as $$
   )
 $$;
 comment on function app_private.webhook_payload(app_public.audit_logs, text) is
-  'What a webhook is told: the type, the time and what it is about, as Standard Webhooks recommends. No address of anybody.';
+  'What a webhook is told: the type, the time, what has changed, and what it is about as that is now, as Standard Webhooks recommends. No address of anybody.';
 
 create or replace function app_private.queue_deliveries(entry app_public.audit_logs)
   returns void
@@ -139,8 +142,10 @@ create or replace function app_private.tg_webhook_deliveries__deliver()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  -- Under no key: the job of the attempt before may be there yet, and nobody tries again by that.
-  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id));
+  -- Under no key: the job of the attempt before may be there yet, and nobody tries again by that. After those of webhooks that
+  -- do answer, if this one does not.
+  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id),
+    priority => case when exists (select from app_public.webhooks w where w.id = new.webhook_id and w.failing_since is not null) then 1 else 0 end);
   return null;
 end
 $$;
@@ -224,7 +229,8 @@ begin
     state = case when for_good then 'FAILED' else d.state end
   where d.id = delivery_id and d.state = 'QUEUED';
   update app_public.webhooks w
-  set failing_since = coalesce(w.failing_since, clock_timestamp())
+  set failing_since = case when w.failed_at < now() - interval '2 days' then now() else coalesce(w.failing_since, now()) end,
+    failed_at = now()
   from app_public.webhook_deliveries d
   where d.id = delivery_id and w.id = d.webhook_id
   returning w.* into v_webhook;
@@ -243,6 +249,15 @@ comment on function app_private.delivery_failed(uuid, integer, text, boolean) is
 
 -- For who has not the permission there is no webhook: NOT_FOUND. To register one is FORBIDDEN.
 
+create or replace function app_private.origin(url text)
+  returns text
+  language sql
+  immutable
+as $$
+  select substring(url from '^[a-z]+://[^/?#]+')
+$$;
+comment on function app_private.origin(text) is 'The scheme and the host of a URL. What follows them can be a secret, which the trail must never have.';
+
 create or replace function app_private.audit_webhook(action text, webhook app_public.webhooks, details jsonb)
   returns void
   language sql
@@ -252,7 +267,7 @@ as $$
   values (
     app_hidden.current_user_id(),
     action,
-    jsonb_build_object('webhook_id', webhook.id, 'url', webhook.url) || details,
+    jsonb_build_object('webhook_id', webhook.id, 'origin', app_private.origin(webhook.url)) || details,
     app_private.current_ip()
   )
 $$;
@@ -343,8 +358,8 @@ begin
   returning * into v_new;
   if v_new is distinct from v_old then
     perform app_private.audit_webhook('WEBHOOK_UPDATE', v_new,
-      app_private.changes(to_jsonb(v_old) - 'failing_since', to_jsonb(v_new) - 'failing_since') - 'signing_key' - 'url'
-      || case when v_new.url <> v_old.url then jsonb_build_object('old_url', v_old.url) else '{}' end);
+      app_private.changes(to_jsonb(v_old), to_jsonb(v_new)) - '{signing_key,url,failing_since,failed_at}'::text[]
+      || case when v_new.url <> v_old.url then jsonb_build_object('old_origin', app_private.origin(v_old.url)) else '{}' end);
   end if;
   return v_new;
 exception
@@ -396,6 +411,9 @@ begin
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such delivery.';
   end if;
+  if not exists (select from app_public.webhooks w where w.id = v_delivery.webhook_id and w.is_enabled) then
+    raise exception using errcode = 'RQ409', message = 'The webhook is off.';
+  end if;
   if v_delivery.state <> 'QUEUED' then
     update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
     where d.id = delivery_id
@@ -407,7 +425,7 @@ begin
 end
 $$;
 comment on function app_public.resend_webhook_delivery(uuid) is
-  'Sends a delivery again, for admins, whatever became of it; one that is queued stays so. Of a webhook that is off it is CANCELLED.';
+  'Sends a delivery again, for admins, whatever became of it; one that is queued stays so. INVALID_TRANSITION: its webhook is off.';
 
 grant execute on function
   app_public.create_webhook(text, text[]), app_public.update_webhook(uuid, text, text[], boolean),

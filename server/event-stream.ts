@@ -15,8 +15,9 @@ export const takesEvents = ({ headers: { accept } }: IncomingMessage): boolean =
  */
 export function sendEvents<T>(res: ServerResponse, results: AsyncGenerator<T>, toJson: (result: T) => object): void {
   const write = (text: string) => {
-    res.write(text)
+    // Of what was written before: one event may be as large as it is.
     if (res.writableLength > MOST_UNREAD) res.destroy()
+    else res.write(text)
   }
   res.writeHead(200, {
     'content-type': 'text/event-stream; charset=utf-8',

@@ -17,7 +17,7 @@ import type { Pool } from 'pg'
 import type { WithPgClient } from 'postgraphile/@dataplan/pg'
 import { execute } from 'postgraphile/grafast'
 import { isObject, readBody } from './body.ts'
-import type { CheckCsrf } from './csrf.ts'
+import type { CheckCsrf, IsOwnOrigin } from './csrf.ts'
 import { ClientError } from './errors.ts'
 import { sendEvents, takesEvents } from './event-stream.ts'
 import type { Identify, Identity, Tokens } from './identity.ts'
@@ -39,6 +39,7 @@ export interface GraphQLServices {
   readonly tokens: Tokens
   readonly identify: Identify
   readonly checkCsrf: CheckCsrf
+  readonly isOwnOrigin: IsOwnOrigin
   readonly production: boolean
   /** Turns what was thrown into what the caller may hear. */
   readonly explain: (error: unknown) => ClientError
@@ -82,6 +83,16 @@ export function readCall(body: unknown): Call {
   return { query, variables: variables ?? {}, operationName: operationName ?? undefined }
 }
 
+/** Throws BAD_REQUEST too: graphql-js goes as deep into a value as it is nested, which few tokens suffice for. */
+function parseAll(query: string): DocumentNode {
+  try {
+    return parse(query, { maxTokens: MAX_TOKENS })
+  } catch (error) {
+    if (error instanceof RangeError) throw new ClientError('BAD_REQUEST', 'The document is nested too deeply.')
+    throw error
+  }
+}
+
 /**
  * Parses and validates. Grafast keeps its plan with the document, so that the next call with the same text plans nothing.
  * Throws an AggregateError of what is wrong.
@@ -91,7 +102,7 @@ function makeDocuments(schema: GraphQLSchema, rules: readonly ValidationRule[]):
   return (query) => {
     let document = cache.get(query)
     if (!document) {
-      document = parse(query, { maxTokens: MAX_TOKENS })
+      document = parseAll(query)
       const errors = validate(schema, document, rules)
       if (errors.length > 0) throw new AggregateError(errors)
       cache.set(query, document)
@@ -205,6 +216,7 @@ export function makeGraphQL(services: GraphQLServices): GraphQL {
     if (!takesEvents(req)) {
       throw new ClientError('BAD_REQUEST', 'A subscription is asked by WebSocket, or accepts text/event-stream.')
     }
+    if (!services.isOwnOrigin(req)) throw new ClientError('FORBIDDEN', 'This origin is not allowed.')
     const subscriber = subscribers.enter(() => res.destroy())
     finished(res, subscriber.leave)
     await subscriber.admit(caller)

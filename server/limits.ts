@@ -5,6 +5,9 @@ import {
   NoSchemaIntrospectionCustomRule,
   OperationTypeNode,
   specifiedRules,
+  type FieldNode,
+  type FragmentSpreadNode,
+  type InlineFragmentNode,
   type SelectionSetNode,
   type ValidationContext,
   type ValidationRule,
@@ -66,6 +69,17 @@ const fieldsRule: ValidationRule = (context) => ({
     }
   },
 })
+
+/** What a subscription tells is known before it is run: nothing of it depends on a condition (GraphQL, 5.2.4.1). */
+const subscriptionRule: ValidationRule = (context) => {
+  function check(node: FieldNode | FragmentSpreadNode | InlineFragmentNode): void {
+    if (context.getParentType() !== context.getSchema().getSubscriptionType()) return
+    if (node.directives?.some(({ name: { value } }) => value === 'skip' || value === 'include')) {
+      context.reportError(new GraphQLError('The field of a subscription cannot have a condition.', { nodes: node }))
+    }
+  }
+  return { Field: check, FragmentSpread: check, InlineFragment: check }
+}
 
 /** Aliases repeat a field, and with it its cost. */
 const aliasesRule: ValidationRule = (context) => {
@@ -131,5 +145,12 @@ const depthRule = depthLimit({
 })
 
 /** What a document must satisfy. Without introspection, for those whom a production schema is not shown. */
-export const documentRules: readonly ValidationRule[] = [...specifiedRules, fieldsRule, aliasesRule, variablesRule, depthRule]
+export const documentRules: readonly ValidationRule[] = [
+  ...specifiedRules,
+  fieldsRule,
+  subscriptionRule,
+  aliasesRule,
+  variablesRule,
+  depthRule,
+]
 export const documentRulesWithoutIntrospection: readonly ValidationRule[] = [...documentRules, NoSchemaIntrospectionCustomRule]

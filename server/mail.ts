@@ -77,8 +77,8 @@ const asText = (value: string): string => value.replace(/[\s\p{Cc}]+/gu, ' ').re
 export interface Mailer {
   /** Of the sender's address, for the Message-ID. */
   readonly domain: string
-  /** Resolves once the SMTP server has accepted the mail, or its file is written. */
-  send(mail: MailDocument): Promise<void>
+  /** Resolves once the SMTP server has accepted the mail, or its file is written. `signal` breaks it off. */
+  send(mail: MailDocument, signal?: AbortSignal): Promise<void>
   close(): void
 }
 
@@ -107,7 +107,7 @@ export function makeMailer({ smtpUrl, mailFrom = DEFAULT_FROM, publicUrl, dataDi
 
   return {
     domain: mailFrom.replace(/^.*@|>\s*$/g, ''),
-    async send(mail) {
+    async send(mail, signal) {
       const { name, address, message_id: messageId } = mail
       const sent = await transport.sendMail({
         ...renderMail(mail, publicUrl),
@@ -116,6 +116,7 @@ export function makeMailer({ smtpUrl, mailFrom = DEFAULT_FROM, publicUrl, dataDi
         messageId,
         // No machine is to answer (RFC 3834, 5).
         headers: { 'auto-submitted': 'auto-generated' },
+        ...(signal && { signal }),
       })
       if ('message' in sent) await writeMail(join(dataDir, 'mail'), messageId, sent.message as Buffer)
     },

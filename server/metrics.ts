@@ -2,6 +2,9 @@ import type { Pool } from 'pg'
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { Code } from './errors.ts'
 
+/** Milliseconds: Prometheus asks less often. */
+const COUNT_EVERY = 1_000
+
 /** What Prometheus reads at /metrics: requests, errors by code, the pools, and the process with its event loop. */
 export function makeMetrics(pools: Record<'api' | 'slow' | 'live', Pool>, subscribers: () => number) {
   const register = new Registry()
@@ -36,18 +39,22 @@ export function makeMetrics(pools: Record<'api' | 'slow' | 'live', Pool>, subscr
       this.set(subscribers())
     },
   })
+  let countedAt = 0
   new Gauge({
     name: 'assent_jobs',
     help: 'Jobs by task and state: waiting, scheduled, running, failing (to be tried again), given up; and mails refused for good.',
     labelNames: ['task', 'state'],
     registers,
     async collect() {
-      this.reset()
-      // Without the database there is nothing to count, and all the rest still is to be told.
-      const { rows } = await pools.api
+      // Anybody can ask. What is not to be had now is told as it was: an alarm about jobs is not over by that.
+      if (Date.now() - countedAt < COUNT_EVERY) return
+      countedAt = Date.now()
+      const counted = await pools.api
         .query('select task, state, count::integer from app_hidden.count_jobs()')
-        .catch(() => ({ rows: [] }))
-      for (const { task, state, count } of rows) this.set({ task, state }, count)
+        .catch(() => undefined)
+      if (!counted) return
+      this.reset()
+      for (const { task, state, count } of counted.rows) this.set({ task, state }, count)
     },
   })
   return {

@@ -7,6 +7,9 @@ const LOOK_EVERY = 5_000
 /** Milliseconds without a lock before a pool counts as dead: a connection that was lost is back sooner. */
 const DEAD_AFTER = 20_000
 
+/** A machine that vanishes does not say so: PostgreSQL then ends its sessions, and with them their locks, after 20 seconds. */
+export const KEEPALIVE = '-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2'
+
 export interface Presence {
   /** Says that this pool of workers lives, for as long as this process does. */
   announce(poolId: string): void
@@ -27,7 +30,16 @@ export async function makePresence(connectionString: string, pool: Pool, log: Lo
 
   async function keepLocks(): Promise<void> {
     if (!client) {
-      const opened = new pg.Client({ connectionString, application_name: 'assent worker', keepAlive: true })
+      const opened = new pg.Client({
+        connectionString,
+        application_name: 'assent worker',
+        keepAlive: true,
+        options: KEEPALIVE,
+        connectionTimeoutMillis: LOOK_EVERY,
+        query_timeout: LOOK_EVERY,
+        // With it, a statement without an answer ends the connection.
+        pipeline: true,
+      } as pg.ClientConfig)
       opened.on('error', (err) => log.warn({ err }, 'The worker lost a connection.'))
       opened.once('end', () => {
         if (client === opened) client = undefined
@@ -36,6 +48,7 @@ export async function makePresence(connectionString: string, pool: Pool, log: Lo
       client = opened
       locked = new Set()
     }
+    await client.query('select 1') // Does it still stand?
     for (const id of announced) {
       if (locked.has(id)) continue
       await client.query('select pg_advisory_lock($1, hashtext($2))', [LIVES, id])

@@ -26,9 +26,9 @@ export async function previewMails({ dataDir, publicUrl }: Config): Promise<stri
   const folder = join(dataDir, 'mail-preview')
   await mkdir(folder, { recursive: true })
   for (const kind of mailKinds) {
-    const { html, text } = renderMail({ ...sample, kind }, publicUrl)
+    const { subject, html, text } = renderMail({ ...sample, kind }, publicUrl)
     await writeFile(join(folder, `${kind.toLowerCase()}.html`), html)
-    await writeFile(join(folder, `${kind.toLowerCase()}.txt`), text)
+    await writeFile(join(folder, `${kind.toLowerCase()}.txt`), `Subject: ${subject}\n\n${text}`)
   }
   return folder
 }

@@ -240,10 +240,10 @@ const MARK_READ = `select app_hidden.notification_document(n)::text as document 
 const PREFERENCES = `select coalesce(json_object_agg(p.kind, p.delivery order by p.kind), '{}')::text as document
   from app_public.my_notification_preferences() p`
 
-/** Those that are named change; the answer is all of them. */
-async function setPreferences(call: Call): Promise<Answer> {
-  const { kind, delivery } = { kind: textOf(call, 'kind'), delivery: textOf(call, 'delivery') }
-  await call.ask({ ...prepared('select app_public.set_notification_preference($1, $2)'), values: [kind, delivery] })
+/** Sets one; the answer is all of them. */
+async function setPreference(call: Call): Promise<Answer> {
+  const values = [textOf(call, 'kind'), textOf(call, 'delivery')]
+  await call.ask({ ...prepared('select app_public.set_notification_preference($1, $2)'), values })
   return show(call, PREFERENCES, [])
 }
 
@@ -664,7 +664,7 @@ export function makeRoutes({ statuses, actions, roles }: Reference): readonly Ro
       required: ['kind', 'delivery'],
       status: 200,
       shows: 'NotificationPreferences',
-      run: setPreferences,
+      run: setPreference,
     },
   ]
 }

@@ -6,6 +6,8 @@ import { asCaller } from './transaction.ts'
 
 const MOST = 5_000
 const MOST_PER_PERSON = 20
+/** Streams of one subscriber. */
+const MOST_STREAMS = 20
 const CHECK_EVERY = 60_000
 
 /** Why a subscriber is sent away. Whoever may have missed something is, so that it comes back and reads what there is. */
@@ -18,6 +20,8 @@ export interface Subscriber {
   userId?: string
   /** Lets it in as the caller. Throws UNAUTHENTICATED, RATE_LIMITED and UNAVAILABLE. */
   admit(caller: Identity): Promise<void>
+  /** Keeps a stream of news, to be ended when the subscriber leaves; answers how to forget it. Throws RATE_LIMITED. */
+  keep(end: () => void): () => void
   /** Sends it away. */
   end(why: Farewell): void
   /** To be called when its connection has closed. */
@@ -57,6 +61,8 @@ export function makeSubscribers(live: Live, pool: Pool, explain: (error: unknown
         (error: unknown) => explain(error).code,
       )
       if (code === 'UNAUTHENTICATED') end(code)
+      // The others would have to wait as long for the same.
+      if (code === 'UNAVAILABLE') break
     }
     checking = false
   }
@@ -87,15 +93,25 @@ export function makeSubscribers(live: Live, pool: Pool, explain: (error: unknown
     enter(end) {
       if (closed || all.size >= MOST) throw new ClientError('UNAVAILABLE', 'There is no room for live news.', { retryAfter: 1 })
       let off = () => {}
+      const streams = new Set<() => void>()
       const subscriber: Subscriber = {
         async admit(caller) {
           off = await admit(subscriber, caller)
           if (!all.has(subscriber)) off() // It has left meanwhile.
         },
+        keep(end) {
+          if (streams.size >= MOST_STREAMS) {
+            throw new ClientError('RATE_LIMITED', `A connection has at most ${MOST_STREAMS} subscriptions at once.`)
+          }
+          streams.add(end)
+          if (!all.has(subscriber)) end() // It has left meanwhile.
+          return () => void streams.delete(end)
+        },
         end,
         leave() {
           all.delete(subscriber)
           off()
+          for (const end of streams) end()
         },
       }
       all.add(subscriber)

@@ -43,11 +43,6 @@ export function makeNews({ live, pool, explain }: NewsServices, caller: Identity
     const waiting = new Set<string>()
     let ended = false
     let wake = () => {}
-    const off = live.on(topic, (detail) => {
-      waiting.add(detail)
-      if (waiting.size > MOST_WAITING) subscriber.end('UNAVAILABLE')
-      else wake()
-    })
 
     async function* events(): AsyncGenerator<T, undefined> {
       for (;;) {
@@ -63,9 +58,19 @@ export function makeNews({ live, pool, explain }: NewsServices, caller: Identity
     function end(): Promise<IteratorResult<T, undefined>> {
       ended = true
       off()
+      forget()
       wake()
       return generator.return(undefined)
     }
+    // Whoever runs the operation may lose sight of it: its subscriber, who owns it, does not.
+    let [off, forget] = [() => {}, () => {}]
+    forget = subscriber.keep(end)
+    off = live.on(topic, (detail) => {
+      waiting.add(detail)
+      if (waiting.size > MOST_WAITING) subscriber.end('UNAVAILABLE')
+      else wake()
+    })
+    if (ended) off()
 
     return {
       [Symbol.asyncIterator]() {
@@ -119,7 +124,7 @@ export function makeNews({ live, pool, explain }: NewsServices, caller: Identity
   }
 
   return {
-    subscribe(topic) {
+    async subscribe(topic) {
       const [kind, id] = String(topic).split(' ')
       return topics[kind!]!(id!)
     },
@@ -133,7 +138,7 @@ const canonical = (id: string) =>
     .replaceAll('-', '')
     .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
 
-const follow = (topic: string | Step<string>) => listen(context().get('news'), topic)
+const listenTo = (topic: string | Step<string>) => listen(context().get('news'), topic)
 
 /** The subscriptions. Each event is what a statement as the subscriber has found: an id to read by, or a number. */
 export const SubscriptionsPlugin = extendSchema((build) => {
@@ -198,11 +203,11 @@ export const SubscriptionsPlugin = extendSchema((build) => {
       Subscription: {
         plans: {
           requestUpdated: {
-            subscribePlan: (_$root, fieldArgs) => follow(lambda(fieldArgs.getRaw('id'), (id) => `request ${canonical(id)}`)),
+            subscribePlan: (_$root, fieldArgs) => listenTo(lambda(fieldArgs.getRaw('id'), (id) => `request ${canonical(id)}`)),
             plan: itself,
           },
-          inboxChanged: { subscribePlan: () => follow('inbox'), plan: itself },
-          notificationReceived: { subscribePlan: () => follow('notification'), plan: itself },
+          inboxChanged: { subscribePlan: () => listenTo('inbox'), plan: itself },
+          notificationReceived: { subscribePlan: () => listenTo('notification'), plan: itself },
         },
       },
       RequestUpdatedPayload: { plans: { request: ($id: Step) => requests!.get({ id: $id } as never) } },

@@ -30,7 +30,7 @@ export const promptTasks: TaskList = {
 
 /** What speaks to the SMTP server. */
 export const mailTasks = (mailer: Mailer): TaskList => ({
-  send_mail: exclusively('app_private.mail_lock', async (id, client, { query, job, abortPromise }) => {
+  send_mail: exclusively('app_private.mail_lock', async (id, client, { query, job, abortSignal }) => {
     const { rows } = await client.query<{ mail: MailDocument | null }>('select app_private.begin_mail($1, $2) as mail', [
       id,
       mailer.domain,
@@ -39,7 +39,7 @@ export const mailTasks = (mailer: Mailer): TaskList => ({
     if (!mail) return
     try {
       // A slow server is waited for, but not for ever by a worker that is to end.
-      await Promise.race([mailer.send(mail), abortPromise])
+      await mailer.send(mail, abortSignal)
     } catch (error) {
       const forGood = isRefused(error) || job.attempts >= job.max_attempts
       // A server may say anything; PostgreSQL, where graphile-worker keeps it too, takes no NUL.
@@ -88,4 +88,10 @@ const exclusively =
   }
 
 /** It is out, whatever becomes of the database meanwhile: to forget that would be to send it again. */
-const untilRecorded = (record: () => Promise<unknown>) => pRetry(record, { retries: 20, maxTimeout: 5_000 })
+const untilRecorded = (record: () => Promise<unknown>) =>
+  pRetry(() => record().catch(asError), { retries: 20, maxTimeout: 5_000 })
+
+/** p-retry does not try again after a TypeError, and pg can throw one of a connection that is gone. */
+export const asError = (cause: unknown): never => {
+  throw new Error((cause as Error).message, { cause })
+}

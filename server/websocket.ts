@@ -117,8 +117,9 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, isOwnOr
         // Not waited for, so that what a slow reader has not read is counted here, and nowhere else.
         send(text) {
           if (socket.readyState !== socket.OPEN) return
-          socket.send(text)
+          // Of what was sent before: one answer may be as large as it is.
           if (socket.bufferedAmount > MOST_UNREAD) socket.terminate()
+          else socket.send(text)
         },
         close,
         onMessage: (handle) =>

@@ -14,11 +14,14 @@ import type { ConfigFor } from './config.ts'
 import type { Service } from './lifecycle.ts'
 import { graphileLogFactory, type Logger } from './logger.ts'
 import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
-import { makePresence, type Presence } from './presence.ts'
-import { crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
+import { KEEPALIVE, makePresence, type Presence } from './presence.ts'
+import { asError, crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
 
 /** Milliseconds that mails under way have to be accepted when the worker closes; those that are not may come twice. */
 const LAST_CALL = 20_000
+
+/** So many may be silent before others have to wait for one of them to be given up. */
+const WEBHOOKS_AT_ONCE = 8
 
 /**
  * Runs the jobs that SQL adds, until it is closed; then those under way are finished first. What waits for others, for an
@@ -28,7 +31,7 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Pro
   const { databaseUrl: connectionString } = config
   const logger = new WorkerLogger(graphileLogFactory(log))
   await runMigrations({ connectionString, logger })
-  const pool = new pg.Pool({ connectionString, max: 20, application_name: 'assent worker', keepAlive: true })
+  const pool = new pg.Pool({ connectionString, max: 24, application_name: 'assent worker', keepAlive: true, options: KEEPALIVE })
   pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
   // What fails on a connection in use, its user hears; but an event that nobody heard would end the process.
   pool.on('connect', (client) => void client.on('error', () => {}))
@@ -59,7 +62,11 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Pro
       presence,
       log,
     )
-  const workers = [start(promptTasks, 2, crontab), start(mailTasks(mailer), MAILS_AT_ONCE), start(webhookTasks(config), 4)]
+  const workers = [
+    start(promptTasks, 2, crontab),
+    start(mailTasks(mailer), MAILS_AT_ONCE),
+    start(webhookTasks(config), WEBHOOKS_AT_ONCE),
+  ]
   return {
     async close() {
       await Promise.all(workers.map((worker) => worker.close()))
@@ -95,7 +102,7 @@ function keepRunning(start: (events: WorkerEvents) => Promise<Runner>, presence:
     if (!closing.signal.aborted) throw new Error('The worker has ended.')
   }
 
-  const ended = pRetry(runOnce, {
+  const ended = pRetry(() => runOnce().catch(asError), {
     retries: Number.POSITIVE_INFINITY,
     minTimeout: 500,
     maxTimeout: 5_000,

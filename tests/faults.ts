@@ -8,6 +8,7 @@ import pg from 'pg'
 import pino from 'pino'
 import { SMTPServer } from 'smtp-server'
 import { startEmbedded } from '../server/embedded.ts'
+import { MAILS_AT_ONCE } from '../server/mail.ts'
 import { migrate } from '../server/migrate.ts'
 import { setup } from '../server/setup.ts'
 import { command, type Running } from './host/process.ts'
@@ -144,6 +145,8 @@ const some = (mails: number) => until(() => mailbox.total >= mails)
 
 interface Drill {
   readonly name: string
+  /** How many mails may come twice: those that a worker had under way when it died. */
+  readonly mayComeTwice?: number
   /** Breaks something while mails are on their way. Answers the workers that still run, and when things were whole again. */
   run(first: Running): Promise<{ workers: Running[]; mendedAt: number }>
 }
@@ -159,6 +162,7 @@ const drills: Drill[] = [
   },
   {
     name: 'the worker is killed -9, and another started',
+    mayComeTwice: MAILS_AT_ONCE,
     async run(first) {
       await some(RECIPIENTS / 2)
       await first.end('SIGKILL')
@@ -167,6 +171,7 @@ const drills: Drill[] = [
   },
   {
     name: 'one of two workers is killed -9',
+    mayComeTwice: MAILS_AT_ONCE,
     async run(first) {
       const second = worker()
       await some(RECIPIENTS / 2)
@@ -201,7 +206,7 @@ const pattern = new RegExp(process.argv[2] ?? '')
 console.log('| what fails, when half of the mails are out | mails | accepted | of them twice | never | all out after |')
 console.log('|---|---:|---:|---:|---:|---:|')
 let failed = 0
-for (const { name, run } of drills.filter(({ name }) => pattern.test(name))) {
+for (const { name, run, mayComeTwice = 0 } of drills.filter(({ name }) => pattern.test(name))) {
   mailbox.accepted.clear()
   await mailbox.open()
   const first = worker()
@@ -216,11 +221,11 @@ for (const { name, run } of drills.filter(({ name }) => pattern.test(name))) {
   const twice = [...mailbox.accepted.values()].filter((times) => times > 1).length
   const never = RECIPIENTS - mailbox.accepted.size
   console.log(`| ${name} | ${RECIPIENTS} | ${mailbox.total} | ${twice} | ${never} | ${wholeAfter} s |`)
-  if (never > 0 || queued !== '0') failed++
+  if (never > 0 || queued !== '0' || twice > mayComeTwice) failed++
 }
 
 await owner.end()
 await stop()
 await rm(dataDir, { recursive: true, force: true })
-console.log(failed ? `\n${failed} drills have lost mails.` : '\nNo mail was lost.')
+console.log(failed ? `\n${failed} drills have lost mails, or sent them twice.` : '\nNo mail was lost.')
 process.exit(failed ? 1 : 0)

@@ -1,5 +1,5 @@
---! Previous: sha1:850cf79bf8faa98a8c8b5e5d724ac9fc24b7616b
---! Hash: sha1:f9b1452f90545b6ca09aec2ca5918a793b5a932a
+--! Previous: sha1:0b003f79dda2db19c4bc6bab8ac0f26bf4fe3960
+--! Hash: sha1:b2c61b3205b29663d9bb93c687028422d3e73260
 --! Message: validate credentials email check
 
 alter table app_private.credentials validate constraint credentials_email_check;

@@ -287,6 +287,21 @@ describe('a digest', () => {
     expect((await listed('admin')).map((one: Row) => one['request_id'])).toEqual([old, theirs, others, own])
   })
 
+  test('brings no news that have become pointless: what asks for a decision that is not theirs any more', async () => {
+    const [decided, reassigned, waits] = [await submitted('manager2'), await submitted('manager2'), await submitted('manager2')]
+    const news = async (request: string, kind: string) => queue({ kind, request, to: 'manager2', state: 'DIGEST' })
+    const ids = [await news(decided, 'SUBMITTED'), await news(reassigned, 'ASSIGNED'), await news(waits, 'REMINDER')]
+    const others = await queue({ kind: 'SUBMITTED', request: decided, to: 'manager', state: 'DIGEST' })
+    await stage.rows('admin2', `select * from app_public.approve_request('${decided}')`)
+    await stage.rows('admin2', `select * from app_public.assign_request('${reassigned}', '${stage.id.manager}')`)
+    const mail = await attempt(await queue({ kind: 'DIGEST', to: 'manager2' }))
+    expect(mail!['news'].map((one: Row) => one['notification_id'])).toEqual([ids[2]])
+    const states = await Promise.all([...ids, others].map(async (id) => (await kept(id))['mail_state']))
+    expect(states).toEqual(['CANCELLED', 'CANCELLED', 'DIGEST', 'DIGEST'])
+    for (const id of [reassigned, waits]) await stage.rows('admin2', `select * from app_public.approve_request('${id}')`)
+    expect(await attempt(await queue({ kind: 'DIGEST', to: 'user2' }))).toBe(null)
+  })
+
   test('has at most 20 of them, and says how many there are', async () => {
     for (let i = 0; i < 22; i++) await submitted('admin')
     const { rows } = await stage.root.query(

@@ -154,6 +154,7 @@ const executors: Record<string, Role[]> = {
   'app_private.notify(uuid)': [],
   'app_private.announce_inboxes(app_public.audit_logs)': [],
   'app_private.queue_deliveries(app_public.audit_logs)': [],
+  'app_private.origin(text)': [],
   'app_private.webhook_payload(app_public.audit_logs,text)': [],
   'app_private.delivery_lock(uuid)': [],
   'app_private.begin_delivery(uuid)': [],

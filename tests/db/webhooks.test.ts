@@ -19,7 +19,8 @@ beforeEach(async () => {
 afterAll(() => stage?.close())
 
 const NOBODY = '00000000-0000-7000-8000-000000000000'
-const URL = 'https://receiver.example.com/hook'
+const ORIGIN = 'https://receiver.example.com'
+const URL = `${ORIGIN}/hook?token=secret`
 const EVENTS = [
   'request.approved',
   'request.assigned',
@@ -104,8 +105,8 @@ describe('who may', () => {
 
   test('an admin, whoever of them has registered it', async () => {
     const { hook, id } = await queue()
-    expect((await stage.attempt('admin2', update(hook, 'is_enabled => false'), { keep: true })).code).toBe(null)
     expect((await stage.attempt('admin2', resend(id), { keep: true })).code).toBe(null)
+    expect((await stage.attempt('admin2', update(hook, 'is_enabled => false'), { keep: true })).code).toBe(null)
     const { rows } = await stage.attempt('admin2', 'select * from app_public.webhooks', { fetch: true })
     expect(rows).toEqual([
       {
@@ -115,6 +116,7 @@ describe('who may', () => {
         signing_key: expect.stringMatching(/^whsec_[\w+/]{43}=$/),
         is_enabled: false,
         failing_since: null,
+        failed_at: null,
         created_at: expect.any(String),
       },
     ])
@@ -439,7 +441,7 @@ describe('an event', () => {
         expect(row['payload']).toEqual({
           type: event,
           timestamp: at,
-          data: { audit_log_id: entry['id'], actor: person(actor), ...data() },
+          data: { audit_log_id: entry['id'], actor: person(actor), metadata: entry['metadata'], ...data() },
         })
         expect(new Date(row['payload'].timestamp)).toEqual(entry['timestamp'])
         expect(JSON.stringify(row['payload'])).not.toMatch(/@|assent\.test/)
@@ -664,7 +666,7 @@ describe('a webhook that fails', () => {
             {
               ...stage.entry('WEBHOOK_UPDATE', null, null, {
                 webhook_id: hook,
-                url: URL,
+                origin: ORIGIN,
                 is_enabled: { old: true, new: false },
                 reason,
               }),
@@ -672,6 +674,39 @@ describe('a webhook that fails', () => {
             },
           ],
     )
+  })
+
+  test('fails anew after two days in which nothing was tried', async () => {
+    const { hook, id } = await queue()
+    for (const [ago, isEnabled] of [
+      ['2 days 00:01', true],
+      ['1 day 23:59', false],
+    ] as const) {
+      await stage.root.query(
+        `update app_public.webhooks set failing_since = now() - interval '30 days', failed_at = now() - $2::interval where id = $1`,
+        [hook, ago],
+      )
+      await attempt(id)
+      await failed(id, 500, 'No')
+      expect(await webhook(hook)).toMatchObject({ is_enabled: isEnabled })
+    }
+  })
+
+  test('has its deliveries made after those of others', async () => {
+    const { hook } = await queue()
+    await register()
+    await failingFor(hook, '1 minute')
+    await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
+    await stage.tell()
+    const { rows } = await stage.root.query(
+      `select d.webhook_id = $1 as fails, j.priority from graphile_worker._private_jobs j
+       join app_public.webhook_deliveries d on d.id::text = j.payload ->> 'id' order by j.id`,
+      [hook],
+    )
+    expect(rows.slice(1).toSorted((a, b) => a.priority - b.priority)).toEqual([
+      { fails: false, priority: 0 },
+      { fails: true, priority: 1 },
+    ])
   })
 
   test('is switched off once; what is queued is cancelled, and nothing more is', async () => {
@@ -789,20 +824,20 @@ describe('sent again', () => {
     }
   })
 
-  test('of a webhook that is off it is cancelled', async () => {
+  test.each(['QUEUED', 'DELIVERED', 'FAILED', 'CANCELLED'])('of a webhook that is off it stays as it is: %s', async (state) => {
     const queued = await queue()
     const { hook, id } = queued
-    await bring('DELIVERED', queued)
+    await bring(state, queued)
     await change(hook, 'is_enabled => false')
-    await stage.rows('admin', resend(id))
-    expect(await attempt(id)).toEqual(nothing)
-    expect(await delivery(id)).toMatchObject({ state: 'CANCELLED', delivered_at: null })
+    const before = await delivery(id)
+    expect((await stage.attempt('admin', resend(id), { keep: true })).code).toBe('RQ409')
+    expect(await delivery(id)).toEqual(before)
   })
 })
 
 describe('the trail', () => {
   const entry = (action: string, hook: Row, details: Row) =>
-    stage.entry(action, 'admin', null, { webhook_id: hook['id'], url: hook['url'], ...details })
+    stage.entry(action, 'admin', null, { webhook_id: hook['id'], origin: /^https:..[^/?]+/.exec(hook['url'])![0], ...details })
 
   test('has one entry for each change of a webhook, with what has changed', async () => {
     let hook: Row = {}
@@ -820,7 +855,9 @@ describe('the trail', () => {
         events: { old: ['request.submitted'], new: ['user.created', 'user.updated'] },
       }),
     ])
-    expect(await changed(`url => 'https://elsewhere.example.com/'`)).toEqual([entry('WEBHOOK_UPDATE', hook, { old_url: URL })])
+    expect(await changed(`url => 'https://elsewhere.example.com/'`)).toEqual([
+      entry('WEBHOOK_UPDATE', hook, { origin: 'https://elsewhere.example.com', old_origin: ORIGIN }),
+    ])
     expect(hook['url']).toBe('https://elsewhere.example.com/')
     for (const same of [`url => '${hook['url']}', is_enabled => true`, 'url => null, events => null, is_enabled => null']) {
       expect(await changed(same)).toEqual([])
@@ -851,7 +888,7 @@ describe('the trail', () => {
     expect(refused).toEqual([])
   })
 
-  test('never has a key', async () => {
+  test('never has a key, nor what may be one in a URL', async () => {
     const { hook, id, key } = await queue()
     await change(hook, `url => 'https://elsewhere.example.com/', is_enabled => false`)
     await change(hook, 'is_enabled => true')
@@ -869,6 +906,10 @@ describe('the trail', () => {
       'WEBHOOK_UPDATE',
       'WEBHOOK_UPDATE',
     ])
-    expect(rows.filter((row) => row.entry.includes(key.slice(6, 20)) || row.entry.includes('signing_key'))).toEqual([])
+    expect(
+      rows.filter(
+        (row) => row.entry.includes(key.slice(6, 20)) || row.entry.includes('signing_key') || row.entry.includes('token'),
+      ),
+    ).toEqual([])
   })
 })

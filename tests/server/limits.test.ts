@@ -296,6 +296,20 @@ describe('bodies', () => {
     expect(pair.body.data.createRequest.request.title).toBe('😀')
   })
 
+  test.each([1_000, 1_999, 3_000, 100_000])('of a document with %d brackets in each other', async (n) => {
+    expectBadRequest(await api.graphql(`{ request(id: ${'['.repeat(n)}) { id } }`, {}, 'user'))
+    expectBadRequest(await api.graphql(`{ request(id: ${'['.repeat(n)}${']'.repeat(n)}) { id } }`, {}, 'user'))
+  })
+
+  test.each([
+    'subscription { inboxChanged @skip(if: true) { totalCount } }',
+    'subscription ($if: Boolean!) { inboxChanged @include(if: $if) { totalCount } }',
+    'subscription { ...F @skip(if: true) } fragment F on Subscription { inboxChanged { totalCount } }',
+    'subscription { ...F } fragment F on Subscription { ... @include(if: false) { inboxChanged { totalCount } } }',
+  ])('of a subscription with a condition: %s', async (query) => {
+    expectBadRequest(await api.graphql(query, { if: false }, 'user', { accept: 'text/event-stream' }))
+  })
+
   test('of very long strings, deep nesting and odd keys', async () => {
     const long = 'x'.repeat(900_000)
     const calls: [string, object, string][] = [

@@ -160,6 +160,7 @@ describe('requestUpdated', () => {
         return (await notifier.query(waiting)).rows.length > 0
       })
       for (let i = 0; i < 50; i++) await announce()
+      await sleep(500) // They are heard.
     } finally {
       await holder.query('rollback')
     }
@@ -441,6 +442,12 @@ describe('server-sent events', () => {
     await until(() => text().includes('event'))
     const request = { id, title: 'Line\nbreaks\r\nare data', status: 'DRAFT', version: 2 }
     expect(text()).toBe(`:\n\nevent: next\ndata: ${JSON.stringify({ data: { requestUpdated: { request } } })}\n\n`)
+  })
+
+  test('are for pages of ours alone', async () => {
+    const origin = { origin: 'https://evil.example.com' }
+    expect((await stream(api, INBOX, {}, { ...bearer(api.token('user')), ...origin })).res.statusCode).toBe(403)
+    expect((await stream(api, INBOX, {}, { ...bearer(api.token('user')), origin: api.url })).res.statusCode).toBe(200)
   })
 
   test('are understood by the client of graphql-sse', async () => {

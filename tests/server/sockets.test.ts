@@ -9,6 +9,7 @@ import { toClientError } from '../../server/errors.ts'
 import { makeTokens } from '../../server/identity.ts'
 import type { Live } from '../../server/live.ts'
 import { makeSubscribers } from '../../server/subscribers.ts'
+import { makeNews } from '../../server/subscriptions.ts'
 import { openPool } from '../../server/transaction.ts'
 import {
   deadToken,
@@ -270,6 +271,19 @@ describe('limits', () => {
     expect((await socket.closed)[0]).toBe(1006)
   })
 
+  test('an answer of more than a megabyte reaches who reads', async () => {
+    const requestId = await newRequest(api)
+    const input = { requestId, description: '\u{1d518}'.repeat(10_000) }
+    await api.data(mutation('updateRequest'), { input }, 'user')
+    const fields = Array.from({ length: 10 }, (_, i) => `r${i}: request(id: $id) { a: description b: description }`)
+    const socket = await connect(api, 'user')
+    for (let i = 0; i < 3; i++) {
+      const data = await socket.start(`query ($id: UUID!) { ${fields.join(' ')} }`, { id: requestId }).data()
+      expect(JSON.stringify(data).length).toBeGreaterThan(300_000)
+    }
+    expect(socket.isOpen).toBe(true)
+  })
+
   test('who pings and does not read the answers is cut off, before they have grown to much', async () => {
     const socket = await connect(api, 'user')
     socket.ws.pause()
@@ -384,6 +398,44 @@ describe('a session that ends closes its sockets, and those of no other', () => 
     })
     expect(await Promise.all(outcomes)).toEqual(Array(12).fill([4401, 'Unauthorized']))
   })
+})
+
+test('what a subscriber has begun ends when it leaves, whoever else has lost sight of it, and is at most 20', async () => {
+  const { id } = await api.person()
+  const { rows } = await owner.query('select session_secret from app_private.open_session($1, false, null)', [id])
+  const caller = { session: rows[0].session_secret as string, ip: '', userAgent: null, byCookie: false }
+  const pool = openPool(api.db.urls.auth, 1, pino({ level: 'silent' }))
+  const explain = (error: unknown) => toClientError(error, pino({ level: 'silent' }))
+  const listening = new Set<string>()
+  let n = 0
+  const live: Live = {
+    async open() {},
+    on(topic) {
+      const one = `${topic} ${n++}`
+      listening.add(one)
+      return () => listening.delete(one)
+    },
+    async close() {},
+  }
+  const subscribers = makeSubscribers(live, pool, explain)
+  const subscriber = subscribers.enter(() => {})
+  await subscriber.admit(caller)
+  const before = listening.size
+  const news = makeNews({ live, pool, explain }, caller, subscriber)
+  const request = await newRequest(api)
+  for (let i = 0; i < 10; i++) {
+    await news.subscribe('inbox')
+    await news.subscribe(`request ${request}`)
+  }
+  expect(listening.size).toBe(before + 20)
+  await expect(news.subscribe('notification')).rejects.toMatchObject({ code: 'RATE_LIMITED' })
+  subscriber.leave()
+  expect(listening.size).toBe(0)
+  // What was being begun when it left.
+  await expect(((await news.subscribe('inbox')) as AsyncIterator<unknown>).next()).resolves.toMatchObject({ done: true })
+  expect(listening.size).toBe(0)
+  subscribers.close()
+  await pool.end()
 })
 
 test('a session that ends after it was asked for, and before its end is listened for, lets nobody in', async () => {

@@ -368,8 +368,11 @@ describe('what fails is seen', () => {
     const expected = ['notify', 'send_mail'].flatMap((task) =>
       Object.keys(states).map((state, i) => `task="${task}",state="${state}" ${i + 1}`),
     )
+    await sleep(1_000) // So long nothing is counted anew.
     expect(await read()).toEqual([...expected, refused].toSorted())
     await all('delete from graphile_worker._private_jobs')
+    expect(await read()).toEqual([...expected, refused].toSorted())
+    await sleep(1_000)
     expect(await read()).toEqual([refused])
     await api.stop()
   })
