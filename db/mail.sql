@@ -85,14 +85,14 @@ as $$
     'waiting_count', (
       select count(*) from (select from app_hidden.request_deciders d where d.user_id = of_user_id limit 1000) w),
     'news', coalesce((
-      select jsonb_agg(jsonb_build_object('notification_id', w.id, 'headline', w.headline, 'request_id', w.request_id, 'title', w.title) order by w.id)
+      select jsonb_agg(jsonb_build_object('notification_id', w.id, 'headline', w.headline, 'request_id', w.request_id, 'title', w.title) order by w.created_at, w.id)
       from (
-        select n.id, k.headline, n.request_id, r.title
+        select n.id, n.created_at, k.headline, n.request_id, r.title
         from app_public.notifications n
         join app_public.notification_kinds k on k.kind = n.kind
         left join app_public.requests r on r.id = n.request_id
         where n.recipient_id = of_user_id and n.mail_state = 'DIGEST'
-        order by n.id
+        order by n.created_at, n.id
         limit 100
       ) w), '[]'))
 $$;

@@ -1,5 +1,5 @@
 --! Previous: sha1:0a6b346dbdf3fe4e267dec0a2982d6517103d9a3
---! Hash: sha1:0b003f79dda2db19c4bc6bab8ac0f26bf4fe3960
+--! Hash: sha1:be2b1db0f0033d63e86643161e769f3dae4e9666
 --! Message: notifications, webhooks and live news
 
 -- The trail's actions say which of them are told.
@@ -1100,14 +1100,14 @@ as $$
     'waiting_count', (
       select count(*) from (select from app_hidden.request_deciders d where d.user_id = of_user_id limit 1000) w),
     'news', coalesce((
-      select jsonb_agg(jsonb_build_object('notification_id', w.id, 'headline', w.headline, 'request_id', w.request_id, 'title', w.title) order by w.id)
+      select jsonb_agg(jsonb_build_object('notification_id', w.id, 'headline', w.headline, 'request_id', w.request_id, 'title', w.title) order by w.created_at, w.id)
       from (
-        select n.id, k.headline, n.request_id, r.title
+        select n.id, n.created_at, k.headline, n.request_id, r.title
         from app_public.notifications n
         join app_public.notification_kinds k on k.kind = n.kind
         left join app_public.requests r on r.id = n.request_id
         where n.recipient_id = of_user_id and n.mail_state = 'DIGEST'
-        order by n.id
+        order by n.created_at, n.id
         limit 100
       ) w), '[]'))
 $$;

@@ -1,5 +1,5 @@
---! Previous: sha1:0b003f79dda2db19c4bc6bab8ac0f26bf4fe3960
---! Hash: sha1:b2c61b3205b29663d9bb93c687028422d3e73260
+--! Previous: sha1:be2b1db0f0033d63e86643161e769f3dae4e9666
+--! Hash: sha1:4ccf7f67e7f0f4b1dad85732ecd2f078919b8256
 --! Message: validate credentials email check
 
 alter table app_private.credentials validate constraint credentials_email_check;

@@ -85,7 +85,7 @@ async function endWhileMailIsUnderWay() {
     const seconds = (performance.now() - since) / 1000
     const { rows } = await client.query(
       `select n.mail_state as state, n.mail_attempts as attempts, j.attempts as tried, j.locked_at
-       from app_public.notifications n join graphile_worker.jobs j on true`,
+       from app_public.notifications n join graphile_worker.jobs j on j.task_identifier = 'send_mail'`,
     )
     return { seconds, rows }
   } finally {
