@@ -41,7 +41,10 @@ export default defineConfig(
   },
   { files: ['server/config.ts'], rules: { 'no-restricted-properties': 'off' } },
   // What a person at a terminal reads: the banner, and why a command failed.
-  { files: ['server/main.js', 'server/commands.ts', 'server/start.ts', 'server/dev.ts'], rules: { 'no-console': 'off' } },
+  {
+    files: ['server/main.js', 'server/commands.ts', 'server/setup/start.ts', 'server/setup/dev.ts'],
+    rules: { 'no-console': 'off' },
+  },
   // These start other processes, and look into answers of any form.
   {
     files: ['tests/**', 'bench/**'],

@@ -4,7 +4,7 @@ const project = {
   testEnvironment: 'node',
   testMatch: ['<rootDir>/tests/**/*.test.ts'],
   extensionsToTreatAsEsm: ['.ts'],
-  transform: { '\\.ts$': '<rootDir>/tests/strip-types.js' },
+  transform: { '\\.ts$': '<rootDir>/tests/harness/strip-types.js' },
 }
 const database = {
   ...project,
@@ -15,8 +15,8 @@ export default {
   testTimeout: 30_000,
   // One worker a core: much of the time goes into waiting for hashes and locks.
   maxWorkers: '100%',
-  globalSetup: './tests/postgres.ts',
-  globalTeardown: './tests/postgres.teardown.ts',
+  globalSetup: './tests/harness/postgres.ts',
+  globalTeardown: './tests/harness/postgres.teardown.ts',
   projects: [
     { ...database, displayName: 'PostgreSQL 18', globals: { POSTGRES: 18 } },
     { ...database, displayName: 'PostgreSQL 15', globals: { POSTGRES: 15 } },

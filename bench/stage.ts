@@ -8,10 +8,10 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import pino from 'pino'
-import { startEmbedded } from '../server/embedded.ts'
-import { makeTokens } from '../server/identity.ts'
-import { applyCurrent } from '../server/migrate.ts'
-import { setup } from '../server/setup.ts'
+import { startEmbedded } from '../server/setup/embedded/postgres.ts'
+import { makeTokens } from '../server/http/identity.ts'
+import { applyCurrent } from '../server/setup/migrate.ts'
+import { setup } from '../server/setup/roles.ts'
 
 export const PORT = 5699
 const SAMPLE = 50

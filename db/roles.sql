@@ -11,7 +11,7 @@ declare
   v_authenticator text := current_setting('assent.authenticator');
 begin
   -- What a request may be run as. Membership is not inheritance: no role here is a member of another, so that each
-  -- meets its own row-level security policies and no others (see policies.sql).
+  -- meets its own row-level security policies and no others (see rules/visibility.sql).
   foreach v_role in array array['assent_anonymous', 'assent_user', 'assent_manager', 'assent_admin', 'assent_auditor'] loop
     if not exists (select from pg_roles where rolname = v_role) then
       execute format('create role %I nologin', v_role);

@@ -1,37 +1,37 @@
 import { loadConfig, startedByNpm, StartError, type Command } from './config.ts'
 import { makeLogger } from './logger.ts'
-import { runUntil } from './lifecycle.ts'
+import { runUntil } from './run-until.ts'
 
 /** The commands of package.json. Each imports only what it runs: a process keeps what it has once loaded. */
 const commands = {
   async start(signal: AbortSignal) {
     const { config, log } = prepare('start')
-    const { start } = await import('./start.ts')
+    const { start } = await import('./setup/start.ts')
     await start(config, log, signal)
   },
 
   async dev(signal: AbortSignal) {
     const { config, log } = prepare('start')
-    const { dev } = await import('./dev.ts')
+    const { dev } = await import('./setup/dev.ts')
     await dev(config, log, signal)
   },
 
   async setup() {
     const { config, log } = prepare('setup')
-    const { setup } = await import('./setup.ts')
+    const { setup } = await import('./setup/roles.ts')
     await setup(config)
     log.info('The roles and the database are set up.')
   },
 
   async migrate() {
     const { config, log } = prepare('migrate')
-    const { migrate } = await import('./migrate.ts')
+    const { migrate } = await import('./setup/migrate.ts')
     await migrate(config, log)
   },
 
   async server(signal: AbortSignal) {
     const { config, log } = prepare('server')
-    const { startServer } = await import('./app.ts')
+    const { startServer } = await import('./server.ts')
     await runUntil(signal, log, [
       async () => {
         const api = await startServer(config, log)
@@ -43,20 +43,20 @@ const commands = {
 
   async 'create-admin'() {
     const { config, log } = prepare('create-admin')
-    const { createAdmin } = await import('./create-admin.ts')
+    const { createAdmin } = await import('./setup/create-admin.ts')
     const email = await createAdmin(config, process.argv.slice(3))
     log.info(`${email} is an admin.`)
   },
 
   async 'preview-mails'() {
     const { config } = prepare('preview-mails')
-    const { previewMails } = await import('./preview-mails.ts')
+    const { previewMails } = await import('./jobs/preview.ts')
     console.log(`The mails are in ${await previewMails(config)}.`)
   },
 
   async worker(signal: AbortSignal) {
     const { config, log } = prepare('worker')
-    const { startWorker } = await import('./worker.ts')
+    const { startWorker } = await import('./jobs/worker.ts')
     await runUntil(signal, log, [
       async () => {
         const worker = await startWorker(config, log)

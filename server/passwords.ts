@@ -4,8 +4,8 @@ import { createRequire } from 'node:module'
 import type { Pool } from 'pg'
 import type { PgClientQuery } from 'postgraphile/@dataplan/pg'
 import { ClientError } from './errors.ts'
-import type { Identity } from './identity.ts'
-import { asCaller, type Ask } from './transaction.ts'
+import type { Identity } from './http/identity.ts'
+import { asCaller, type Ask } from './sql/as-caller.ts'
 
 const MIN_LENGTH = 12
 
@@ -31,7 +31,7 @@ export async function weaknessOf(password: unknown): Promise<string | null> {
   return null
 }
 
-/** What is sent in a password's place: app_private.password_digest in db/users.sql says why. */
+/** What is sent in a password's place: app_private.password_digest in db/tables/people.sql says why. */
 export const passwordDigest = (password: string): string => createHash('sha256').update(`assent:${password}`).digest('base64')
 
 export interface Session {
@@ -53,7 +53,7 @@ function refuseRetry(retryAfter: number | null): void {
 }
 
 /**
- * What takes a password, by db/login.sql: an attempt is counted in a transaction of its own before the slow hash.
+ * What takes a password, by db/rules/login.sql: an attempt is counted in a transaction of its own before the slow hash.
  * What hashes is asked on `slowPool`: a burst of it would drain the API's.
  */
 export function makePasswords(pool: Pool, slowPool: Pool) {

@@ -2,8 +2,8 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
-import { startEmbedded, type Embedded } from '../../server/embedded.ts'
-import { command, Running } from './process.ts'
+import { startEmbedded, type Embedded } from '../../server/setup/embedded/postgres.ts'
+import { command, Running } from '../harness/process.ts'
 
 // A server of the operator's own, and names and passwords that need quoting everywhere.
 let dataDir: string

@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { command, type Running } from './process.ts'
+import { command, type Running } from '../harness/process.ts'
 
 // The README's tour, run as it is written: its commands by a shell, their output compared with what the page shows.
 

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseEnv } from 'node:util'
 import pg from 'pg'
-import { command, Running } from './process.ts'
+import { command, Running } from '../harness/process.ts'
 
 const ready = /GraphQL +(http:\S+)\/graphql[^]*psql/
 let dataDir: string

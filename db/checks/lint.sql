@@ -1,0 +1,157 @@
+-- Faults that the catalog shows: one section a lint, one row a fault, no rows when all is well. Run as the owner.
+
+set search_path to pg_catalog;
+
+with schemas as (
+  select oid, nspname, nspowner, nspacl from pg_namespace where nspname in ('app_public', 'app_hidden', 'app_private', 'audit')
+),
+owner as (
+  select datdba as oid from pg_database where datname = current_database()
+),
+from_extensions as (
+  select classid, objid from pg_depend where deptype = 'e'
+),
+relations as (
+  select oid::regclass::text as name, c.* from pg_class c where relnamespace in (select oid from schemas)
+    and ('pg_class'::regclass, oid) not in (select classid, objid from from_extensions)
+),
+tables as (
+  select * from relations where relkind in ('r', 'p')
+),
+columns as (
+  select r.name || '.' || attname as name, a.*, relkind, relacl, relowner from relations r join pg_attribute a on attrelid = r.oid
+  where relkind in ('r', 'p', 'v', 'm') and attnum > 0 and not attisdropped
+),
+routines as (
+  select oid::regprocedure::text as name, p.* from pg_proc p where pronamespace in (select oid from schemas)
+    and ('pg_proc'::regclass, oid) not in (select classid, objid from from_extensions)
+),
+policies as (
+  select polname || ' on ' || t.name as name, concat_ws(' and ', pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)) as condition
+  from pg_policy join tables t on t.oid = polrelid
+),
+-- What is granted to others than the owner, on whole relations and on columns.
+relation_grants as (
+  select name, (aclexplode(relacl)).*, relowner as owner from relations where relkind <> 'i'
+  union all
+  select name, (aclexplode(attacl)).*, relowner from columns
+),
+roles as (
+  select * from pg_roles where rolname like 'assent\_%'
+)
+
+-- Who may see a row is decided by policies, for the owner and the owner's functions too.
+select 'rls_not_forced' as lint, name as object, 'enable and force row level security' as detail
+from tables where not relrowsecurity or (not relforcerowsecurity and name <> 'app_public.requests') -- see rules/visibility.sql
+
+-- Row-level security without a policy shows nothing to anybody: surely not what was meant.
+union all
+select 'no_policy', name, 'has no policy'
+from tables where oid not in (select polrelid from pg_policy)
+
+-- Outside a sub-select a function runs for each row: 70 times slower on a large table.
+union all
+select 'policy_calls_for_each_row', name, condition
+from policies
+where regexp_replace(condition, 'SELECT \w+\.\w+\((''[^'']*''::text)?\) AS \w+', '', 'g') ~ '\m(app_\w+|audit)\.\w+\('
+
+-- An enum's operators are not leakproof: under row-level security a filter by it uses no index. Use a lookup table.
+union all
+select 'enum', name, 'is of type ' || atttypid::regtype
+from columns where atttypid in (select oid from pg_type where typtype = 'e') or atttypid in (select typarray from pg_type where typtype = 'e')
+
+-- A definer function that resolves names by the caller's search_path runs the caller's objects as the owner.
+union all
+select 'definer_search_path', name, 'set search_path to pg_catalog, pg_temp'
+from routines where prosecdef and not coalesce(proconfig @> '{"search_path=pg_catalog, pg_temp"}', false)
+
+-- Each grant is spelt out.
+union all
+select 'public_execute', name, 'can be executed by PUBLIC'
+from routines where exists (select from aclexplode(coalesce(proacl, acldefault('f', proowner))) where grantee = 0)
+
+-- A function that writes must be volatile: the planner may skip, repeat or reorder the others.
+union all
+select 'stable_but_writes', name, 'is not volatile'
+from routines
+where provolatile <> 'v'
+  and regexp_replace(prosrc, '--[^\n]*', '', 'g') ~* '\m(insert\s+into|delete\s+from|update\s+\S+(\s+\w+)?\s+set|set_config\s*\(|for\s+(no\s+key\s+)?update)'
+
+-- Nobody writes but the owner's functions; and what PUBLIC may do, anonymous callers may do.
+union all
+select 'grant_other_than_select', name, privilege_type || ' to ' || case grantee when 0 then 'PUBLIC' else grantee::regrole::text end
+from relation_grants where grantee <> owner and (privilege_type <> 'SELECT' or grantee = 0)
+
+-- Secrets are behind a door that no caller opens, and nobody adds objects to any schema.
+union all
+select 'schema_grant', nspname, privilege_type || ' to ' || case grantee when 0 then 'PUBLIC' else grantee::regrole::text end
+from schemas, aclexplode(nspacl)
+where grantee <> nspowner and (privilege_type <> 'USAGE' or grantee = 0 or nspname = 'app_private')
+
+-- A view reads with its owner's rights unless told otherwise: all rows. These are meant to.
+union all
+select 'view_as_owner', name, 'has no security_invoker'
+from relations
+where relkind in ('v', 'm')
+  and not coalesce(reloptions && '{security_invoker=true,security_invoker=on}', false)
+  and relnamespace <> 'audit'::regnamespace -- for auditors, who may see everything
+  and name <> 'app_hidden.deciders' -- who can decide is no secret, see rules/lifecycle.sql
+  and name <> 'app_public.undelivered_mails' -- asks for a permission in each row's stead, see rules/mails.sql
+
+-- Whoever owns an object is above its grants and policies.
+union all
+select 'foreign_owner', name, 'belongs to ' || object_owner::regrole
+from (
+  select nspname::text, nspowner from schemas
+  union all select name, relowner from relations
+  union all select name, proowner from routines
+) o (name, object_owner)
+where object_owner not in (select oid from owner)
+
+-- A role that is above row-level security, or becomes the owner, is no role for a request.
+union all
+select 'privileged_role', rolname, 'is a superuser, may bypass row-level security, create roles or databases, or become the owner'
+from roles
+where rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication
+  or (oid not in (select oid from owner) and pg_has_role(oid, (select oid from owner), 'member'))
+
+-- Removing or changing a row looks for those that point at it.
+union all
+select 'foreign_key_without_index', conrelid::regclass::text, conname
+from pg_constraint f
+where contype = 'f' and conrelid in (select oid from tables) and not exists (
+  select from pg_index i
+  where indrelid = conrelid and indpred is null and indisvalid
+    and (indkey::smallint[])[0:least(cardinality(conkey), indnkeyatts) - 1] @> conkey -- what is merely included comes after the keys
+)
+
+-- What becomes of the rows that point at a removed one is a decision.
+union all
+select 'foreign_key_without_on_delete', conrelid::regclass::text, conname
+from pg_constraint where contype = 'f' and conrelid in (select oid from tables) and confdeltype = 'a'
+
+-- A generated name changes with the order of the constraints.
+union all
+select 'unnamed_check', conrelid::regclass::text, conname
+from pg_constraint join tables t on t.oid = conrelid
+where contype = 'c' and (conname ~ '_check\d+$' or conname = left(relname, 57) || '_check')
+
+-- Comments are the API's documentation, and a constraint's is the message of its violation.
+union all
+select 'no_comment', object, 'has no comment'
+from (
+  select 'schema ' || nspname, obj_description(oid, 'pg_namespace') from schemas
+  union all select name, obj_description(oid, 'pg_class') from relations where relkind in ('r', 'p', 'v', 'm')
+  union all select name, col_description(attrelid, attnum) from columns where relkind in ('r', 'p')
+  union all select name, obj_description(oid, 'pg_proc') from routines
+  union all select format('%s on %s', conname, conrelid::regclass), obj_description(oid, 'pg_constraint')
+    from pg_constraint where contype = 'c' and conrelid in (select oid from tables)
+) o (object, comment)
+where coalesce(regexp_replace(comment, '^(@\S+[^\n]*\n?)+', ''), '') = '' -- smart tags describe nothing
+
+-- Without its time zone a time means another in every session.
+union all
+select 'timestamp_without_time_zone', name, 'use timestamptz'
+from columns where atttypid in ('timestamp'::regtype, 'timestamp[]'::regtype)
+
+order by lint, object, detail;

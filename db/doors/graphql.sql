@@ -1,0 +1,246 @@
+-- The API: what PostGraphile shows beside the tables. Each function runs as the caller, so that row-level security
+-- decides what exists for them; everything after that is transition()'s (rules/lifecycle.sql).
+
+create or replace function app_hidden.visible_request(request_id uuid)
+  returns app_public.requests
+  language plpgsql
+  volatile -- Sees what the same statement has created just before; a stable function would not.
+as $$
+declare
+  v_request app_public.requests;
+begin
+  select * into v_request from app_public.requests r where r.id = request_id;
+  return v_request;
+end
+$$;
+comment on function app_hidden.visible_request(uuid) is 'The request as the caller may see it, or nulls.';
+grant execute on function app_hidden.visible_request(uuid) to assent_user, assent_manager, assent_admin;
+
+-- "Left out" must differ from null in an edit, and from every value that a caller could send.
+create or replace function app_hidden.left_out()
+  returns uuid
+  language sql
+  stable
+as $$
+  select md5(pg_backend_pid() || transaction_timestamp()::text)::uuid
+$$;
+comment on function app_hidden.left_out() is
+  'The default of arguments that may be left out: a value of this transaction alone, which nobody can know before it.';
+
+create or replace function app_hidden.given(field text, value text)
+  returns jsonb
+  language sql
+  stable
+as $$
+  select case when value is not distinct from app_hidden.left_out()::text then '{}' else jsonb_build_object(field, value) end
+$$;
+comment on function app_hidden.given(text, text) is 'The field as a change, or no change when the caller left it out.';
+create or replace function app_hidden.given(field text, value uuid)
+  returns jsonb
+  language sql
+  stable
+as $$
+  select case when value is not distinct from app_hidden.left_out() then '{}' else jsonb_build_object(field, value) end
+$$;
+comment on function app_hidden.given(text, uuid) is 'The field as a change, or no change when the caller left it out.';
+grant execute on function app_hidden.left_out(), app_hidden.given(text, text), app_hidden.given(text, uuid)
+  to assent_user, assent_manager, assent_admin;
+
+-- Mutations --------------------------------------------------------------------------------------------------------
+
+create or replace function app_public.create_request(title text, description text default null, assigned_to_id uuid default null)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(null, 'CREATE', null,
+    jsonb_build_object('title', title, 'description', description, 'assigned_to_id', assigned_to_id))
+$$;
+comment on function app_public.create_request(text, text, uuid) is
+  'Creates a request, as a draft. VALIDATION_FAILED: the title is blank or too long, the description too long, or the assignee no active manager or admin other than oneself.';
+
+create or replace function app_public.update_request(
+  request_id uuid,
+  title text default app_hidden.left_out()::text,
+  description text default app_hidden.left_out()::text,
+  assigned_to_id uuid default app_hidden.left_out(),
+  version integer default null
+)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'UPDATE', version,
+    app_hidden.given('title', title) || app_hidden.given('description', description) || app_hidden.given('assigned_to_id', assigned_to_id))
+$$;
+comment on function app_public.update_request(uuid, text, text, uuid, integer) is
+  'Edits a draft of one''s own. What is left out stays as it is; null clears description and assignedToId.';
+
+create or replace function app_public.delete_request(request_id uuid, version integer default null)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'DELETE', version)
+$$;
+comment on function app_public.delete_request(uuid, integer) is
+  'Deletes a draft of one''s own. Admins still see it, and so does the audit trail.';
+
+create or replace function app_public.submit_request(request_id uuid, version integer default null)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'SUBMIT', version)
+$$;
+comment on function app_public.submit_request(uuid, integer) is 'Submits a draft of one''s own for decision. It can no longer be edited.';
+
+create or replace function app_public.approve_request(request_id uuid, comment text default null, version integer default null)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'APPROVE', version, jsonb_build_object('review_comment', comment))
+$$;
+comment on function app_public.approve_request(uuid, text, integer) is
+  'Approves a submitted request, for good. Of two decisions at once the second gets INVALID_TRANSITION.';
+
+create or replace function app_public.reject_request(request_id uuid, comment text default null, version integer default null)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'REJECT', version, jsonb_build_object('review_comment', comment))
+$$;
+comment on function app_public.reject_request(uuid, text, integer) is
+  'Rejects a submitted request, for good. VALIDATION_FAILED without a comment.';
+
+create or replace function app_public.assign_request(
+  request_id uuid,
+  assigned_to_id uuid default app_hidden.left_out(),
+  version integer default null
+)
+  returns app_public.requests
+  language sql
+  volatile
+as $$
+  select app_hidden.transition(app_hidden.visible_request(request_id), 'ASSIGN', version, app_hidden.given('assigned_to_id', assigned_to_id))
+$$;
+comment on function app_public.assign_request(uuid, uuid, integer) is
+  'Assigns a submitted request to one manager or admin, or by null to none in particular.';
+
+grant execute on function
+  app_public.create_request(text, text, uuid),
+  app_public.update_request(uuid, text, text, uuid, integer),
+  app_public.delete_request(uuid, integer),
+  app_public.submit_request(uuid, integer),
+  app_public.approve_request(uuid, text, integer),
+  app_public.reject_request(uuid, text, integer),
+  app_public.assign_request(uuid, uuid, integer)
+  to assent_user, assent_manager, assent_admin;
+
+create or replace function app_public.update_user(
+  user_id uuid,
+  name text default app_hidden.left_out()::text,
+  role text default app_hidden.left_out()::text
+)
+  returns app_public.users
+  language sql
+  volatile
+as $$
+  select app_hidden.change_user(app_hidden.visible_user(user_id), app_hidden.given('name', name) || app_hidden.given('role', role))
+$$;
+comment on function app_public.update_user(uuid, text, text) is
+  'Renames somebody or changes their role, for admins; it holds from their next request on. What is left out stays as it is. INVALID_TRANSITION: it is the last active admin.';
+
+create or replace function app_public.deactivate_user(user_id uuid)
+  returns app_public.users
+  language sql
+  volatile
+as $$
+  select app_hidden.change_user(app_hidden.visible_user(user_id), '{"is_deleted": true}')
+$$;
+comment on function app_public.deactivate_user(uuid) is
+  'Deactivates somebody, for admins: their sessions end, what they did keeps their name, and what was assigned to them any manager can decide. INVALID_TRANSITION: it is the last active admin.';
+
+create or replace function app_public.reactivate_user(user_id uuid)
+  returns app_public.users
+  language sql
+  volatile
+as $$
+  select app_hidden.change_user(app_hidden.visible_user(user_id), '{"is_deleted": false}')
+$$;
+comment on function app_public.reactivate_user(uuid) is 'Lets somebody in again, for admins.';
+
+grant execute on function
+  app_public.update_user(uuid, text, text), app_public.deactivate_user(uuid), app_public.reactivate_user(uuid)
+  to assent_user, assent_manager, assent_admin;
+
+-- Queries ----------------------------------------------------------------------------------------------------------
+
+create or replace function app_public.get_current_user()
+  returns app_public.users
+  language sql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+  select u.* from app_public.users u where u.id = app_hidden.current_user_id()
+$$;
+comment on function app_public.get_current_user() is E'@name currentUser\nWho is asking; null without credentials.';
+grant execute on function app_public.get_current_user() to assent_anonymous, assent_user, assent_manager, assent_admin;
+
+create or replace function app_public.requests_awaiting_my_decision()
+  returns setof app_public.requests
+  language sql
+  stable
+as $$
+  select (d.request).*
+  from app_hidden.request_deciders d
+  where d.user_id = (select app_hidden.current_user_id())
+$$;
+comment on function app_public.requests_awaiting_my_decision() is
+  E'@behavior +filter +order +condition\n@defaultOrderBy SUBMITTED_AT_ASC PRIMARY_KEY_ASC\nAll that the caller can decide now, oldest first.';
+grant execute on function app_public.requests_awaiting_my_decision() to assent_user, assent_manager, assent_admin;
+
+-- Computed fields --------------------------------------------------------------------------------------------------
+
+create or replace function app_public.requests_available_actions(r app_public.requests)
+  returns text[]
+  language sql
+  stable
+as $$
+  select coalesce(array_agg(t.action order by t.action), '{}')
+  from app_public.request_transitions t
+  where t.from_status = r.status and not r.is_deleted and t.who = any ((select app_hidden.my_parties(r))::text[])
+$$;
+comment on function app_public.requests_available_actions(app_public.requests) is
+  'What the caller may do with the request now: of UPDATE DELETE SUBMIT APPROVE REJECT ASSIGN.';
+grant execute on function app_public.requests_available_actions(app_public.requests) to assent_user, assent_manager, assent_admin;
+
+create or replace function app_public.users_email(u app_public.users)
+  returns text
+  language sql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+  select c.email
+  from app_private.credentials c
+  -- To make up an id is not enough: who has seen the person also knows, to the microsecond, when they were added.
+  join app_public.users seen on seen.id = c.user_id and seen.created_at = u.created_at
+  where c.user_id = u.id
+    and (u.id = (select app_hidden.current_user_id()) or (select app_hidden.has_permission('user.read_email')))
+$$;
+comment on function app_public.users_email(app_public.users) is 'The address the person logs in with; null where the caller may not see it.';
+
+create or replace function app_public.users_permissions(u app_public.users)
+  returns text[]
+  language sql
+  stable
+as $$
+  select array(select p.permission from app_hidden.effective_permissions p where p.role = u.role order by p.permission)
+$$;
+comment on function app_public.users_permissions(app_public.users) is 'What the person''s role allows, the inherited permissions included.';
+grant execute on function app_public.users_email(app_public.users), app_public.users_permissions(app_public.users)
+  to assent_anonymous, assent_user, assent_manager, assent_admin;

@@ -1,0 +1,99 @@
+-- Live news: what has changed is announced by NOTIFY, as ids alone and by person, because NOTIFY knows no row-level security;
+-- the server's subscribers read it as whom they are (server/live/listener.ts). One channel, "assent", whose payloads are
+--
+--   request <id>                    the request has changed
+--   inbox <user id>                 what awaits this person's decision has changed
+--   notification <user id> <id>     this person was told something
+--   session <id>                    the session has ended
+
+create or replace function app_private.tg_requests__announce()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  perform pg_notify('assent', 'request ' || new.id);
+  return null;
+end
+$$;
+comment on function app_private.tg_requests__announce() is 'Announces that a request has changed. Of a new one nobody knows the id yet.';
+
+create or replace trigger _950_announce
+  after update on app_public.requests
+  for each row execute function app_private.tg_requests__announce();
+
+create or replace function app_private.tg_notifications__announce()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if exists (select from app_public.notification_kinds k where k.kind = new.kind and k.is_shown) then
+    perform pg_notify('assent', format('notification %s %s', new.recipient_id, new.id));
+  end if;
+  return null;
+end
+$$;
+comment on function app_private.tg_notifications__announce() is 'Announces a new notification to its recipient.';
+
+create or replace trigger _950_announce
+  after insert on app_public.notifications
+  for each row execute function app_private.tg_notifications__announce();
+
+create or replace function app_private.tg_sessions__announce()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  perform pg_notify('assent', 'session ' || new.id);
+  return null;
+end
+$$;
+comment on function app_private.tg_sessions__announce() is 'Announces the end of a session, so that what is open under it is closed.';
+
+create or replace trigger _950_announce
+  after update of revoked_at on app_private.sessions
+  for each row when (old.revoked_at is null and new.revoked_at is not null)
+  execute function app_private.tg_sessions__announce();
+
+create or replace function app_private.announce_inboxes(entry app_public.audit_logs)
+  returns void
+  language sql
+  volatile
+as $$
+  -- Whoever could decide it before or can now: under its assignee then, and under that of today.
+  select pg_notify('assent', 'inbox ' || d.user_id)
+  from app_public.requests r
+  cross join lateral (select distinct a.id from unnest(array[r.assigned_to_id, case when entry.action = 'ASSIGN' then (entry.metadata -> 'assigned_to_id' ->> 'old')::uuid else r.assigned_to_id end]) a (id)) assigned
+  left join app_hidden.deciders assignee on assignee.user_id = assigned.id
+  join app_hidden.deciders d on app_hidden.can_decide(r.creator_id, assignee.user_id, d.user_id, d.decides_any)
+  where r.id = entry.request_id and entry.action in ('SUBMIT', 'APPROVE', 'REJECT', 'ASSIGN');
+  -- Who comes to decide, or ceases to; and everybody, if what is assigned to them falls to all thereby, or is theirs again.
+  select pg_notify('assent', 'inbox ' || d.user_id)
+  from (
+    select entry.user_id
+    union
+    select d.user_id from app_hidden.deciders d
+    where exists (select from app_public.requests r
+      where r.assigned_to_id = entry.user_id and r.submitted_at is not null and r.reviewed_at is null)
+  ) d
+  where entry.action in ('USER_DEACTIVATE', 'USER_REACTIVATE') or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
+$$;
+comment on function app_private.announce_inboxes(app_public.audit_logs) is 'Announces to everybody whose inbox an action has changed that it has.';
+
+create or replace function app_hidden.my_session()
+  returns table (session_id uuid, user_id uuid)
+  language sql
+  stable
+  security definer
+  rows 1
+  set search_path to pg_catalog, pg_temp
+as $$
+  select c.session_id, c.user_id from app_private.caller() c
+$$;
+comment on function app_hidden.my_session() is 'The session and the person that announcements name; no row for nobody.';
+grant execute on function app_hidden.my_session() to assent_user, assent_manager, assent_admin;

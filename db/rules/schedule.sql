@@ -1,0 +1,73 @@
+-- What comes by time: reminders, digests, and what is cleared away. graphile-worker's cron (server/jobs/worker.ts) calls each; all may
+-- be called twice, or late.
+
+create or replace function app_private.remind()
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  insert into app_public.notifications (recipient_id, kind, event, request_id, mail_state)
+  select p.user_id, 'REMINDER', due.event, due.request_id, app_private.mail_state_for(p.user_id, 'REMINDER')
+  from (
+    select r.id as request_id,
+      format('reminder %s of %s since %s', floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, extract(epoch from asked.at)) as event
+    from app_public.requests r
+    cross join lateral (
+      -- Whoever was given it last has had it from then on.
+      select coalesce(
+        (select max(a."timestamp") from app_public.audit_logs a where a.request_id = r.id and a.action = 'ASSIGN'),
+        r.submitted_at) as at
+    ) asked
+    -- As requests_waiting_idx has it: as much as waits, however much has been decided.
+    where coalesce(r.submitted_at, '9999-12-31Z') <= now() - interval '2 days'
+      and r.submitted_at is not null and r.reviewed_at is null and not r.is_deleted
+      and asked.at <= now() - interval '2 days'
+  ) due
+  cross join lateral app_private.people_to_ask(due.request_id) p
+  where not exists (select from app_public.notifications n where n.event = due.event)
+  order by due.request_id, p.user_id
+  on conflict on constraint notifications_event_key do nothing;
+end
+$$;
+comment on function app_private.remind() is
+  'Reminds those who are to decide of what has waited for 2 days since it was submitted or last assigned, and again every 2 days. Nobody is reminded twice of the same 2 days, and only of the latest if it comes late.';
+
+create or replace function app_private.make_digests(for_day date)
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  insert into app_public.notifications (recipient_id, kind, event, mail_state, read_at)
+  select u.id, 'DIGEST', 'digest of ' || to_char(for_day, 'YYYY-MM-DD'), 'QUEUED', now()
+  from (
+    select d.user_id from app_hidden.deciders d where app_private.has_to_decide(d.user_id)
+    union
+    select n.recipient_id from app_public.notifications n where n.mail_state = 'DIGEST'
+  ) r
+  join app_public.users u on u.id = r.user_id and not u.is_deleted
+  where app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'
+  order by u.id
+  on conflict on constraint notifications_event_key do nothing;
+end
+$$;
+comment on function app_private.make_digests(date) is
+  'Queues a mail for everybody who has something to decide, or news that they want in digests: one a day and person.';
+
+create or replace function app_private.clear_away()
+  returns void
+  language sql
+  volatile
+as $$
+  delete from app_private.sessions s where s.expires_at < now();
+  delete from app_private.idempotency_keys k where k.created_at < now() - interval '24 hours';
+  delete from app_private.password_resets r where r.expires_at < now();
+  select graphile_worker.complete_jobs(array(
+    select j.id from graphile_worker.jobs j
+    where j.attempts >= j.max_attempts and j.locked_at is null and j.updated_at < now() - interval '30 days'));
+$$;
+comment on function app_private.clear_away() is
+  'Deletes sessions, keys and links that have expired, and jobs that were given up 30 days ago.';

@@ -1,0 +1,433 @@
+-- Webhooks: programs that are told. An admin registers a URL and the events it is told of; each event becomes one delivery for
+-- each webhook, by a job of its own, signed as Standard Webhooks 1.0 (standardwebhooks.com) says: server/jobs/webhooks.ts.
+
+create table if not exists app_public.webhook_events (
+  event text primary key,
+  action text not null references app_public.audit_actions on update cascade on delete restrict,
+  description text not null,
+  constraint webhook_events_action_key unique (action)
+);
+comment on table app_public.webhook_events is E'@behavior -*\nWhat a webhook can be told of.';
+comment on column app_public.webhook_events.event is 'The name of the event, as deliveries carry it.';
+comment on column app_public.webhook_events.action is 'The action that it tells of.';
+comment on column app_public.webhook_events.description is 'What has happened.';
+
+insert into app_public.webhook_events (event, action, description) values
+  ('request.submitted', 'SUBMIT',          'A request was submitted.'),
+  ('request.assigned',  'ASSIGN',          'A submitted request was assigned.'),
+  ('request.approved',  'APPROVE',         'A request was approved.'),
+  ('request.rejected',  'REJECT',          'A request was rejected.'),
+  ('user.created',      'USER_CREATE',     'A person was added.'),
+  ('user.updated',      'USER_UPDATE',     'A person''s name or role was changed.'),
+  ('user.deactivated',  'USER_DEACTIVATE', 'A person was deactivated.'),
+  ('user.reactivated',  'USER_REACTIVATE', 'A person was reactivated.')
+on conflict (event) do update
+  set action = excluded.action, description = excluded.description
+  where (webhook_events.*) is distinct from (excluded.*);
+
+create table if not exists app_public.webhooks (
+  id uuid primary key default app_private.uuid_v7(),
+  url text not null,
+  events text[] not null,
+  signing_key text not null,
+  is_enabled boolean not null default true,
+  failing_since timestamptz,
+  failed_at timestamptz,
+  created_at timestamptz not null default clock_timestamp(),
+  constraint webhooks_url_length check (char_length(url) <= 2000),
+  constraint webhooks_url_form check (url ~ '^https?://[^[:space:][:cntrl:]/?#@\\]+([/?#][^[:space:][:cntrl:]]*)?$'),
+  constraint webhooks_events_check check (cardinality(events) > 0)
+);
+comment on table app_public.webhooks is E'@defaultOrderBy CREATED_AT_DESC\nA program that is told of events by signed POSTs (Standard Webhooks). For admins.';
+comment on column app_public.webhooks.id is 'Time-ordered UUID (version 7).';
+comment on column app_public.webhooks.url is E'@behavior -orderBy\nWhere it is told: http or https, without a user.';
+comment on column app_public.webhooks.events is E'@behavior -orderBy -filterBy\nOf what: request.submitted, request.assigned, request.approved, request.rejected, user.created, user.updated, user.deactivated, user.reactivated.';
+comment on column app_public.webhooks.signing_key is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nWhat its deliveries are signed with: "whsec_" and base64 of 256 random bits.';
+comment on column app_public.webhooks.is_enabled is E'@behavior -orderBy\nOff: nothing is sent. After a week of failures it is switched off by itself.';
+comment on column app_public.webhooks.failing_since is E'@behavior -orderBy\nThe first failure since the last success, or since nothing had failed for two days: so long no attempt waits for its next.';
+comment on column app_public.webhooks.failed_at is E'@behavior -*\nThe last failure.';
+comment on column app_public.webhooks.created_at is 'When it was registered.';
+comment on constraint webhooks_url_length on app_public.webhooks is 'The URL must have at most 2,000 characters.';
+comment on constraint webhooks_url_form on app_public.webhooks is 'The URL must begin with https:// or http://, and name no user.';
+comment on constraint webhooks_events_check on app_public.webhooks is 'A webhook is told of one event at least.';
+create index if not exists webhooks_created_at_idx on app_public.webhooks (created_at, id);
+
+create table if not exists app_public.webhook_deliveries (
+  id uuid primary key default app_private.uuid_v7(),
+  webhook_id uuid not null references app_public.webhooks on delete cascade,
+  audit_log_id uuid not null references app_public.audit_logs on delete restrict,
+  event text not null,
+  payload jsonb not null,
+  state text not null default 'QUEUED',
+  attempts integer not null default 0,
+  response_status integer,
+  error text,
+  created_at timestamptz not null default clock_timestamp(),
+  delivered_at timestamptz,
+  constraint webhook_deliveries_event_key unique (webhook_id, audit_log_id),
+  constraint webhook_deliveries_state_check check (state in ('QUEUED', 'DELIVERED', 'FAILED', 'CANCELLED')),
+  constraint webhook_deliveries_delivered_at_check check ((delivered_at is not null) = (state = 'DELIVERED'))
+);
+comment on table app_public.webhook_deliveries is E'@defaultOrderBy CREATED_AT_DESC\nWhat a webhook was told: one row for each event.';
+comment on column app_public.webhook_deliveries.id is 'Time-ordered UUID (version 7). The header webhook-id has it, the same at each attempt.';
+comment on column app_public.webhook_deliveries.webhook_id is E'@behavior -orderBy\nWhich webhook.';
+comment on column app_public.webhook_deliveries.audit_log_id is E'@behavior -orderBy\nThe audit entry of what happened.';
+comment on column app_public.webhook_deliveries.event is E'@behavior -orderBy\nWhat happened.';
+comment on column app_public.webhook_deliveries.payload is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nThe body: as things stood when it was queued.';
+comment on column app_public.webhook_deliveries.state is E'@behavior -orderBy\nQUEUED: to be sent, or sent again. DELIVERED: answered by 2xx. FAILED: given up. CANCELLED: the webhook was off.';
+comment on column app_public.webhook_deliveries.attempts is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nHow often it was sent.';
+comment on column app_public.webhook_deliveries.response_status is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nThe HTTP status of the last answer.';
+comment on column app_public.webhook_deliveries.error is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nWhy the last attempt failed.';
+comment on column app_public.webhook_deliveries.created_at is 'When it was queued.';
+comment on column app_public.webhook_deliveries.delivered_at is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nWhen it was answered by 2xx.';
+comment on constraint webhook_deliveries_event_key on app_public.webhook_deliveries is '@behavior -*';
+comment on constraint webhook_deliveries_state_check on app_public.webhook_deliveries is 'There is no such state of a delivery.';
+comment on constraint webhook_deliveries_delivered_at_check on app_public.webhook_deliveries is 'What is delivered was delivered at some time.';
+create index if not exists webhook_deliveries_created_at_idx on app_public.webhook_deliveries (created_at, id);
+create index if not exists webhook_deliveries_webhook_id_idx on app_public.webhook_deliveries (webhook_id, created_at, id);
+create index if not exists webhook_deliveries_audit_log_id_idx on app_public.webhook_deliveries (audit_log_id);
+
+-- Telling them -------------------------------------------------------------------------------------------------------
+
+create or replace function app_private.webhook_payload(entry app_public.audit_logs, event text)
+  returns jsonb
+  language sql
+  stable
+as $$
+  select jsonb_build_object(
+    'type', event,
+    'timestamp', entry."timestamp",
+    'data', jsonb_build_object(
+      'audit_log_id', entry.id,
+      'metadata', entry.metadata,
+      'actor', (select to_jsonb(p) from app_private.people p where p.id = entry.actor_id)
+    ) || case
+      when entry.request_id is not null then jsonb_build_object('request', (
+        select jsonb_build_object(
+          'id', r.id, 'title', r.title, 'status', r.status, 'version', r.version,
+          'creator', (select to_jsonb(p) from app_private.people p where p.id = r.creator_id),
+          'assigned_to', (select to_jsonb(p) from app_private.people p where p.id = r.assigned_to_id),
+          'reviewed_by', (select to_jsonb(p) from app_private.people p where p.id = r.reviewed_by_id),
+          'reviewed_at', r.reviewed_at, 'review_comment', r.review_comment, 'submitted_at', r.submitted_at)
+        from app_public.requests r where r.id = entry.request_id))
+      else jsonb_build_object('user', (
+        select jsonb_build_object('id', u.id, 'name', u.name, 'role', u.role, 'is_deleted', u.is_deleted)
+        from app_public.users u where u.id = entry.user_id))
+    end
+  )
+$$;
+comment on function app_private.webhook_payload(app_public.audit_logs, text) is
+  'What a webhook is told: the type, the time, what has changed, and what it is about as that is now, as Standard Webhooks recommends. No address of anybody.';
+
+create or replace function app_private.queue_deliveries(entry app_public.audit_logs)
+  returns void
+  language sql
+  volatile
+as $$
+  insert into app_public.webhook_deliveries (webhook_id, audit_log_id, event, payload)
+  select w.id, entry.id, e.event, app_private.webhook_payload(entry, e.event)
+  from app_public.webhook_events e
+  join app_public.webhooks w on w.is_enabled and e.event = any (w.events)
+  where e.action = entry.action
+  order by w.id
+  on conflict on constraint webhook_deliveries_event_key do nothing
+$$;
+comment on function app_private.queue_deliveries(app_public.audit_logs) is
+  'One delivery for each webhook that is told of the action. Run twice, it does nothing the second time.';
+
+create or replace function app_private.tg_webhook_deliveries__deliver()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  -- Under no key: the job of the attempt before may be there yet, and nobody tries again by that. After those of webhooks that
+  -- do answer, if this one does not.
+  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id),
+    priority => case when exists (select from app_public.webhooks w where w.id = new.webhook_id and w.failing_since is not null) then 1 else 0 end);
+  return null;
+end
+$$;
+comment on function app_private.tg_webhook_deliveries__deliver() is 'Adds the job that sends a delivery, in the transaction that queues it.';
+
+create or replace trigger _500_deliver
+  after insert on app_public.webhook_deliveries
+  for each row when (new.state = 'QUEUED')
+  execute function app_private.tg_webhook_deliveries__deliver();
+create or replace trigger _510_deliver
+  after update of state on app_public.webhook_deliveries
+  for each row when (new.state = 'QUEUED' and old.state <> 'QUEUED')
+  execute function app_private.tg_webhook_deliveries__deliver();
+
+create or replace function app_private.delivery_lock(delivery_id uuid)
+  returns bigint
+  language sql
+  immutable
+as $$
+  select hashtextextended('webhook ' || delivery_id, 0)
+$$;
+comment on function app_private.delivery_lock(uuid) is 'The advisory lock that a session holds while it sends a delivery; a worker''s death frees it.';
+
+create or replace function app_private.begin_delivery(
+  delivery_id uuid,
+  out url text,
+  out signing_key text,
+  out body text
+)
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if not pg_try_advisory_lock(app_private.delivery_lock(delivery_id)) then
+    raise exception using errcode = 'lock_not_available', message = 'Another worker is sending this delivery.';
+  end if;
+  update app_public.webhook_deliveries d
+  set state = 'CANCELLED'
+  from app_public.webhooks w
+  where d.id = delivery_id and d.state = 'QUEUED' and w.id = d.webhook_id and not w.is_enabled;
+  update app_public.webhook_deliveries d
+  set attempts = d.attempts + 1
+  from app_public.webhooks w
+  where d.id = delivery_id and d.state = 'QUEUED' and w.id = d.webhook_id
+  returning w.url, w.signing_key, d.payload::text into begin_delivery.url, begin_delivery.signing_key, begin_delivery.body;
+end
+$$;
+comment on function app_private.begin_delivery(uuid) is
+  'What to send, where to and signed by what; nulls: it has been delivered, or its webhook is off or gone. The session keeps delivery_lock until it lets go of it; raises 55P03 while another has it.';
+
+create or replace function app_private.delivery_done(delivery_id uuid, response_status integer)
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  update app_public.webhook_deliveries d
+  set state = 'DELIVERED', delivered_at = clock_timestamp(), error = null, response_status = delivery_done.response_status
+  where d.id = delivery_id and d.state = 'QUEUED';
+  update app_public.webhooks w
+  set failing_since = null
+  from app_public.webhook_deliveries d
+  where d.id = delivery_id and w.id = d.webhook_id and w.failing_since is not null;
+end
+$$;
+comment on function app_private.delivery_done(uuid, integer) is 'It was answered by 2xx.';
+
+create or replace function app_private.delivery_failed(delivery_id uuid, response_status integer, error text, for_good boolean)
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_webhook app_public.webhooks;
+begin
+  update app_public.webhook_deliveries d
+  set response_status = delivery_failed.response_status, error = left(delivery_failed.error, 1000),
+    state = case when for_good then 'FAILED' else d.state end
+  where d.id = delivery_id and d.state = 'QUEUED';
+  update app_public.webhooks w
+  set failing_since = case when w.failed_at < now() - interval '2 days' then now() else coalesce(w.failing_since, now()) end,
+    failed_at = now()
+  from app_public.webhook_deliveries d
+  where d.id = delivery_id and w.id = d.webhook_id
+  returning w.* into v_webhook;
+  if v_webhook.is_enabled and (v_webhook.failing_since < now() - interval '7 days' or delivery_failed.response_status = 410) then
+    update app_public.webhooks w set is_enabled = false where w.id = v_webhook.id;
+    perform app_private.audit_webhook('WEBHOOK_UPDATE', v_webhook, jsonb_build_object(
+      'is_enabled', jsonb_build_object('old', true, 'new', false),
+      'reason', case when delivery_failed.response_status = 410 then 'It answered 410 Gone.' else 'It had failed for a week.' end));
+  end if;
+end
+$$;
+comment on function app_private.delivery_failed(uuid, integer, text, boolean) is
+  'An attempt has failed, and will not be repeated if for good. After a week without a success, and by 410 Gone (Standard Webhooks), the webhook is switched off.';
+
+-- For admins ---------------------------------------------------------------------------------------------------------
+
+-- For who has not the permission there is no webhook: NOT_FOUND. To register one is FORBIDDEN.
+
+create or replace function app_private.origin(url text)
+  returns text
+  language sql
+  immutable
+as $$
+  select substring(url from '^[a-z]+://[^/?#]+')
+$$;
+comment on function app_private.origin(text) is 'The scheme and the host of a URL. What follows them can be a secret, which the trail must never have.';
+
+create or replace function app_private.audit_webhook(action text, webhook app_public.webhooks, details jsonb)
+  returns void
+  language sql
+  volatile
+as $$
+  insert into app_public.audit_logs (actor_id, action, metadata, ip_address)
+  values (
+    app_hidden.current_user_id(),
+    action,
+    jsonb_build_object('webhook_id', webhook.id, 'origin', app_private.origin(webhook.url)) || details,
+    app_private.current_ip()
+  )
+$$;
+comment on function app_private.audit_webhook(text, app_public.webhooks, jsonb) is 'One entry for each change of a webhook, and for what is sent again; never its key.';
+
+create or replace function app_private.tg_webhooks__check_events()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if exists (select from unnest(new.events) e where e is null or e not in (select w.event from app_public.webhook_events w)) then
+    raise exception using errcode = 'RQ422', column = 'events',
+      message = 'The events that there are: ' || (select string_agg(w.event, ', ' order by w.event) from app_public.webhook_events w) || '.';
+  end if;
+  return new;
+end
+$$;
+comment on function app_private.tg_webhooks__check_events() is 'A webhook is told of events that there are. Raises RQ422.';
+
+create or replace trigger _200_check_events
+  before insert or update of events on app_public.webhooks
+  for each row execute function app_private.tg_webhooks__check_events();
+
+create or replace function app_public.create_webhook(url text, events text[])
+  returns app_public.webhooks
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_webhook app_public.webhooks;
+  v_constraint text;
+  v_column text;
+begin
+  perform app_private.require_session();
+  if not app_hidden.has_permission('webhook.manage') then
+    raise exception using errcode = 'RQ403', message = 'You may not manage webhooks.';
+  end if;
+  insert into app_public.webhooks (url, events, signing_key)
+  values (create_webhook.url, create_webhook.events, 'whsec_' || encode(app_private.gen_random_bytes(32), 'base64'))
+  returning * into v_webhook;
+  perform app_private.audit_webhook('WEBHOOK_CREATE', v_webhook, jsonb_build_object('events', to_jsonb(v_webhook.events)));
+  return v_webhook;
+exception
+  when check_violation or not_null_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
+end
+$$;
+comment on function app_public.create_webhook(text, text[]) is
+  'Registers a webhook, for admins; the answer has the key that its deliveries are signed with. VALIDATION_FAILED: no URL by http or https, or an event that there is not.';
+
+create or replace function app_public.update_webhook(
+  webhook_id uuid,
+  url text default null,
+  events text[] default null,
+  is_enabled boolean default null
+)
+  returns app_public.webhooks
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_old app_public.webhooks;
+  v_new app_public.webhooks;
+  v_constraint text;
+  v_column text;
+begin
+  perform app_private.require_session();
+  select * into v_old from app_public.webhooks w
+  where w.id = webhook_id and app_hidden.has_permission('webhook.manage')
+  for no key update;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such webhook.';
+  end if;
+  update app_public.webhooks w
+  set url = coalesce(update_webhook.url, w.url),
+    events = coalesce(update_webhook.events, w.events),
+    is_enabled = coalesce(update_webhook.is_enabled, w.is_enabled),
+    -- Switched on again, it has its week again.
+    failing_since = case when update_webhook.is_enabled and not w.is_enabled then null else w.failing_since end
+  where w.id = webhook_id
+  returning * into v_new;
+  if v_new is distinct from v_old then
+    perform app_private.audit_webhook('WEBHOOK_UPDATE', v_new,
+      app_private.changes(to_jsonb(v_old), to_jsonb(v_new)) - '{signing_key,url,failing_since,failed_at}'::text[]
+      || case when v_new.url <> v_old.url then jsonb_build_object('old_origin', app_private.origin(v_old.url)) else '{}' end);
+  end if;
+  return v_new;
+exception
+  when check_violation or not_null_violation then
+    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
+    perform app_private.raise_violation(v_constraint, v_column);
+end
+$$;
+comment on function app_public.update_webhook(uuid, text, text[], boolean) is
+  'Changes a webhook, for admins, or switches it on or off; what is left out, or null, stays as it is.';
+
+create or replace function app_public.delete_webhook(webhook_id uuid)
+  returns app_public.webhooks
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_webhook app_public.webhooks;
+begin
+  perform app_private.require_session();
+  delete from app_public.webhooks w
+  where w.id = webhook_id and app_hidden.has_permission('webhook.manage')
+  returning * into v_webhook;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such webhook.';
+  end if;
+  perform app_private.audit_webhook('WEBHOOK_DELETE', v_webhook, '{}');
+  return v_webhook;
+end
+$$;
+comment on function app_public.delete_webhook(uuid) is 'Removes a webhook with the record of its deliveries, for admins.';
+
+create or replace function app_public.resend_webhook_delivery(delivery_id uuid)
+  returns app_public.webhook_deliveries
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_delivery app_public.webhook_deliveries;
+begin
+  perform app_private.require_session();
+  select * into v_delivery from app_public.webhook_deliveries d
+  where d.id = delivery_id and app_hidden.has_permission('webhook.manage')
+  for no key update;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such delivery.';
+  end if;
+  if not exists (select from app_public.webhooks w where w.id = v_delivery.webhook_id and w.is_enabled) then
+    raise exception using errcode = 'RQ409', message = 'The webhook is off.';
+  end if;
+  if v_delivery.state <> 'QUEUED' then
+    update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
+    where d.id = delivery_id
+    returning * into v_delivery;
+    perform app_private.audit_webhook('WEBHOOK_RESEND', w, jsonb_build_object('delivery_id', delivery_id))
+    from app_public.webhooks w where w.id = v_delivery.webhook_id;
+  end if;
+  return v_delivery;
+end
+$$;
+comment on function app_public.resend_webhook_delivery(uuid) is
+  'Sends a delivery again, for admins, whatever became of it; one that is queued stays so. INVALID_TRANSITION: its webhook is off.';
+
+grant execute on function
+  app_public.create_webhook(text, text[]), app_public.update_webhook(uuid, text, text[], boolean),
+  app_public.delete_webhook(uuid), app_public.resend_webhook_delivery(uuid)
+  to assent_user, assent_manager, assent_admin;

@@ -1,0 +1,120 @@
+import 'graphile-config'
+import { lambda, type ConnectionStep, type Step } from 'postgraphile/grafast'
+import type { GraphQLEnumType } from 'postgraphile/graphql'
+import { TYPES, type PgResource, type PgSelectQueryBuilder, type PgSelectStep } from 'postgraphile/@dataplan/pg'
+import { sql } from 'postgraphile/pg-sql2'
+import { addPgTableOrderBy, orderByAscDesc, wrapPlans } from 'postgraphile/utils'
+import { ClientError } from '../../errors.ts'
+
+const PAGE_SIZE = 20
+const MAX_PAGE_SIZE = 100
+
+type PageArguments = readonly [first?: number | null, last?: number | null, before?: string | null, after?: string | null]
+
+/** Checks the arguments of a page (GraphQL Cursor Connections, 4) and fills in its size. Throws BAD_REQUEST. */
+function pageSize([first, last, before, after]: PageArguments): { first: number | null; last: number | null } {
+  const size = first ?? last ?? PAGE_SIZE
+  if (size < 0 || size > MAX_PAGE_SIZE) {
+    throw new ClientError('BAD_REQUEST', `A page has 0 to ${MAX_PAGE_SIZE} rows, not ${size}.`)
+  }
+  if ((first != null && (last != null || before != null)) || (last != null && after != null)) {
+    throw new ClientError('BAD_REQUEST', 'Page forwards by "first" and "after", or backwards by "last" and "before".')
+  }
+  const backwards = last != null || (before != null && after == null)
+  return backwards ? { first: null, last: size } : { first: size, last: null }
+}
+
+/** Does a condition or a filter say anything about this field, at any depth? */
+function mentions(input: unknown, field: string): boolean {
+  if (typeof input !== 'object' || input === null) return false
+  return Object.entries(input).some(([key, value]) => key === field || mentions(value, field))
+}
+
+/** Deleted rows of a table tagged @hideDeleted are listed only for who asks for them by `isDeleted`. */
+const hideDeleted = (inputs: readonly unknown[]) => (query: PgSelectQueryBuilder) => {
+  if (!inputs.some((input) => mentions(input, 'isDeleted'))) query.where(sql`not ${query.alias}.is_deleted`)
+}
+
+/** An order that is null or empty is the order of time all the same: ids are time-ordered. */
+const inOrder = (direction: 'ASC' | 'DESC') => (orderBy: unknown) => (query: PgSelectQueryBuilder) => {
+  if (Array.isArray(orderBy) && orderBy.length > 0) return
+  query.orderBy({ attribute: 'id', direction })
+  query.setOrderIsUnique()
+}
+
+/** The names of the orders that a smart tag on the function or the table gives, separated by blanks. */
+const defaultOrderOf = ({ extensions, codec }: PgResource): string | undefined =>
+  (extensions?.tags?.['defaultOrderBy'] ?? codec.extensions?.tags?.['defaultOrderBy']) as string | undefined
+
+const noPlan = () => {}
+
+const ListArgumentsPlugin: GraphileConfig.Plugin = {
+  name: 'ListArgumentsPlugin',
+  description: 'Page sizes, no offset (its cost is what it skips), and the default order that a smart tag names',
+  schema: {
+    hooks: {
+      GraphQLObjectType_fields_field_args: {
+        after: ['PgFirstLastBeforeAfterArgsPlugin'],
+        callback(args, _build, { scope }) {
+          if (scope.isPgFieldConnection) delete args['offset']
+          return args
+        },
+      },
+      GraphQLObjectType_fields_field_args_arg: {
+        after: ['PgConnectionArgOrderByDefaultValuePlugin'],
+        callback(arg, build, { scope }) {
+          const { argName, isPgFieldConnection, pgFieldResource } = scope
+          if (!isPgFieldConnection || !pgFieldResource) return arg
+          // ListPlansPlugin sets both, together.
+          if (argName === 'first' || argName === 'last') return { ...arg, applyPlan: noPlan }
+          const order = defaultOrderOf(pgFieldResource)
+          if (argName !== 'orderBy' || !order) return arg
+          const orders = build.graphql.getNamedType(arg.type) as GraphQLEnumType
+          const defaultValue = order.split(' ').map((name) => {
+            const value = orders.getValue(name)
+            if (!value) throw new Error(`@defaultOrderBy: ${orders.name} has no ${name}`)
+            return value.value
+          })
+          return { ...arg, defaultValue }
+        },
+      },
+    },
+  },
+}
+
+const ListPlansPlugin = wrapPlans(
+  ({ scope }) => (scope.isPgFieldConnection && scope.pgFieldResource ? { resource: scope.pgFieldResource } : null),
+  ({ resource }) =>
+    (plan, _$parent, fieldArgs, { field }) => {
+      const $connection = plan() as ConnectionStep<never, never, never, never>
+      const argument = (name: string): Step => fieldArgs.getRaw(name)
+      const has = (name: string) => field.args.some((arg) => arg.name === name)
+      const $page = lambda(
+        ['first', ...(has('last') ? ['last', 'before', 'after'] : [])].map(argument),
+        (values) => pageSize(values as unknown as PageArguments),
+        true,
+      )
+      $connection.setFirst(lambda($page, (page) => page.first, true))
+      if (has('last')) $connection.setLast(lambda($page, (page) => page.last, true))
+      const $rows = $connection.getSubplan() as unknown as PgSelectStep
+      const direction = defaultOrderOf(resource)?.endsWith('_DESC') ? 'DESC' : 'ASC'
+      // Rows without an id come as their function puts them.
+      if (has('orderBy')) $rows.apply(lambda(argument('orderBy'), inOrder(direction), true))
+      if (resource.codec.extensions?.tags?.['hideDeleted'] && !resource.parameters) {
+        $rows.apply(lambda(['condition', 'filter'].map(argument), hideDeleted, true))
+      }
+      return $connection
+    },
+)
+
+/** Drafts come last: pages by cursor lose rows where the order's column is null, so that this one never is. */
+const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableName: 'requests' }, () =>
+  orderByAscDesc(
+    'SUBMITTED_AT',
+    ({ alias }) => ({ fragment: sql`coalesce(${alias}.submitted_at, '9999-12-31Z')`, codec: TYPES.timestamptz }),
+    { nullable: false },
+  ),
+)
+
+/** What every list has: a page of at most 100 rows, newest first. */
+export const ListsPreset: GraphileConfig.Preset = { plugins: [ListArgumentsPlugin, ListPlansPlugin, SubmittedAtPlugin] }

@@ -1,0 +1,70 @@
+import type { Pool } from 'pg'
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { Code } from '../errors.ts'
+
+/** Milliseconds: Prometheus asks less often. */
+const COUNT_EVERY = 1_000
+
+/** What Prometheus reads at /metrics: requests, errors by code, the pools, and the process with its event loop. */
+export function makeMetrics(pools: Record<'api' | 'slow' | 'live', Pool>, subscribers: () => number) {
+  const register = new Registry()
+  const registers = [register]
+  collectDefaultMetrics({ register })
+  const requests = new Histogram({
+    name: 'http_request_duration_seconds',
+    help: 'Requests answered, by route and status.',
+    labelNames: ['method', 'route', 'status'],
+    buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10],
+    registers,
+  })
+  const errors = new Counter({ name: 'assent_errors_total', help: 'Errors answered, by code.', labelNames: ['code'], registers })
+  new Gauge({
+    name: 'assent_database_connections',
+    help: 'Connections of each pool, and requests that wait for one.',
+    labelNames: ['pool', 'state'],
+    registers,
+    collect() {
+      for (const [name, { totalCount, idleCount, waitingCount }] of Object.entries(pools)) {
+        this.set({ pool: name, state: 'busy' }, totalCount - idleCount)
+        this.set({ pool: name, state: 'idle' }, idleCount)
+        this.set({ pool: name, state: 'waiting' }, waitingCount)
+      }
+    },
+  })
+  new Gauge({
+    name: 'assent_subscribers',
+    help: 'Sockets and event streams that are connected for live news.',
+    registers,
+    collect() {
+      this.set(subscribers())
+    },
+  })
+  let countedAt = 0
+  new Gauge({
+    name: 'assent_jobs',
+    help: 'Jobs by task and state: waiting, scheduled, running, failing (to be tried again), given up; and mails refused for good.',
+    labelNames: ['task', 'state'],
+    registers,
+    async collect() {
+      // Anybody can ask. What is not to be had now is told as it was: an alarm about jobs is not over by that.
+      if (Date.now() - countedAt < COUNT_EVERY) return
+      countedAt = Date.now()
+      const counted = await pools.api
+        .query('select task, state, count::integer from app_hidden.count_jobs()')
+        .catch(() => undefined)
+      if (!counted) return
+      this.reset()
+      for (const { task, state, count } of counted.rows) this.set({ task, state }, count)
+    },
+  })
+  return {
+    contentType: register.contentType,
+    text: () => register.metrics(),
+    error: (code: Code) => errors.inc({ code }),
+    /** `route` as it is declared, without what callers put in its place: there is an end to its values. */
+    request: (method: string, route: string, status: number, seconds: number) =>
+      requests.observe({ method, route, status }, seconds),
+  }
+}
+
+export type Metrics = ReturnType<typeof makeMetrics>

@@ -1,0 +1,121 @@
+import { EventEmitter, once } from 'node:events'
+import {
+  Logger as WorkerLogger,
+  parseCrontab,
+  run,
+  runMigrations,
+  type Runner,
+  type TaskList,
+  type WorkerEvents,
+} from 'graphile-worker'
+import pRetry from 'p-retry'
+import pg from 'pg'
+import type { ConfigFor } from '../config.ts'
+import type { Service } from '../run-until.ts'
+import { graphileLogFactory, type Logger } from '../logger.ts'
+import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
+import { KEEPALIVE, makePresence, type Presence } from './rescue.ts'
+import { asError, crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
+
+/** Milliseconds that mails under way have to be accepted when the worker closes; those that are not may come twice. */
+const LAST_CALL = 20_000
+
+/** So many may be silent before others have to wait for one of them to be given up. */
+const WEBHOOKS_AT_ONCE = 8
+
+/**
+ * Runs the jobs that SQL adds, until it is closed; then those under way are finished first. What waits for others, for an
+ * SMTP server or for a webhook, has workers of its own, and holds nothing else up.
+ */
+export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Promise<Service> {
+  const { databaseUrl: connectionString } = config
+  const logger = new WorkerLogger(graphileLogFactory(log))
+  await runMigrations({ connectionString, logger })
+  const pool = new pg.Pool({ connectionString, max: 24, application_name: 'assent worker', keepAlive: true, options: KEEPALIVE })
+  pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
+  // What fails on a connection in use, its user hears; but an event that nobody heard would end the process.
+  pool.on('connect', (client) => void client.on('error', () => {}))
+  const presence = await makePresence(connectionString, pool, log)
+  const mailer = makeMailer(config)
+
+  const start = (taskList: TaskList, concurrency: number, cron = '') =>
+    keepRunning(
+      (events) =>
+        run({
+          pgPool: pool,
+          logger,
+          events,
+          taskList,
+          concurrency,
+          parsedCronItems: parseCrontab(cron),
+          // The process has more to end than the worker, and in an order.
+          noHandleSignals: true,
+          preset: {
+            worker: {
+              gracefulShutdownAbortTimeout: LAST_CALL,
+              // Without it, a job whose end cannot be recorded ends the process.
+              completeJobBatchDelay: 0,
+              failJobBatchDelay: 0,
+            },
+          },
+        }),
+      presence,
+      log,
+    )
+  const workers = [
+    start(promptTasks, 2, crontab),
+    start(mailTasks(mailer), MAILS_AT_ONCE),
+    start(webhookTasks(config), WEBHOOKS_AT_ONCE),
+  ]
+  return {
+    async close() {
+      await Promise.all(workers.map((worker) => worker.close()))
+      mailer.close()
+      await presence.close()
+      await pool.end()
+    },
+  }
+}
+
+/** Starts a worker again whenever it ends unasked, as it does when the database fails while a job is being recorded. */
+function keepRunning(start: (events: WorkerEvents) => Promise<Runner>, presence: Presence, log: Logger): Service {
+  const closing = new AbortController()
+  let runner: Runner | undefined
+
+  async function runOnce(): Promise<void> {
+    if (closing.signal.aborted) return
+    const pools: string[] = []
+    const events: WorkerEvents = new EventEmitter()
+    events.on('pool:create', ({ workerPool: { id } }) => {
+      pools.push(id)
+      presence.announce(id)
+    })
+    const failed = once(events, 'pool:fatalError')
+    try {
+      runner = await start(events)
+      if (closing.signal.aborted) await runner.stop()
+      // One that could not record a job takes no more, but may wait for ever for its own end.
+      await Promise.race([runner.promise, failed])
+    } finally {
+      for (const id of pools) presence.withdraw(id)
+    }
+    if (!closing.signal.aborted) throw new Error('The worker has ended.')
+  }
+
+  const ended = pRetry(() => runOnce().catch(asError), {
+    retries: Number.POSITIVE_INFINITY,
+    minTimeout: 500,
+    maxTimeout: 5_000,
+    signal: closing.signal,
+    onFailedAttempt: ({ error }) => log.warn({ err: error }, 'The worker is started again.'),
+  }).catch((error: unknown) => {
+    if (!closing.signal.aborted) throw error
+  })
+  return {
+    async close() {
+      closing.abort()
+      runner?.stop().catch(() => {}) // It may have ended by itself.
+      await ended
+    },
+  }
+}

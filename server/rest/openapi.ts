@@ -1,0 +1,278 @@
+import { STATUS_CODES } from 'node:http'
+import { STATUS, type Code } from '../errors.ts'
+import { COOKIE } from '../http/identity.ts'
+import { MOST_COUNTED, parametersOf, type List } from './lists.ts'
+import type { Reference, Route } from './routes.ts'
+
+type Schema = Record<string, unknown>
+
+const ref = (name: string): Schema => ({ $ref: `#/components/schemas/${name}` })
+const orNull = (schema: Schema): Schema => ({ anyOf: [schema, { type: 'null' }] })
+const STRING = { type: 'string' }
+const UUID = { type: 'string', format: 'uuid' }
+const INSTANT = { type: 'string', format: 'date-time' }
+
+const TAGS: Record<Route['tag'], string> = {
+  Authentication: "Logging in by token or by cookie, one's own sessions and password.",
+  Requests: 'What somebody asks approval for.',
+  Audit: 'Who did what, to what, when and from where.',
+  People: 'Who may ask and who may decide.',
+  Notifications: 'What one was told, and how one wants to be told by mail.',
+}
+
+/** An object that has exactly these members. */
+const exactly = (properties: Record<string, Schema>, description?: string): Schema => ({
+  ...(description && { description }),
+  type: 'object',
+  properties,
+  required: Object.keys(properties),
+  additionalProperties: false,
+})
+
+const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema> => ({
+  Person: exactly({ id: UUID, name: STRING, role: ref('Role') }, 'A person as part of something else.'),
+  Role: { ...STRING, enum: roles },
+  Request: exactly({
+    id: UUID,
+    title: { ...STRING, maxLength: 200 },
+    description: orNull({ ...STRING, maxLength: 10_000 }),
+    status: { ...STRING, enum: statuses },
+    version: { type: 'integer', minimum: 1, description: 'Goes up by one at every change. If-Match takes it as an entity tag.' },
+    creator: ref('Person'),
+    assigned_to: orNull(ref('Person')),
+    reviewed_by: orNull(ref('Person')),
+    reviewed_at: orNull(INSTANT),
+    review_comment: orNull(STRING),
+    submitted_at: orNull(INSTANT),
+    created_at: INSTANT,
+    updated_at: INSTANT,
+    available_actions: {
+      type: 'array',
+      items: STRING,
+      description: 'What the caller may do with it now.',
+    },
+  }),
+  AuditLog: exactly({
+    id: UUID,
+    actor: orNull(ref('Person')),
+    action: { ...STRING, enum: actions },
+    request_id: orNull(UUID),
+    user_id: orNull({ ...UUID, description: 'Whom it was about.' }),
+    metadata: {
+      type: 'object',
+      description: 'old_status and new_status where the status changed; otherwise the changed fields.',
+    },
+    ip_address: orNull(STRING),
+    timestamp: INSTANT,
+  }),
+  User: exactly({
+    id: UUID,
+    email: orNull({ ...STRING, description: 'Null where the caller may not see it.' }),
+    name: STRING,
+    role: ref('Role'),
+    permissions: { type: 'array', items: STRING },
+    is_deleted: { type: 'boolean', description: 'Deactivated.' },
+    created_at: INSTANT,
+  }),
+  Session: exactly({
+    id: UUID,
+    created_at: INSTANT,
+    last_used_at: INSTANT,
+    expires_at: INSTANT,
+    ip_address: orNull(STRING),
+    user_agent: orNull(STRING),
+    is_current: { type: 'boolean' },
+  }),
+  Notification: exactly({
+    id: UUID,
+    kind: { ...STRING, description: 'SUBMITTED, ASSIGNED, REMINDER, APPROVED, REJECTED, or one about the account.' },
+    request: orNull(
+      exactly({ id: UUID, title: STRING, status: { ...STRING, enum: statuses } }, 'Null once it cannot be seen any more.'),
+    ),
+    actor: orNull(ref('Person')),
+    created_at: INSTANT,
+    read_at: orNull(INSTANT),
+  }),
+  NotificationPreferences: {
+    type: 'object',
+    description: 'Of each kind that can be declined, AT_ONCE, DIGEST or NONE.',
+    additionalProperties: { ...STRING, enum: ['AT_ONCE', 'DIGEST', 'NONE'] },
+  },
+  Nothing: exactly({}, 'Always the same.'),
+  Tokens: exactly({
+    access_token: STRING,
+    refresh_token: STRING,
+    token_type: { const: 'Bearer' },
+    expires_in: { type: 'integer', description: 'Seconds.' },
+    user: ref('User'),
+  }),
+  BrowserSession: exactly({
+    user: ref('User'),
+    csrf_token: { ...STRING, description: 'For the header X-CSRF-Token of every change by cookie.' },
+  }),
+  Problem: {
+    description: 'Problem Details (RFC 9457).',
+    type: 'object',
+    properties: {
+      type: { ...STRING, format: 'uri-reference' },
+      title: STRING,
+      status: { type: 'integer' },
+      detail: STRING,
+      code: { ...STRING, enum: Object.keys(STATUS) },
+      errors: {
+        type: 'object',
+        description: 'Of a bad field, what is wrong with it.',
+        additionalProperties: { type: 'array', items: STRING },
+      },
+    },
+    required: ['type', 'title', 'status', 'detail', 'code'],
+    additionalProperties: false,
+  },
+})
+
+const page = (name: string): Schema => ({
+  type: 'object',
+  properties: {
+    results: { type: 'array', items: ref(name) },
+    next: orNull({ ...STRING, format: 'uri', description: 'The next page.' }),
+    previous: orNull({ ...STRING, format: 'uri', description: 'The page before.' }),
+    count: { type: 'integer', description: `Of all pages, as far as ${MOST_COUNTED.toLocaleString('en')}; only if asked for.` },
+  },
+  required: ['results', 'next', 'previous'],
+  additionalProperties: false,
+})
+
+/** What can be wrong with a call of this route, beside what it says itself. */
+function errorsOf({ method, path, open, unrepeatable, body, list, errors = [] }: Route): Set<Code> {
+  const hasBody = method === 'POST' || method === 'PATCH'
+  return new Set<Code>([
+    ...(open ? [] : (['UNAUTHENTICATED'] as const)),
+    ...(method !== 'GET' && !open ? (['FORBIDDEN'] as const) : []),
+    ...(path.includes(':id') ? (['NOT_FOUND'] as const) : []),
+    ...(body || list ? (['VALIDATION_FAILED'] as const) : []),
+    ...(hasBody ? (['BAD_REQUEST', 'PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE'] as const) : []),
+    ...(method === 'POST' && !unrepeatable ? (['IDEMPOTENCY_CONFLICT'] as const) : []),
+    ...errors,
+    'RATE_LIMITED',
+    'INTERNAL',
+    'UNAVAILABLE',
+  ])
+}
+
+/** The status of each of these errors, with its codes. */
+function problems(codes: Set<Code>): Record<string, Schema> {
+  const byStatus = Map.groupBy(codes, (code) => STATUS[code])
+  // The one code of two statuses.
+  if (codes.has('IDEMPOTENCY_CONFLICT')) byStatus.set(422, [...(byStatus.get(422) ?? []), 'IDEMPOTENCY_CONFLICT'])
+  return Object.fromEntries(
+    Array.from(byStatus, ([status, codes]) => [
+      status,
+      {
+        description: `${STATUS_CODES[status]}: ${codes.join(', ')}`,
+        content: { 'application/problem+json': { schema: ref('Problem') } },
+        ...(status === 429 || status === 503
+          ? { headers: { 'Retry-After': { schema: { type: 'integer' }, description: 'Seconds.' } } }
+          : {}),
+      },
+    ]),
+  )
+}
+
+const header = (name: string, description: string): Schema => ({ name, in: 'header', description, schema: STRING })
+
+const queryOf = (list: List): Schema[] =>
+  Object.entries(parametersOf(list)).map(([name, { schema }]) => ({
+    name,
+    in: 'query',
+    schema,
+    ...(list.filters[name]?.description && { description: list.filters[name].description }),
+  }))
+
+function parameters({ method, path, list, versioned, unrepeatable, shows }: Route): Schema[] {
+  return [
+    ...(path.includes(':id') ? [{ name: 'id', in: 'path', required: true, schema: UUID }] : []),
+    // The request that the path names is not to be named twice.
+    ...(list ? queryOf(list).filter(({ name }) => !(path.includes(':id') && name === 'request_id')) : []),
+    ...(versioned
+      ? [header('If-Match', 'The entity tag that the change is meant for; STALE_VERSION if it is another now.')]
+      : []),
+    ...(method === 'GET' && shows === 'Request' && !list
+      ? [header('If-None-Match', 'The entity tag that is known already.')]
+      : []),
+    ...(method === 'POST' && !unrepeatable
+      ? [header('Idempotency-Key', 'Sent again within 24 hours, the same call has one effect and gets the first answer.')]
+      : []),
+  ]
+}
+
+function success({ status, shows, list, method }: Route): Record<string, Schema> {
+  const isRequest = shows === 'Request' && !list
+  return {
+    [status]: {
+      description: STATUS_CODES[status],
+      ...(shows && { content: { 'application/json': { schema: list ? page(shows) : ref(shows) } } }),
+      headers: {
+        ...(isRequest && { ETag: { schema: STRING, description: 'The version of the request, and of this view of it.' } }),
+        ...(status === 201 && { Location: { schema: { ...STRING, format: 'uri-reference' } } }),
+        ...(shows === 'BrowserSession' && method === 'POST' && { 'Set-Cookie': { schema: STRING } }),
+      },
+    },
+    ...(isRequest && method === 'GET' && { 304: { description: STATUS_CODES[304] } }),
+  }
+}
+
+function operation(route: Route): Schema {
+  const { method, path, summary, tag, open, body, required = [] } = route
+  const words = path.split('/').filter((word) => word && word !== ':id')
+  return {
+    operationId: [method.toLowerCase(), ...words, ...(path.endsWith(':id/') ? ['one'] : [])].join('_').replaceAll('-', '_'),
+    summary,
+    tags: [tag],
+    security: open ? [] : [{ bearer: [] }, method === 'GET' ? { cookie: [] } : { cookie: [], csrf: [] }],
+    parameters: parameters(route),
+    ...(body && {
+      requestBody: {
+        required: required.length > 0,
+        content: { 'application/json': { schema: { type: 'object', properties: body, ...(required.length && { required }) } } },
+      },
+    }),
+    responses: { ...success(route), ...problems(errorsOf(route)) },
+  }
+}
+
+/** The OpenAPI 3.1 document of the routes. */
+export function makeOpenApi(routes: readonly Route[], reference: Reference): Schema {
+  const paths: Record<string, Record<string, Schema>> = {}
+  for (const route of routes) {
+    // Without the last slash, which no path needs: linters take one for a mistake.
+    const path = route.path.replace(/:(\w+)/g, '{$1}').replace(/\/$/, '')
+    paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route) }
+  }
+  return {
+    openapi: '3.1.0',
+    info: {
+      title: 'Assent',
+      version: '1',
+      license: { name: 'MIT', identifier: 'MIT' },
+      description:
+        'Request approvals. What a caller may not see does not exist for them: NOT_FOUND. A path works with and without its last slash.',
+    },
+    // Relative to the document: wherever that was read from.
+    servers: [{ url: '/api/v1' }],
+    tags: Object.entries(TAGS).map(([name, description]) => ({ name, description })),
+    paths,
+    components: {
+      schemas: schemas(reference),
+      securitySchemes: {
+        bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' },
+        cookie: {
+          type: 'apiKey',
+          in: 'cookie',
+          name: COOKIE,
+          description: 'Set by POST /auth/session/.',
+        },
+        csrf: { type: 'apiKey', in: 'header', name: 'X-CSRF-Token', description: 'What GET /auth/session/ says.' },
+      },
+    },
+  }
+}

@@ -1,0 +1,97 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import pg from 'pg'
+import type { Config } from '../config.ts'
+import type { Service } from '../run-until.ts'
+import type { Logger } from '../logger.ts'
+import type { Target } from './migrate.ts'
+
+/** The database that the product runs on, and the secrets that go with it. */
+export type Database = Service & {
+  rootDatabaseUrl?: string
+  databaseUrl: string
+  authDatabaseUrl: string
+  auditorDatabaseUrl?: string
+  jwtSecrets: string[]
+  /** Loads the demo accounts, if this is a database to have them. */
+  seed(): Promise<void>
+  /** The demo accounts' addresses. */
+  demoLogins(): Promise<string[]>
+}
+
+/** The database that the environment names, or else the embedded one. */
+export async function openDatabase(config: Config): Promise<Database> {
+  const { databaseUrl, authDatabaseUrl } = config
+  if (!databaseUrl || !authDatabaseUrl) return openEmbedded(config)
+  const { rootDatabaseUrl, jwtSecrets } = config
+  return {
+    rootDatabaseUrl,
+    databaseUrl,
+    authDatabaseUrl,
+    jwtSecrets,
+    seed: async () => {},
+    demoLogins: async () => [],
+    close: async () => {},
+  }
+}
+
+async function openEmbedded({ dataDir, jwtSecrets, production }: Config): Promise<Database> {
+  const { startEmbedded } = await import('./embedded/postgres.ts')
+  const { secrets, isNew, filled, stop } = await startEmbedded({ dataDir })
+  const databaseUrl = secrets.DATABASE_URL
+  return {
+    rootDatabaseUrl: secrets.ROOT_DATABASE_URL,
+    databaseUrl,
+    authDatabaseUrl: secrets.AUTH_DATABASE_URL,
+    auditorDatabaseUrl: secrets.AUDITOR_DATABASE_URL,
+    jwtSecrets: jwtSecrets.length ? jwtSecrets : [secrets.JWT_SECRET],
+    async seed() {
+      if (isNew && !production) await query(databaseUrl, await readFile(join(import.meta.dirname, '../../db/demo.sql'), 'utf8'))
+      await filled()
+    },
+    async demoLogins() {
+      if (production) return []
+      const { rows } = await query(
+        databaseUrl,
+        `select email from app_private.credentials where email like '%@assent.test' order by user_id`,
+      )
+      return rows.map((row) => row.email)
+    },
+    close: stop,
+  }
+}
+
+/** Brings roles, schema and first rows up to date; `apply` is migrate, or applyCurrent while developing. */
+export async function prepareDatabase(
+  { rootDatabaseUrl, ...database }: Database,
+  log: Logger,
+  apply: (target: Target, log: Logger) => Promise<void>,
+): Promise<void> {
+  if (rootDatabaseUrl) {
+    const { setup } = await import('./roles.ts')
+    await setup({ rootDatabaseUrl, ...database })
+  }
+  await apply(database, log)
+  await database.seed()
+}
+
+/** How to get into an embedded database, from the API and from psql. */
+export async function accessNotes({ dataDir, databaseUrl }: Config, database: Database): Promise<string> {
+  const logins = await database.demoLogins()
+  return [
+    ...(logins.length
+      ? ['  Demo logins, each with the password assent-demo-password:', ...logins.map((login) => `    ${login}`), '']
+      : []),
+    ...(databaseUrl ? [] : [`  psql      (set -a; . ${join(dataDir, 'env')}; psql "$DATABASE_URL")`, '']),
+  ].join('\n')
+}
+
+async function query(connectionString: string, text: string): Promise<pg.QueryResult> {
+  const client = new pg.Client({ connectionString })
+  await client.connect()
+  try {
+    return await client.query(text)
+  } finally {
+    await client.end()
+  }
+}

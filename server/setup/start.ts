@@ -1,0 +1,35 @@
+import { startServer } from '../server.ts'
+import type { Config } from '../config.ts'
+import { accessNotes, openDatabase, prepareDatabase, type Database } from './database.ts'
+import { runUntil } from '../run-until.ts'
+import type { Logger } from '../logger.ts'
+import { migrate } from './migrate.ts'
+import { startWorker } from '../jobs/worker.ts'
+
+/** The whole product in this process, until `signal`: database, jobs and API. */
+export async function start(config: Config, log: Logger, signal: AbortSignal): Promise<void> {
+  let database: Database
+  await runUntil(signal, log, [
+    async () => (database = await openDatabase(config)),
+    () => prepareDatabase(database, log, migrate),
+    () => startWorker({ ...config, ...database }, log),
+    async () => {
+      const api = await startServer({ ...config, ...database }, log)
+      console.log(welcome(config, api.url) + (await accessNotes(config, database)))
+      return api
+    },
+  ])
+}
+
+function welcome({ production }: Config, url: string): string {
+  return [
+    '',
+    'Assent is ready. Ctrl-C stops it.',
+    '',
+    `  GraphQL   ${url}/graphql`,
+    `  REST      ${url}/api/v1/docs/`,
+    ...(production ? [] : [`  GraphiQL  ${url}/graphiql`]),
+    `  Health    ${url}/healthz, ${url}/readyz, ${url}/metrics`,
+    '',
+  ].join('\n')
+}

@@ -1,0 +1,520 @@
+import { gzipSync } from 'node:zlib'
+import type { Client } from 'pg'
+import { getIntrospectionQuery } from 'graphql'
+import { mutation, newRequest, NOBODY, PASSWORD, startApi, startProxy, type Answer, type Api } from '../../harness/client.ts'
+
+let api: Api
+let owner: Client
+beforeAll(async () => {
+  api = await startApi()
+  owner = await api.db.connect('owner')
+})
+afterAll(() => api.close())
+
+const JSON_TYPE = { 'content-type': 'application/json' }
+const post = (body: string | Buffer, headers: Record<string, string> = {}) =>
+  api.send({ headers: { ...JSON_TYPE, ...headers }, body })
+const codeOf = ({ body, text }: Answer) => body?.errors?.[0].extensions.code ?? text
+const expectBadRequest = (answer: Answer) => expect([answer.status, codeOf(answer)]).toEqual([400, 'BAD_REQUEST'])
+
+/** How long a call took, in seconds. */
+async function timed<T>(work: Promise<T>): Promise<[T, number]> {
+  const start = performance.now()
+  return [await work, (performance.now() - start) / 1000]
+}
+
+const requestCount = async () => Number((await owner.query('select count(*) from app_public.requests')).rows[0].count)
+const auditCount = async () => Number((await owner.query('select count(*) from app_public.audit_logs')).rows[0].count)
+
+describe('documents', () => {
+  const aliases = (n: number, field = 'currentUser { id }') => Array.from({ length: n }, (_, i) => `a${i}: ${field}`).join(' ')
+
+  test('10 root fields pass, 11 are refused whole, however they are written', async () => {
+    expect(Object.keys(await api.data(`{ ${aliases(10)} }`, {}, 'user'))).toHaveLength(10)
+    const eleven = [
+      `{ ${aliases(11)} }`,
+      `{ ${'currentUser { id } '.repeat(11)} }`,
+      `{ ...F } fragment F on Query { ${aliases(11)} }`,
+      `{ ... on Query { ${aliases(6)} } ... { b: currentUser { id } ...F } } fragment F on Query { ${aliases(4)} }`,
+      `{ ...F ...F ...F } fragment F on Query { a: currentUser { id } b: currentUser { id } c: currentUser { id } d: currentUser { id } }`,
+      `{ ...A } fragment A on Query { ...B } fragment B on Query { ${aliases(11)} }`,
+      `{ ${aliases(11)} @skip(if: true) }`,
+      `query A { currentUser { id } } query B { ${aliases(11)} }`,
+      `{ ${'__typename '.repeat(11)} }`,
+    ]
+    for (const query of eleven) {
+      const answer = await api.graphql(query, {}, 'user')
+      expectBadRequest(answer)
+      expect(answer.text).not.toContain('"data"')
+    }
+  })
+
+  test('of two mutation fields none is executed', async () => {
+    const before = [await requestCount(), await auditCount()]
+    const create = 'createRequest(input: { title: "x" }) { clientMutationId }'
+    const login = `login(input: { email: "user@assent.test", password: "${PASSWORD}" }) { accessToken }`
+    const two = [
+      `mutation { a: ${create} b: ${create} }`,
+      `mutation { ${create} ${create} }`,
+      `mutation { ...F } fragment F on Mutation { a: ${create} b: ${create} }`,
+      `mutation { ... on Mutation { a: ${create} } ... { b: ${create} } }`,
+      `mutation { ...F ...F } fragment F on Mutation { ${create} }`,
+      `mutation { a: ${create} ...F } fragment F on Mutation { ...G } fragment G on Mutation { b: ${create} }`,
+      `mutation { ${login} ${create} }`,
+      `mutation { a: ${login} b: ${login} }`,
+      `mutation { ${create} __typename }`,
+    ]
+    for (const query of two) expectBadRequest(await api.graphql(query, {}, 'user'))
+    expect([await requestCount(), await auditCount()]).toEqual(before)
+  })
+
+  test('depth, aliases, uses of variables and tokens have an end', async () => {
+    const nested = (n: number): string => (n === 0 ? 'totalCount' : `nodes { request { auditLogs { ${nested(n - 1)} } } }`)
+    await api.data(`{ auditLogs { ${nested(1)} } }`, {}, 'user')
+    expectBadRequest(await api.graphql(`{ auditLogs { ${nested(4)} } }`, {}, 'user'))
+    expectBadRequest(await api.graphql(`{ auditLogs { ...F } } fragment F on AuditLogConnection { ${nested(4)} }`, {}, 'user'))
+    await api.data(`{ currentUser { ${aliases(30, 'id')} } }`, {}, 'user')
+    expectBadRequest(await api.graphql(`{ currentUser { ${aliases(31, 'id')} } }`, {}, 'user'))
+    expectBadRequest(
+      await api.graphql(`query ($x: UUID!) { requests(filter: { id: { in: [$x, $x] } }) { totalCount } }`, { x: NOBODY }, 'user'),
+    )
+    const uses = (n: number) =>
+      `query ($x: UUID!) { requests(filter: { or: [${'{ id: { equalTo: $x } } '.repeat(n)}] }) { totalCount } }`
+    expect(await api.data(uses(60), { x: NOBODY }, 'user')).toEqual({ requests: { totalCount: 0 } })
+    expectBadRequest(await api.graphql(uses(61), { x: NOBODY }, 'user'))
+    const tokens = (n: number) => `{ requests(filter: { id: { in: [${`"${NOBODY}" `.repeat(n)}] } }) { totalCount } }`
+    expect(await api.data(tokens(1900), {}, 'user')).toEqual({ requests: { totalCount: 0 } })
+    expectBadRequest(await api.graphql(tokens(2000), {}, 'user'))
+    expectBadRequest(await api.graphql('{ currentUser '.repeat(900), {}, 'user'))
+    expectBadRequest(
+      await api.graphql(`{ requests(filter: ${'{ not: '.repeat(600)} {} ${'}'.repeat(600)}) { totalCount } }`, {}, 'user'),
+    )
+  })
+
+  test('documents that grow exponentially are answered quickly', async () => {
+    const bomb = (n: number, type: string, leaf: string, spread: (next: string) => string) =>
+      Array.from({ length: n }, (_, i) => `fragment F${i} on ${type} { ${i === n - 1 ? leaf : spread(`...F${i + 1}`)} }`).join(
+        ' ',
+      )
+    const bombs = [
+      `{ ...F0 } ${bomb(60, 'Query', 'currentUser { id }', (f) => `${f} ${f} ${f} ${f}`)}`,
+      `{ currentUser { ...F0 } } ${bomb(60, 'User', 'id name', (f) => `${f} ${f} ${f} ${f}`)}`,
+      `{ currentUser { ...F0 } } ${bomb(60, 'User', 'id', (f) => `... on User { ${f} } ... { ${f} }`)}`,
+      `{ auditLogs { nodes { ...F0 } } } ${bomb(40, 'AuditLog', 'id', (f) => `request { auditLogs { nodes { ${f} } } } user { id } ${f}`)}`,
+      `{ ...F0 } fragment F0 on Query { ...F1 } fragment F1 on Query { ...F0 currentUser { id } }`,
+      `{ currentUser { ${'...F0 '.repeat(300)} } } ${bomb(30, 'User', 'id', (f) => `${f} ${f}`)}`,
+      `{ requests(filter: { or: [${'{ id: { in: [] } } '.repeat(150)}] }) { totalCount } }`,
+    ]
+    for (const query of bombs) {
+      const [answer, seconds] = await timed(api.graphql(query, {}, 'user'))
+      expect([query.slice(0, 60), answer.status < 500, seconds < 2]).toEqual([query.slice(0, 60), true, true])
+    }
+  })
+
+  test('operations: by name, and nothing else', async () => {
+    const query = 'query A { currentUser { id } } query B { currentUser { name } }'
+    const ask = (operationName: unknown, text = query) =>
+      post(JSON.stringify({ query: text, operationName }), { authorization: `Bearer ${api.token('user')}` })
+    expect((await ask('B')).body).toEqual({ data: { currentUser: { name: 'Uma User' } } })
+    for (const name of ['C', '', undefined, null, '__proto__', 'constructor', 'a'.repeat(10_000), '\0', '😀'])
+      expectBadRequest(await ask(name))
+    for (const name of [1, {}, [], true]) expectBadRequest(await ask(name))
+    // The operation that is named counts, and not the first one.
+    const before = await requestCount()
+    const both = 'query A { currentUser { id } } mutation B { createRequest(input: { title: "by name" }) { request { title } } }'
+    expect((await ask('A', both)).body.data).toEqual({ currentUser: { id: api.db.people.user.id } })
+    expect(await requestCount()).toBe(before)
+    expect((await ask('B', both)).body.data).toEqual({ createRequest: { request: { title: 'by name' } } })
+    for (const text of [
+      'subscription { currentUser { id } }',
+      'subscription S { x }',
+      'fragment F on Query { currentUser { id } }',
+      'type A { b: Int }',
+      '',
+    ]) {
+      expectBadRequest(await ask(undefined, text))
+    }
+  })
+
+  test('directives of incremental delivery do not break an answer', async () => {
+    for (const query of [
+      '{ currentUser { id ... @defer { name } } }',
+      '{ requests { nodes @stream(initialCount: 0) { id } } }',
+    ]) {
+      const answer = await api.graphql(query, {}, 'user')
+      expect(answer.body).toBeDefined()
+      expect(answer.status).toBeLessThan(500)
+    }
+  })
+})
+
+describe('bodies', () => {
+  const query = '{ currentUser { id } }'
+
+  test('of exactly the limit pass; one byte more is 413, by length or in chunks', async () => {
+    const frame = JSON.stringify({ query, variables: { pad: '' } })
+    const sized = (bytes: number) => frame.replace('"pad":""', `"pad":"${'x'.repeat(bytes - frame.length)}"`)
+    const limit = 1024 * 1024
+    expect((await post(sized(limit))).status).toBe(200)
+    for (const bytes of [limit + 1, limit * 3]) {
+      const answer = await post(sized(bytes))
+      expect([answer.status, codeOf(answer)]).toEqual([413, 'PAYLOAD_TOO_LARGE'])
+    }
+    const chunked = await post(sized(limit + 1), { 'transfer-encoding': 'chunked' })
+    expect([chunked.status, codeOf(chunked)]).toEqual([413, 'PAYLOAD_TOO_LARGE'])
+    expect((await post(sized(5000), { 'transfer-encoding': 'chunked' })).status).toBe(200)
+  })
+
+  test('compressed: read, but only as far as the limit', async () => {
+    expect((await post(gzipSync(JSON.stringify({ query })), { 'content-encoding': 'gzip' })).body).toEqual({
+      data: { currentUser: null },
+    })
+    const bomb = gzipSync(JSON.stringify({ query, variables: { pad: 'x'.repeat(100_000_000) } }))
+    const [answer, seconds] = await timed(post(bomb, { 'content-encoding': 'gzip' }))
+    expect([answer.status, codeOf(answer), seconds < 2]).toEqual([413, 'PAYLOAD_TOO_LARGE', true])
+    expectBadRequest(await post('no gzip', { 'content-encoding': 'gzip' }))
+    const unknown = await post('{}', { 'content-encoding': 'secret' })
+    expect([unknown.status, codeOf(unknown)]).toEqual([415, 'UNSUPPORTED_MEDIA_TYPE'])
+  })
+
+  test('that are no application/json are 415', async () => {
+    const body = JSON.stringify({ query })
+    for (const type of [
+      'text/plain',
+      'application/x-www-form-urlencoded',
+      'multipart/form-data; boundary=x',
+      'application/graphql',
+      'application/jsonx',
+      'json',
+      '',
+    ]) {
+      const answer = await post(body, { 'content-type': type })
+      expect([type, answer.status, codeOf(answer)]).toEqual([type, 415, 'UNSUPPORTED_MEDIA_TYPE'])
+    }
+    const none = await api.send({ body })
+    expect([none.status, codeOf(none)]).toEqual([415, 'UNSUPPORTED_MEDIA_TYPE'])
+    const latin = await post(body, { 'content-type': 'application/json; charset=latin1' })
+    expect([latin.status, codeOf(latin)]).toEqual([415, 'UNSUPPORTED_MEDIA_TYPE'])
+    for (const type of [
+      'application/json; charset=utf-8',
+      'APPLICATION/JSON',
+      'application/json;charset="UTF-8"',
+      'application/json ; x=y',
+    ]) {
+      expect([type, (await post(body, { 'content-type': type })).status]).toEqual([type, 200])
+    }
+    for (const type of [
+      'application/json; charset=utf-nonsense',
+      'application/json; charset=',
+      'application/json; charset="',
+      'application/json;;;',
+    ]) {
+      const answer = await post(body, { 'content-type': type })
+      expect([type, answer.body !== undefined, answer.status < 500]).toEqual([type, true, true])
+    }
+  })
+
+  test('by another method are 405', async () => {
+    for (const method of ['GET', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE']) {
+      const answer = await api.send({ method, headers: JSON_TYPE, path: `/graphql?query=${encodeURIComponent(query)}` })
+      expect([method, answer.status, codeOf(answer), answer.headers.allow]).toEqual([method, 405, 'METHOD_NOT_ALLOWED', 'POST'])
+    }
+    expect((await api.send({ method: 'HEAD' })).status).toBe(405)
+  })
+
+  test('that are no call are 400', async () => {
+    const bodies = [
+      '',
+      ' ',
+      'null',
+      'true',
+      '1',
+      '"x"',
+      '[]',
+      '{}',
+      '{',
+      '{"query":',
+      'query { currentUser { id } }',
+      JSON.stringify([{ query }]),
+      JSON.stringify([{ query }, { query }]),
+      ...[null, 1, true, [], {}, [query]].map((wrong) => JSON.stringify({ query: wrong })),
+      ...[1, true, [], '{}', 'x', [{}]].map((variables) => JSON.stringify({ query, variables })),
+      '\ufeff\ufeff{}',
+      `${JSON.stringify({ query })}}`,
+      "{'query': '{ __typename }'}",
+      '{"query":"{ __typename }\n"}',
+    ]
+    for (const body of bodies) {
+      const answer = await post(body)
+      expect([body, answer.status, codeOf(answer)]).toEqual([body, 400, 'BAD_REQUEST'])
+    }
+    for (const extra of [{ variables: null }, { operationName: null }, { extensions: { persistedQuery: {} } }, { id: 1 }]) {
+      expect((await post(JSON.stringify({ query, ...extra }))).body).toEqual({ data: { currentUser: null } })
+    }
+  })
+
+  test('that are no UTF-8 are 400: nothing is replaced by a guess', async () => {
+    const before = await requestCount()
+    const whole = JSON.stringify({ query: mutation('createRequest'), variables: { input: { title: 'x@' } } })
+    for (const bytes of [[0xff], [0xc3, 0x28], [0xed, 0xa0, 0x80], [0xf0, 0x9f, 0x98], [0xc0, 0x80]]) {
+      const at = whole.indexOf('@')
+      const body = Buffer.concat([Buffer.from(whole.slice(0, at)), Buffer.from(bytes), Buffer.from(whole.slice(at + 1))])
+      expectBadRequest(await post(body, { authorization: `Bearer ${api.token('user')}` }))
+    }
+    expect(await requestCount()).toBe(before)
+  })
+
+  test('lone surrogates and NUL in text are refused, wherever they stand', async () => {
+    const authorization = `Bearer ${api.token('user')}`
+    const before = await requestCount()
+    const create = mutation('createRequest')
+    for (const bad of ['\\ud800', 'x\\udc00y', '\\udc00\\ud800', '\\u0000', 'a\\u0000b']) {
+      for (const field of ['title', 'description']) {
+        const answer = await post(`{"query":${JSON.stringify(create)},"variables":{"input":{"title":"t","${field}":"${bad}"}}}`, {
+          authorization,
+        })
+        expect([bad, codeOf(answer)]).toEqual([bad, 'VALIDATION_FAILED'])
+      }
+      const literal = `mutation { createRequest(input: { title: \\"${bad}\\" }) { clientMutationId } }`
+      expect([bad, codeOf(await post(`{"query":"${literal}"}`, { authorization }))]).toEqual([
+        bad,
+        expect.stringMatching(/^(BAD_REQUEST|VALIDATION_FAILED)$/),
+      ])
+    }
+    expect(
+      codeOf(
+        await post(
+          `{"query":${JSON.stringify(mutation('login', 'accessToken'))},"variables":{"input":{"email":"a\\u0000@b","password":"x"}}}`,
+        ),
+      ),
+    ).toBe('VALIDATION_FAILED')
+    expect(await requestCount()).toBe(before)
+    const pair = await post(
+      `{"query":${JSON.stringify(mutation('createRequest', 'request { title }'))},"variables":{"input":{"title":"\\ud83d\\ude00"}}}`,
+      { authorization },
+    )
+    expect(pair.body.data.createRequest.request.title).toBe('😀')
+  })
+
+  test.each([1_000, 1_999, 3_000, 100_000])('of a document with %d brackets in each other', async (n) => {
+    expectBadRequest(await api.graphql(`{ request(id: ${'['.repeat(n)}) { id } }`, {}, 'user'))
+    expectBadRequest(await api.graphql(`{ request(id: ${'['.repeat(n)}${']'.repeat(n)}) { id } }`, {}, 'user'))
+  })
+
+  test.each([
+    'subscription { inboxChanged @skip(if: true) { totalCount } }',
+    'subscription ($if: Boolean!) { inboxChanged @include(if: $if) { totalCount } }',
+    'subscription { ...F @skip(if: true) } fragment F on Subscription { inboxChanged { totalCount } }',
+    'subscription { ...F } fragment F on Subscription { ... @include(if: false) { inboxChanged { totalCount } } }',
+  ])('of a subscription with a condition: %s', async (query) => {
+    expectBadRequest(await api.graphql(query, { if: false }, 'user', { accept: 'text/event-stream' }))
+  })
+
+  test('of very long strings, deep nesting and odd keys', async () => {
+    const long = 'x'.repeat(900_000)
+    const calls: [string, object, string][] = [
+      [mutation('createRequest'), { input: { title: long } }, 'VALIDATION_FAILED'],
+      [mutation('createRequest'), { input: { title: 'x', description: long } }, 'VALIDATION_FAILED'],
+      [mutation('login', 'accessToken'), { input: { email: long, password: 'x' } }, 'UNAUTHENTICATED'],
+      [mutation('login', 'accessToken'), { input: { email: 'a@b', password: long } }, 'UNAUTHENTICATED'],
+      ['query ($id: UUID!) { request(id: $id) { id } }', { id: long }, 'BAD_REQUEST'],
+      ['query ($a: Cursor) { requests(after: $a) { nodes { id } } }', { a: long }, 'BAD_REQUEST'],
+    ]
+    for (const [text, variables, expected] of calls) {
+      const answer = await api.graphql(text, variables, 'user')
+      expect(codeOf(answer)).toBe(expected)
+      expect(answer.text.length).toBeLessThan(2_000_000)
+    }
+    expect((await api.graphql(`{ currentUser { id } } #${long}`, {}, 'user')).status).toBe(200)
+    for (const [open, close] of [
+      ['[', ']'],
+      ['{"a":', '}'],
+    ] as const) {
+      for (const depth of [1000, 100_000]) {
+        const deep = `${open.repeat(depth)}1${close.repeat(depth)}`
+        expectBadRequest(await post(`{"query":"{ __typename }","variables":{"x":${deep}}}`))
+        expectBadRequest(
+          await post(`{"query":"query ($f: RequestFilter) { requests(filter: $f) { totalCount } }","variables":{"f":${deep}}}`),
+        )
+        expect((await post(`{"query":"{ __typename }","extensions":${deep}}`)).status).toBe(200)
+      }
+    }
+    for (const key of ['__proto__', 'constructor', 'toString', 'hasOwnProperty']) {
+      expect((await post(`{"query":"{ __typename }","${key}":{"query":"{ x }"},"variables":{"${key}":{"x":1}}}`)).body).toEqual({
+        data: { __typename: 'Query' },
+      })
+      expectBadRequest(await post(`{"${key}":{"query":"{ __typename }"}}`))
+      const authorization = `Bearer ${api.token('user')}`
+      const input = `{"title":"x","${key}":{"title":"y"}}`
+      expectBadRequest(
+        await post(`{"query":${JSON.stringify(mutation('createRequest'))},"variables":{"input":${input}}}`, { authorization }),
+      )
+    }
+    expect(({} as any).query).toBeUndefined()
+  })
+})
+
+describe('in production', () => {
+  let production: Api
+  beforeAll(async () => {
+    production = await startApi({ NODE_ENV: 'production' }, api.db)
+  })
+  afterAll(() => production.close())
+
+  test('strangers get no introspection, and the schema is not guessed from errors', async () => {
+    const login = { email: 'user@assent.test', password: PASSWORD }
+    const cookie = (await production.rest('POST', '/auth/session/', login)).headers['set-cookie']![0]!.split(';')[0]!
+    for (const query of [
+      getIntrospectionQuery(),
+      '{ __type(name: "User") { name } }',
+      '{ ...F } fragment F on Query { x: __schema { types { name } } }',
+    ]) {
+      expectBadRequest(await production.graphql(query))
+      expect((await production.graphql(query, {}, 'user')).status).toBe(200)
+      expect((await production.graphql(query, {}, { token: 'bad' })).status).toBe(401)
+      expectBadRequest(await production.graphql(query, {}, undefined, { cookie: 'assent_session=dead' }))
+      expect((await production.graphql(query, {}, undefined, { cookie })).status).toBe(200)
+      expect((await api.graphql(query)).status).toBe(200)
+    }
+    expect(await production.data('{ __typename currentUser { id __typename } }')).toEqual({
+      __typename: 'Query',
+      currentUser: null,
+    })
+    expect((await production.graphql('{ requezts { x } }')).text).not.toMatch(/did you mean/i)
+  })
+
+  test('there is no GraphiQL, and GET /graphql is 405; outside there is one', async () => {
+    for (const path of ['/graphiql', '/graphiql/', '/graphiql/static/ruru.js']) {
+      expect([path, (await production.send({ method: 'GET', path })).status]).toEqual([path, 404])
+    }
+    const answer = await production.send({ method: 'GET', path: '/graphql', headers: { accept: 'text/html' } })
+    expect([answer.status, codeOf(answer)]).toEqual([405, 'METHOD_NOT_ALLOWED'])
+    const page = await api.send({ method: 'GET', path: '/graphiql' })
+    expect([page.status, page.headers['content-type']]).toEqual([200, expect.stringContaining('text/html')])
+    expect(page.headers['content-security-policy']).toContain('default-src')
+  })
+
+  test('no other path says what runs here', async () => {
+    for (const path of [
+      '/',
+      '/graphql/',
+      '/graphql/x',
+      '/nowhere',
+      '/%',
+      '/%ff',
+      '/graphiql/%',
+      '/graphiql/static/%ff',
+      '/graphiql/static/../../package.json',
+      '/healthz/%',
+      '//',
+    ]) {
+      for (const server of [production, api]) {
+        const { status, text, headers } = await server.send({ method: 'GET', path })
+        expect([path, status < 500]).toEqual([path, true])
+        expect(text).not.toMatch(/node_modules|\.ts\b|at .*:\d+:\d+|Error:/)
+        expect(headers['x-powered-by']).toBeUndefined()
+      }
+    }
+  })
+})
+
+describe('when the database is slow or away', () => {
+  const expectUnavailable = (answer: Answer) => {
+    expect([answer.status, codeOf(answer)]).toEqual([503, 'UNAVAILABLE'])
+    expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0)
+    expect(answer.body.errors[0].extensions.retryAfter).toBe(Number(answer.headers['retry-after']))
+    expect(answer.text).not.toContain('"data"')
+  }
+
+  test('a lock held by another session ends in UNAVAILABLE, and nothing is done', async () => {
+    const requestId = await newRequest(api)
+    const other = await api.db.connect('owner')
+    await other.query('begin')
+    await other.query('select from app_public.requests where id = $1 for update', [requestId])
+    const [answer, seconds] = await timed(api.graphql(mutation('updateRequest'), { input: { requestId, title: 'Late' } }, 'user'))
+    await other.query('rollback')
+    expectUnavailable(answer)
+    expect(seconds).toBeLessThan(9)
+    expect((await api.data('query ($id: UUID!) { request(id: $id) { title } }', { id: requestId }, 'user')).request.title).toBe(
+      'A request',
+    )
+    await api.data(mutation('updateRequest'), { input: { requestId, title: 'In time' } }, 'user')
+  })
+
+  test('an exhausted pool answers within a second or so, and recovers', async () => {
+    const requestId = await newRequest(api)
+    const other = await api.db.connect('owner')
+    await other.query('begin')
+    await other.query('select from app_public.requests where id = $1 for update', [requestId])
+    const waiting = Array.from({ length: 10 }, () =>
+      api.graphql(mutation('updateRequest'), { input: { requestId, title: 'Waited' } }, 'user'),
+    )
+    // The ten must hold the pool's ten connections before the eleventh comes.
+    const root = await api.db.connect('root')
+    const blocked = `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
+    while (Number((await root.query(blocked)).rows[0].count) < 10) await new Promise((resolve) => setTimeout(resolve, 10))
+    const [answer, seconds] = await timed(api.graphql('{ requests { totalCount } }', {}, 'user'))
+    await other.query('rollback')
+    expectUnavailable(answer)
+    expect(seconds).toBeLessThan(2)
+    for (const done of await Promise.all(waiting)) expect([done.status, done.body.errors]).toEqual([200, undefined])
+    await api.data('{ requests { totalCount } }', {}, 'user')
+  })
+
+  test('terminated connections fail what is under way, and the next call finds new ones', async () => {
+    const root = await api.db.connect('root')
+    await Promise.all(Array.from({ length: 10 }, () => api.data('{ requests { totalCount } }', {}, 'user')))
+    await root.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'assent api'`,
+    )
+    const answers = await Promise.all(Array.from({ length: 30 }, () => api.graphql('{ requests { totalCount } }', {}, 'user')))
+    for (const answer of answers) {
+      if (answer.status !== 200) expectUnavailable(answer)
+    }
+    for (let i = 0; i < 20; i++) {
+      const answer = await api.graphql('{ requests { totalCount } }', {}, 'user')
+      if (i > 12) expect(answer.status).toBe(200)
+    }
+  })
+
+  test('without a database everything is UNAVAILABLE within a second or so, until it is back', async () => {
+    const proxy = await startProxy(api.db.urls.auth)
+    const far = await startApi({ AUTH_DATABASE_URL: proxy.url }, api.db)
+    const login = () =>
+      far.graphql(mutation('login', 'accessToken'), { input: { email: 'user@assent.test', password: PASSWORD } })
+    const calls = [
+      () => far.graphql('{ requests { totalCount } }', {}, 'user'),
+      () => far.graphql(mutation('createRequest'), { input: { title: 'x' } }, 'user'),
+      login,
+      () => far.graphql('{ __typename }', {}, 'user'),
+    ]
+    const all = async (expected: (answer: Answer) => void) => {
+      for (const [answer, seconds] of await Promise.all(calls.map((call) => timed(call())))) {
+        expected(answer)
+        expect(seconds).toBeLessThan(2)
+      }
+    }
+    const expectFine = (answer: Answer) => expect([answer.status, answer.body.errors]).toEqual([200, undefined])
+    try {
+      await all(expectFine)
+      for (const trouble of [proxy.cut, proxy.block]) {
+        await trouble()
+        await all(expectUnavailable)
+        const ready = await far.send({ method: 'GET', path: '/readyz' })
+        expect([ready.status, ready.headers['retry-after']]).toEqual([503, expect.stringMatching(/^\d+$/)])
+        expect((await far.send({ method: 'GET', path: '/healthz' })).status).toBe(200)
+        await proxy.mend()
+        await all(expectFine)
+        expect((await far.send({ method: 'GET', path: '/readyz' })).status).toBe(200)
+      }
+      expect(far.log()).not.toContain('internal error')
+    } finally {
+      await far.close()
+      await proxy.close()
+    }
+  })
+})
+
+test('none of this was an internal error', () => {
+  expect(api.log()).not.toContain('internal error')
+})

@@ -1,0 +1,505 @@
+import { request, type IncomingMessage } from 'node:http'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { createClient as createEventsClient } from 'graphql-sse'
+import { createClient } from 'graphql-ws'
+import type { Client } from 'pg'
+import { WebSocket } from 'ws'
+import { deadToken, mutation, newRequest, NOBODY, startApi, startProxy, type Api, type NewPerson } from '../../harness/client.ts'
+import { act, closeAll, connect, INBOX, RECEIVED, until, UPDATED, type Heard, type Socket } from '../../harness/socket.ts'
+
+let api: Api
+/** A second process on the same database. */
+let other: Api
+let owner: Client
+beforeAll(async () => {
+  api = await startApi({ TRUST_PROXY: '1' })
+  other = await startApi({}, api.db)
+  owner = await api.db.connect('owner')
+})
+afterEach(closeAll)
+afterAll(async () => {
+  await other.close()
+  await api.close()
+})
+
+/** What the worker does of the latest action on a request or a person. */
+const work = (id: string) =>
+  owner.query(
+    `select app_private.notify(a.id) from app_public.audit_logs a
+     where a.request_id = $1 or (a.user_id = $1 and a.action like 'USER%') order by a."timestamp" desc limit 1`,
+    [id],
+  )
+/** Takes a new request as far as SUBMITTED, and tells of it. */
+async function submitted(options: Parameters<typeof newRequest>[1] = {}): Promise<string> {
+  const id = await newRequest(api, { ...options, submit: true })
+  await work(id)
+  return id
+}
+/** An event that each of these must hear; what they have not heard before it does not come. */
+async function expectNothingElse(heard: readonly (readonly [Heard, Socket])[]): Promise<void> {
+  await sleep(50)
+  for (const [{ waiting }, socket] of heard) {
+    await socket.subscribe('subscription { inboxChanged { __typename } }')
+    expect(waiting).toEqual([])
+    expect(socket.isOpen).toBe(true)
+  }
+}
+const count = async (heard: Heard) => (await heard.data()).inboxChanged.totalCount as number
+const statusOf = async (heard: Heard) => (await heard.data()).requestUpdated.request?.status ?? null
+const subscribers = async (on = api) =>
+  Number(/^assent_subscribers (\d+)$/m.exec((await on.send({ method: 'GET', path: '/metrics' })).text)![1])
+const awaiting = async (who: string | NewPerson) =>
+  (await api.data('{ requestsAwaitingMyDecision { totalCount } }', {}, who as never)).requestsAwaitingMyDecision.totalCount
+
+describe('requestUpdated', () => {
+  test('tells of every change, as the subscriber may see it', async () => {
+    const id = await newRequest(api)
+    const [uma, mia] = [await connect(api, 'user'), await connect(api, 'manager')]
+    const query = `subscription ($id: UUID!) { changed: requestUpdated(id: $id) { __typename request {
+      title status version availableActions reviewedBy { name } auditLogs(first: 1) { nodes { action } } } } }`
+    const byUser = await uma.subscribe(query, { id })
+    await act(api, 'updateRequest', id, 'user', { title: 'Better' })
+    expect(await byUser.data()).toEqual({
+      changed: {
+        __typename: 'RequestUpdatedPayload',
+        request: {
+          title: 'Better',
+          status: 'DRAFT',
+          version: 2,
+          availableActions: ['DELETE', 'SUBMIT', 'UPDATE'],
+          reviewedBy: null,
+          auditLogs: { nodes: [{ action: 'UPDATE' }] },
+        },
+      },
+    })
+    await act(api, 'submitRequest', id, 'user')
+    expect((await byUser.data()).changed.request).toMatchObject({ status: 'SUBMITTED', availableActions: [] })
+    const byManager = await mia.subscribe(query, { id })
+    await act(api, 'assignRequest', id, 'admin', { assignedToId: api.db.people.manager.id })
+    expect((await byManager.data()).changed.request).toMatchObject({ availableActions: ['APPROVE', 'ASSIGN', 'REJECT'] })
+    expect((await byUser.data()).changed.request).toMatchObject({ version: 4 })
+    await act(api, 'approveRequest', id, 'manager')
+    for (const heard of [byUser, byManager]) {
+      expect((await heard.data()).changed.request).toMatchObject({ status: 'APPROVED', reviewedBy: { name: 'Mia Manager' } })
+    }
+    await expectNothingElse([
+      [byUser, uma],
+      [byManager, mia],
+    ])
+  })
+
+  test('knows an id however it is written', async () => {
+    const id = await newRequest(api)
+    const socket = await connect(api, 'user')
+    const heard = await Promise.all(
+      [id.toUpperCase(), id.replaceAll('-', '')].map((written) => socket.subscribe(UPDATED, { id: written })),
+    )
+    await act(api, 'submitRequest', id, 'user')
+    for (const each of heard) expect((await each.data()).requestUpdated.request.id).toBe(id)
+  })
+
+  test('tells nothing of what the subscriber cannot see, as of an id never used', async () => {
+    const id = await newRequest(api)
+    const admin = await connect(api, 'admin')
+    const seen = await admin.subscribe(UPDATED, { id })
+    const sockets = await Promise.all((['user2', 'manager', 'manager2'] as const).map((who) => connect(api, who)))
+    const unseen = await Promise.all(sockets.map((socket) => socket.subscribe(UPDATED, { id })))
+    const unknown = await Promise.all(sockets.map((socket) => socket.subscribe(UPDATED, { id: NOBODY })))
+    await act(api, 'updateRequest', id, 'user', { title: 'Still a draft' })
+    expect(await statusOf(seen)).toBe('DRAFT')
+    await expectNothingElse([...unseen, ...unknown].map((heard, i) => [heard, sockets[i % 3]!]))
+    // From when a manager may see it, a manager hears of it.
+    await act(api, 'submitRequest', id, 'user')
+    expect(await statusOf(seen)).toBe('SUBMITTED')
+    for (const heard of unseen.slice(1)) expect(await statusOf(heard)).toBe('SUBMITTED')
+    await act(api, 'rejectRequest', id, 'admin', { comment: 'No.' })
+    for (const heard of unseen.slice(1)) expect(await statusOf(heard)).toBe('REJECTED')
+    await expectNothingElse([
+      [unseen[0]!, sockets[0]!],
+      [unknown[0]!, sockets[0]!],
+    ])
+  })
+
+  test('tells once, by null, that it can be seen no longer', async () => {
+    const id = await newRequest(api)
+    const [uma, admin] = [await connect(api, 'user'), await connect(api, 'admin')]
+    const [byUser, byAdmin] = [await uma.subscribe(UPDATED, { id }), await admin.subscribe(UPDATED, { id })]
+    await act(api, 'deleteRequest', id, 'user')
+    expect(await byUser.data()).toEqual({ requestUpdated: { request: null } })
+    expect(await statusOf(byAdmin)).toBe('DRAFT') // Admins see deleted ones, too.
+    await owner.query(`select pg_notify('assent', 'request ' || $1)`, [id])
+    expect(await statusOf(byAdmin)).toBe('DRAFT')
+    await expectNothingElse([[byUser, uma]])
+  })
+
+  test('asks the role that somebody has by then: who is no manager any more hears that once', async () => {
+    const id = await newRequest(api, { submit: true })
+    const person = await api.person('MANAGER')
+    const socket = await connect(api, person)
+    const heard = await socket.subscribe(UPDATED, { id })
+    await act(api, 'assignRequest', id, 'admin', { assignedToId: api.db.people.manager2.id })
+    expect(await statusOf(heard)).toBe('SUBMITTED')
+    await api.data(mutation('updateUser', 'user { role }'), { input: { userId: person.id, role: 'USER' } }, 'admin')
+    await act(api, 'assignRequest', id, 'admin', { assignedToId: null })
+    expect(await statusOf(heard)).toBe(null)
+    await act(api, 'approveRequest', id, 'admin')
+    await expectNothingElse([[heard, socket]])
+  })
+
+  test('tells of many changes at once as one, with what holds at last', async () => {
+    const id = await newRequest(api)
+    const socket = await connect(api, 'user')
+    const heard = await socket.subscribe(UPDATED, { id })
+    const [holder, notifier] = [await api.db.connect('owner'), await api.db.connect('root')]
+    const announce = () => notifier.query(`select pg_notify('assent', 'request ' || $1)`, [id])
+    await holder.query('begin; lock table app_public.requests in access exclusive mode')
+    try {
+      await announce()
+      await until(async () => {
+        const waiting = `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
+        return (await notifier.query(waiting)).rows.length > 0
+      })
+      for (let i = 0; i < 50; i++) await announce()
+      await sleep(500) // They are heard.
+    } finally {
+      await holder.query('rollback')
+    }
+    await heard.data()
+    await heard.data()
+    await expectNothingElse([[heard, socket]])
+  })
+})
+
+describe('inboxChanged', () => {
+  test('tells deciders how many requests await them now, and nobody else', async () => {
+    const people = ['manager', 'manager2', 'admin', 'user', 'user2'] as const
+    const sockets = await Promise.all(people.map((who) => connect(api, who)))
+    const [manager, manager2, admin, ...users] = (await Promise.all(sockets.map((socket) => socket.subscribe(INBOX)))) as [
+      Heard,
+      Heard,
+      Heard,
+      ...Heard[],
+    ]
+    const before = [await awaiting('manager'), await awaiting('manager2'), await awaiting('admin')]
+    const counts = async () => [await count(manager), await count(manager2), await count(admin)]
+
+    const id = await submitted()
+    expect(await counts()).toEqual(before.map((n) => n + 1))
+    await act(api, 'assignRequest', id, 'manager', { assignedToId: api.db.people.manager2.id })
+    await work(id)
+    expect(await counts()).toEqual([before[0], before[1]! + 1, before[2]! + 1])
+    await act(api, 'approveRequest', id, 'manager2')
+    await work(id)
+    // The first manager could not decide it any more, and hears nothing.
+    expect([await count(manager2), await count(admin)]).toEqual([before[1], before[2]])
+
+    // One's own request awaits others.
+    await submitted({ by: 'manager' })
+    expect([await count(manager2), await count(admin)]).toEqual([before[1]! + 1, before[2]! + 1])
+    await expectNothingElse([manager, ...users].map((heard, i) => [heard, sockets[i === 0 ? 0 : i + 2]!]))
+  })
+
+  test('tells when somebody becomes a decider, or ceases to be one, and to whom falls what was theirs', async () => {
+    const [person, watcher] = [await api.person('MANAGER'), await api.person('MANAGER')]
+    await submitted({ assignedToId: person.id })
+    const [theirs, watching] = [await connect(api, person), await connect(api, watcher)]
+    const [mine, others] = [await theirs.subscribe(INBOX), await watching.subscribe(INBOX)]
+    const [had, watched] = [await awaiting(person), await awaiting(watcher)]
+    const change = async (role: string) => {
+      await api.data(mutation('updateUser', 'user { role }'), { input: { userId: person.id, role } }, 'admin')
+      await work(person.id)
+    }
+    await change('USER')
+    expect([await count(mine), await count(others)]).toEqual([0, watched + 1])
+    await change('MANAGER')
+    expect([await count(mine), await count(others)]).toEqual([had, watched])
+    await api.data(mutation('deactivateUser', 'user { id }'), { input: { userId: person.id } }, 'admin')
+    await work(person.id)
+    expect(await count(others)).toBe(watched + 1)
+    expect(await theirs.closed).toEqual([4401, 'Unauthorized'])
+  })
+})
+
+describe('notificationReceived', () => {
+  test('tells everybody what they are told, and nobody what others are', async () => {
+    const people = ['user', 'user2', 'manager', 'manager2'] as const
+    const sockets = await Promise.all(people.map((who) => connect(api, who)))
+    const [uma, user2, mia, manager2] = await Promise.all(sockets.map((socket) => socket.subscribe(RECEIVED)))
+    const id = await submitted({ assignedToId: api.db.people.manager.id })
+    const { notification } = (await mia!.data()).notificationReceived
+    expect(notification).toMatchObject({ kind: 'SUBMITTED', request: { id }, actor: { name: 'Uma User' } })
+    const { notifications } = await api.data('{ notifications(first: 1) { nodes { id } } }', {}, 'manager')
+    expect(notifications.nodes).toEqual([{ id: notification.id }])
+
+    await act(api, 'rejectRequest', id, 'manager', { comment: 'Too dear.' })
+    await work(id)
+    expect((await uma!.data()).notificationReceived.notification).toMatchObject({ kind: 'REJECTED', request: { id } })
+    await expectNothingElse([uma, user2, mia, manager2].map((heard, i) => [heard!, sockets[i]!]))
+  })
+
+  test('tells of each, in order, when many come at once; not of those that are mail alone', async () => {
+    const person = await api.person()
+    const socket = await connect(api, person)
+    const heard = await socket.subscribe(RECEIVED)
+    const { rows } = await owner.query<{ id: string }>(
+      `insert into app_public.notifications (recipient_id, kind, event, mail_state)
+       select $1, case when n % 10 = 0 then 'DIGEST' else 'ROLE_CHANGED' end, 'test ' || n, 'NONE' from generate_series(1, 100) n
+       returning id`,
+      [person.id],
+    )
+    for (const [i, { id }] of rows.entries()) {
+      if ((i + 1) % 10 === 0) continue
+      expect((await heard.data()).notificationReceived.notification.id).toBe(id)
+    }
+    await expectNothingElse([[heard, socket]])
+  })
+
+  test('by an announcement that names a notification of somebody else, tells nothing', async () => {
+    const socket = await connect(api, 'user2')
+    const heard = await socket.subscribe(RECEIVED)
+    const { rows } = await owner.query('select id, recipient_id from app_public.notifications limit 1')
+    expect(rows[0].recipient_id).not.toBe(api.db.people.user2.id)
+    await owner.query(`select pg_notify('assent', format('notification %s %s', $1::uuid, $2::uuid))`, [
+      api.db.people.user2.id,
+      rows[0].id,
+    ])
+    await expectNothingElse([[heard, socket]])
+  })
+})
+
+describe('the connection that listens', () => {
+  const listeners = async () =>
+    (
+      await owner.query<{ n: number }>(
+        `select count(*)::integer as n from pg_stat_activity where datname = current_database() and application_name = 'assent live'`,
+      )
+    ).rows[0]!.n
+
+  test('is one for each process, and all processes hear', async () => {
+    const id = await newRequest(api)
+    const sockets = [await connect(api, 'user'), await connect(other, 'user'), await connect(other, 'admin')]
+    const heard = await Promise.all(sockets.map((socket) => socket.subscribe(UPDATED, { id })))
+    expect(await listeners()).toBe(2)
+    await act(other, 'submitRequest', id, 'user')
+    for (const each of heard) expect(await statusOf(each)).toBe('SUBMITTED')
+  })
+
+  test('when it is lost, subscribers are sent away, since they may miss something; clients come back by themselves', async () => {
+    const root = await api.db.connect('root')
+    const id = await newRequest(api)
+    const socket = await connect(api, 'user')
+    await socket.subscribe(UPDATED, { id })
+
+    const messages: unknown[] = []
+    let connections = 0
+    const client = createClient({
+      url: `${api.url.replace('http', 'ws')}/graphql`,
+      webSocketImpl: WebSocket,
+      connectionParams: () => ({ Authorization: `Bearer ${api.token('user')}` }),
+      retryAttempts: 5,
+      retryWait: () => new Promise((resolve) => setTimeout(resolve, 20)),
+      on: { connected: () => void connections++ },
+    })
+    const failed = new Promise((_resolve, reject) => {
+      client.subscribe(
+        { query: UPDATED, variables: { id } },
+        { next: (message) => void messages.push(message), error: reject, complete: () => reject(new Error('It is over.')) },
+      )
+    })
+    failed.catch(() => {})
+    await until(() => connections === 1)
+
+    await root.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'assent live'`,
+    )
+    expect(await socket.closed).toEqual([1013, 'Try again later'])
+    await until(() => connections === 2)
+    for (let title = 1; messages.length === 0; title++) {
+      await act(api, 'updateRequest', id, 'user', { title: String(title) })
+      await Promise.race([failed, new Promise((resolve) => setTimeout(resolve, 50))])
+    }
+    expect(messages[0]).toMatchObject({ data: { requestUpdated: { request: { id } } } })
+    await client.dispose()
+  })
+
+  test('when it cannot be had, live news are, and all else is not, refused', async () => {
+    const proxy = await startProxy(api.db.urls.auth)
+    const away = await startApi({ AUTH_DATABASE_URL: proxy.url }, api.db)
+    await proxy.cut()
+    await expect(connect(away, 'user')).rejects.toMatchObject({ code: 1013, reason: 'Try again later' })
+    expect((await away.send({ method: 'GET', path: '/healthz' })).status).toBe(200)
+    await proxy.mend()
+    const socket = await connect(away, 'user')
+    const id = await newRequest(away)
+    const heard = await socket.subscribe(UPDATED, { id })
+    await act(away, 'submitRequest', id, 'user')
+    expect(await statusOf(heard)).toBe('SUBMITTED')
+    // Gone without a word to the client, but for the closing.
+    await proxy.cut()
+    expect(await socket.closed).toEqual([1013, 'Try again later'])
+    await away.close()
+    await proxy.close()
+  })
+})
+
+describe('one socket', () => {
+  test('carries several operations, each until it is completed', async () => {
+    const socket = await connect(api, 'user')
+    const [one, two] = [await newRequest(api), await newRequest(api)]
+    const [first, second] = [await socket.subscribe(UPDATED, { id: one }), await socket.subscribe(UPDATED, { id: two })]
+    await act(api, 'updateRequest', two, 'user', { title: 'Two' })
+    expect((await second.data()).requestUpdated.request.title).toBe('Two')
+    socket.send({ id: second.id, type: 'complete' })
+    await act(api, 'submitRequest', two, 'user')
+    await act(api, 'submitRequest', one, 'user')
+    expect(await statusOf(first)).toBe('SUBMITTED')
+    await expectNothingElse([
+      [first, socket],
+      [second, socket],
+    ])
+  })
+
+  test('answers queries and mutations as POST does', async () => {
+    const socket = await connect(api, 'user')
+    const asked = socket.start('query ($id: UUID!) { currentUser { name } requests(condition: { id: $id }) { totalCount } }', {
+      id: NOBODY,
+    })
+    expect(await asked.data()).toEqual({ currentUser: { name: 'Uma User' }, requests: { totalCount: 0 } })
+    expect(await asked.next()).toEqual({ id: asked.id, type: 'complete' })
+    const made = socket.start(mutation('createRequest', 'request { title }'), { input: { title: 'By WebSocket' } })
+    expect(await made.data()).toEqual({ createRequest: { request: { title: 'By WebSocket' } } })
+    const failed = socket.start(mutation('approveRequest'), { input: { requestId: await newRequest(api) } })
+    expect(await failed.next()).toMatchObject({
+      type: 'next',
+      payload: { data: { approveRequest: null }, errors: [{ path: ['approveRequest'], extensions: { code: 'FORBIDDEN' } }] },
+    })
+    expect(socket.isOpen).toBe(true)
+  })
+
+  test('is told what is wrong with a document, with a code', async () => {
+    const socket = await connect(api, 'user')
+    for (const [query, variables] of [
+      ['subscription { nothing }'],
+      ['subscription {'],
+      ['subscription { inboxChanged { totalCount } notificationReceived { notification { id } } }'],
+      ['subscription { __typename }'],
+      [UPDATED],
+      [UPDATED, { id: 'x' }],
+      [UPDATED, { id: null }],
+      ['subscription A { inboxChanged { totalCount } } subscription B { inboxChanged { totalCount } }'],
+      ['fragment F on Query { currentUser { id } }'],
+      ['{ currentUser { id } }', { deep: [[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]] }],
+      [`{ ${'currentUser { id } '.repeat(11)} }`],
+    ] as [string, object?][]) {
+      expect([query, await socket.start(query, variables).code()]).toEqual([query, 'BAD_REQUEST'])
+    }
+    expect(socket.isOpen).toBe(true)
+  })
+})
+
+describe('server-sent events', () => {
+  interface Stream {
+    readonly res: IncomingMessage
+    text(): string
+    readonly ended: Promise<void>
+  }
+  const streams = new Set<IncomingMessage>()
+  afterEach(() => {
+    for (const res of streams) res.destroy()
+    streams.clear()
+  })
+
+  function stream(on: Api, query: string, variables: object, headers: Record<string, string>): Promise<Stream> {
+    return new Promise((resolve, reject) => {
+      const req = request(`${on.url}/graphql`, {
+        method: 'POST',
+        headers: { accept: 'text/event-stream', 'content-type': 'application/json', ...headers },
+      })
+      req.on('error', reject)
+      req.on('response', (res) => {
+        streams.add(res)
+        let text = ''
+        res.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
+        const ended = new Promise<void>((done) => res.once('close', done))
+        res.on('error', () => {})
+        resolve({ res, text: () => text, ended })
+      })
+      req.end(JSON.stringify({ query, variables }))
+    })
+  }
+  const bearer = (token: string) => ({ authorization: `Bearer ${token}` })
+
+  test('tell the same, as a stream of "next" events', async () => {
+    const id = await newRequest(api)
+    const { res, text } = await stream(api, UPDATED, { id }, bearer(api.token('user')))
+    expect(res.statusCode).toBe(200)
+    expect(res.headers).toMatchObject({
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-store',
+      'x-accel-buffering': 'no',
+    })
+    await act(api, 'updateRequest', id, 'user', { title: 'Line\nbreaks\r\nare data' })
+    await until(() => text().includes('event'))
+    const request = { id, title: 'Line\nbreaks\r\nare data', status: 'DRAFT', version: 2 }
+    expect(text()).toBe(`:\n\nevent: next\ndata: ${JSON.stringify({ data: { requestUpdated: { request } } })}\n\n`)
+  })
+
+  test('are for pages of ours alone', async () => {
+    const origin = { origin: 'https://evil.example.com' }
+    expect((await stream(api, INBOX, {}, { ...bearer(api.token('user')), ...origin })).res.statusCode).toBe(403)
+    expect((await stream(api, INBOX, {}, { ...bearer(api.token('user')), origin: api.url })).res.statusCode).toBe(200)
+  })
+
+  test('are understood by the client of graphql-sse', async () => {
+    await until(async () => (await subscribers()) === 0)
+    const client = createEventsClient({ url: `${api.url}/graphql`, headers: bearer(api.token('manager')), retryAttempts: 0 })
+    const events = client.iterate({ query: INBOX })
+    const first = events.next()
+    const before = await awaiting('manager')
+    await until(async () => (await subscribers()) === 1)
+    await submitted()
+    expect((await first).value).toEqual({ data: { inboxChanged: { totalCount: before + 1 } } })
+    await events.return!()
+    client.dispose()
+    await until(async () => (await subscribers()) === 0)
+  })
+
+  test('are for a subscription alone, and for who accepts them', async () => {
+    expect(await api.code(INBOX, {}, 'user')).toBe('BAD_REQUEST')
+    const asked = await api.graphql('{ currentUser { name } }', {}, 'user', { accept: 'application/json, text/event-stream' })
+    expect(asked.headers['content-type']).toMatch('application/json')
+    expect(asked.body).toEqual({ data: { currentUser: { name: 'Uma User' } } })
+  })
+
+  test('need credentials; a refusal is JSON, as any', async () => {
+    const ask = async (headers: Record<string, string>, query = INBOX, variables = {}) => {
+      const { res, text, ended } = await stream(api, query, variables, headers)
+      await ended
+      return [res.statusCode, JSON.parse(text()).errors[0].extensions.code]
+    }
+    const person = await api.person()
+    for (const headers of [{}, bearer('x'), bearer(deadToken()), { cookie: 'assent_session=dead' }] as Record<string, string>[]) {
+      expect([headers, await ask(headers)]).toEqual([headers, [401, 'UNAUTHENTICATED']])
+    }
+    expect(await ask(bearer(person.token), 'subscription { x }')).toEqual([400, 'BAD_REQUEST'])
+    expect(await ask(bearer(person.token), UPDATED, { id: 'x' })).toEqual([400, 'BAD_REQUEST'])
+    const asked = await api.graphql(INBOX, {}, 'user', { accept: 'text/event-stream', 'content-type': 'text/plain' })
+    expect(asked.status).toBe(415)
+  })
+
+  test('end with their session, and count among the connections of their person', async () => {
+    const person = await api.person()
+    const all = await Promise.all(Array.from({ length: 20 }, () => stream(api, INBOX, {}, bearer(person.token))))
+    expect(all.map(({ res }) => res.statusCode)).toEqual(Array(20).fill(200))
+    const { res, text, ended } = await stream(api, INBOX, {}, bearer(person.token))
+    await ended
+    expect([res.statusCode, JSON.parse(text()).errors[0].extensions.code]).toEqual([429, 'RATE_LIMITED'])
+    await expect(connect(api, person)).rejects.toMatchObject({ code: 1013 })
+    const start = performance.now()
+    await api.data(mutation('logout', 'clientMutationId'), { input: {} }, person)
+    await Promise.all(all.map((each) => each.ended))
+    expect(performance.now() - start).toBeLessThan(5_000)
+    // No word of an end that was not meant: a client asks again, and hears why.
+    for (const { text } of all) expect(text()).toBe(':\n\n')
+  })
+})

@@ -1,0 +1,498 @@
+import pg from 'pg'
+import {
+  asSession,
+  bare,
+  digest,
+  login,
+  openStage,
+  type Actor,
+  type Outcome,
+  type Person,
+  type Row,
+  type Stage,
+} from '../harness/stage.ts'
+
+// Administering people: who may, what is refused, what it leaves, and that somebody is always left who may.
+
+let stage: Stage
+let api: pg.Client
+
+beforeAll(async () => {
+  stage = await openStage()
+  api = await stage.db.connect('auth')
+  await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.gone])
+})
+afterAll(() => stage?.close())
+
+const NOBODY = '00000000-0000-7000-8000-000000000000'
+const quote = (value: string | null) => (value === null ? 'null' : `'${value.replaceAll("'", "''")}'`)
+const id = (person: Person) => `'${stage.id[person]}'`
+
+const create = ({ email = 'new@assent.test', name = 'New', role = 'USER', weakness = null }: Row = {}) =>
+  `select * from app_hidden.create_user(${[email, name, role, 'digest', weakness].map(quote).join(', ')})`
+const changes = {
+  rename: (who: string) => `select * from app_public.update_user(${who}, name => 'Renamed')`,
+  promote: (who: string) => `select * from app_public.update_user(${who}, role => 'ADMIN')`,
+  deactivate: (who: string) => `select * from app_public.deactivate_user(${who})`,
+  reactivate: (who: string) => `select * from app_public.reactivate_user(${who})`,
+}
+
+/** The entries that something has left, as stage.entry() makes them. */
+const leaves = async (act: () => Promise<unknown>) => (await stage.leaves(act)).map(bare)
+const keep = { keep: true, fetch: true }
+const person = async (who: Person): Promise<Row> =>
+  (await stage.root.query('select * from app_public.users where id = $1', [stage.id[who]])).rows[0]
+
+/** The entries of a statement that has to succeed, and whose effects stay. */
+const done = (actor: Actor, statement: string) => leaves(() => stage.rows(actor, statement))
+
+/** A statement that has to fail with RQ422, in words, and leave nothing: the column that it is about. */
+async function invalid(actor: Actor, statement: string): Promise<string | null> {
+  let outcome: Outcome
+  expect(await leaves(async () => void (outcome = await stage.attempt(actor, statement, keep)))).toEqual([])
+  expect(outcome!.code).toBe('RQ422')
+  expect(outcome!.message).toMatch(/^(?!.*(users_|credentials_|violates|constraint)).{10,}/)
+  return outcome!.column
+}
+
+describe('who may administer people', () => {
+  // A user sees managers and admins, a manager everybody active.
+  test.each<[Person, Partial<Record<Person, string | null>>]>([
+    ['user', { user: 'RQ403', manager: 'RQ403', admin: 'RQ403', user2: 'RQ404', gone: 'RQ404' }],
+    ['manager', { manager: 'RQ403', user: 'RQ403', admin: 'RQ403', gone: 'RQ404' }],
+    ['admin', { admin2: null, manager: null, user: null, gone: null }],
+  ])('%s', async (actor, targets) => {
+    for (const [target, code] of Object.entries(targets)) {
+      for (const [name, change] of Object.entries(changes)) {
+        const outcome = await stage.attempt(actor, change(id(target as Person)), { fetch: true })
+        expect({ name, target, code: outcome.code, rows: outcome.count }).toEqual({ name, target, code, rows: code ? 0 : 1 })
+        // What one may not see is as what is not there.
+        if (code === 'RQ404') expect(outcome).toEqual(await stage.attempt(actor, change(quote(NOBODY)), { fetch: true }))
+      }
+    }
+    for (const change of Object.values(changes)) expect((await stage.attempt(actor, change(quote(NOBODY)))).code).toBe('RQ404')
+  })
+
+  test.each<[Actor, string]>([
+    ['user', 'RQ403'],
+    ['manager', 'RQ403'],
+    ['gone', 'RQ401'],
+    ['anonymous', '42501'],
+    ['auditor', '42501'],
+    ['authenticator', '42501'],
+  ])('%s adds nobody, and hears of nothing else that is wrong', async (actor, code) => {
+    for (const statement of [
+      create(),
+      create({ email: 'user@assent.test', name: '', role: 'BOSS', weakness: 'This is weak.' }),
+    ]) {
+      expect((await stage.attempt(actor, statement)).code).toBe(code)
+    }
+  })
+
+  test('nor does a role without a person behind it', async () => {
+    for (const role of ['assent_user', 'assent_manager', 'assent_admin']) {
+      const outcome = await stage.attempt('anonymous', create({ weakness: 'This is weak.' }), { role })
+      expect(outcome.code).toBe('RQ401')
+    }
+  })
+
+  test('whoever knows an id alone has not seen the person', async () => {
+    const made = `jsonb_populate_record(null::app_public.users, '{"id": "${stage.id.user}"}')`
+    const outcome = await stage.attempt('admin', `select app_hidden.change_user(${made}, '{"name": "Renamed"}')`)
+    expect(outcome.code).toBe('RQ404')
+  })
+
+  test('FORBIDDEN comes before what is wrong with the values', async () => {
+    for (const values of [`name => ''`, `role => 'BOSS'`]) {
+      const outcome = await stage.attempt('manager', `select app_public.update_user(${id('user')}, ${values})`)
+      expect(outcome.code).toBe('RQ403')
+    }
+  })
+})
+
+describe('adding somebody', () => {
+  test('leaves one entry without their address, and they can log in', async () => {
+    const statement = `select * from app_hidden.create_user('New.One@assent.test', 'New One', null, '${digest('a password of theirs')}', null)`
+    const entries = await done('admin', statement)
+    const { rows } = await stage.root.query(`select * from app_public.users where name = 'New One'`)
+    expect(rows).toMatchObject([{ role: 'USER', is_deleted: false }])
+    expect(entries).toEqual([
+      { ...stage.entry('USER_CREATE', 'admin', null, { name: 'New One', role: 'USER' }), user_id: rows[0].id },
+    ])
+    expect((await login(api, 'new.one@assent.test', 'a password of theirs')).user_id).toBe(rows[0].id)
+  })
+
+  test.each(['USER', 'MANAGER', 'ADMIN'])('as %s', async (role) => {
+    expect((await stage.attempt('admin', create({ role }), { fetch: true })).rows).toMatchObject([{ name: 'New', role }])
+  })
+
+  const bad = (email: string): [string, Row, string] => [`the address ${JSON.stringify(email)}`, { email }, 'email']
+  test.each<[string, Row, string]>([
+    ['no address', { email: null }, 'email'],
+    ['an empty address', { email: '' }, 'email'],
+    ['what is no address', { email: 'new' }, 'email'],
+    ...['new@', '@b.cd', 'a@b@c', 'a b@c.d', 'a\n@b.cd', 'a@b..cd', 'a@.b', 'a@b.', 'a@b,c@d', 'g:a@b.cd;'].map(bad),
+    ...['<a@b.cd>', 'a<b@c.d', 'a@b>c', 'a@b.cd,c', 'a@b.cd;c', '"a"@b.cd', 'a@b.cd(c)', 'a\\@b.cd', 'a@[192.0.2.1]'].map(bad),
+    ['an address that is too long', { email: `${'x'.repeat(250)}@b.cd` }, 'email'],
+    ['an address that is taken', { email: 'user@assent.test' }, 'email'],
+    ['an address that is taken in another case', { email: 'USER@Assent.Test' }, 'email'],
+    ['an address that is taken by somebody deactivated', { email: 'Gone@assent.test' }, 'email'],
+    ['no name', { name: null }, 'name'],
+    ['a blank name', { name: ' \u3000\u200b' }, 'name'],
+    ['a name that is too long', { name: '😀'.repeat(201) }, 'name'],
+    ['an unknown role', { role: 'BOSS' }, 'role'],
+    ['a role in small letters', { role: 'user' }, 'role'],
+    ['an empty role', { role: '' }, 'role'],
+    ['a weak password', { weakness: 'This is weak.' }, 'password'],
+  ])('with %s is refused', async (_, values, column) => {
+    const count = async () => (await stage.root.query('select from app_public.users')).rowCount
+    const before = await count()
+    expect(await invalid('admin', create(values))).toBe(column)
+    expect(await count()).toBe(before)
+  })
+
+  test('says what is wrong with the password as the server has it', async () => {
+    expect((await stage.attempt('admin', create({ weakness: 'This is weak.' }))).message).toBe('This is weak.')
+  })
+
+  test('twice at once under one address: the second is refused', async () => {
+    const other = await stage.db.connect('auth')
+    let outcomes: PromiseSettledResult<Row[]>[] = []
+    const entries = await leaves(async () => {
+      outcomes = await Promise.allSettled([
+        asSession(api, stage.secret.admin, create({ email: 'twin@assent.test' })),
+        asSession(other, stage.secret.admin, create({ email: 'TWIN@assent.test' })),
+      ])
+    })
+    expect(entries).toMatchObject([{ action: 'USER_CREATE' }])
+    expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
+    expect(outcomes.filter(({ status }) => status === 'rejected')).toMatchObject([{ reason: { code: 'RQ422', column: 'email' } }])
+  })
+})
+
+describe('changing somebody', () => {
+  test('leaves one entry, of what has changed', async () => {
+    const about = (action: string, metadata: Row) => [stage.entry(action, 'admin', 'idler', metadata)]
+    const update = (values: string) => `select * from app_public.update_user(${id('idler')}, ${values})`
+    const { name } = await person('idler')
+    expect(await done('admin', update(`name => 'Ulla'`))).toEqual(about('USER_UPDATE', { name: { old: name, new: 'Ulla' } }))
+    expect(await done('admin', update(`role => 'MANAGER'`))).toEqual(
+      about('USER_UPDATE', { role: { old: 'USER', new: 'MANAGER' } }),
+    )
+    expect(await done('admin', update(`name => ${quote(name)}, role => 'USER'`))).toEqual(
+      about('USER_UPDATE', { name: { old: 'Ulla', new: name }, role: { old: 'MANAGER', new: 'USER' } }),
+    )
+    expect(await done('admin', changes.deactivate(id('idler')))).toEqual(
+      about('USER_DEACTIVATE', { is_deleted: { old: false, new: true } }),
+    )
+    expect(await done('admin', changes.reactivate(id('idler')))).toEqual(
+      about('USER_REACTIVATE', { is_deleted: { old: true, new: false } }),
+    )
+  })
+
+  test.each([
+    ['nothing', (who: string, _: Row) => `select * from app_public.update_user(${who})`],
+    [
+      'to the same',
+      (who: string, { name, role }: Row) =>
+        `select * from app_public.update_user(${who}, name => ${quote(name)}, role => '${role}')`,
+    ],
+    ['to be active, who is', (who: string) => changes.reactivate(who)],
+  ])('%s is no action', async (_, change) => {
+    const before = await person('user')
+    expect(await done('admin', change(id('user'), before))).toEqual([])
+    expect(await person('user')).toEqual(before)
+  })
+
+  test('to be deactivated, who is, is no action either', async () => {
+    expect(await done('admin', changes.deactivate(id('gone')))).toEqual([])
+  })
+
+  test('by SQL, to the same, is none either', async () => {
+    const same = 'update app_public.users set name = name, role = role, is_deleted = is_deleted'
+    expect(await leaves(() => stage.root.query(same))).toEqual([])
+  })
+
+  test.each([
+    [`name => ''`, 'name'],
+    [`name => ' \u3000'`, 'name'],
+    [`name => repeat('😀', 201)`, 'name'],
+    [`name => null`, 'name'],
+    [`role => 'BOSS'`, 'role'],
+    [`role => 'manager'`, 'role'],
+    [`role => null`, 'role'],
+    [`name => 'Fine', role => ''`, 'role'],
+  ])('by %s is refused', async (values, column) => {
+    const before = await person('user')
+    expect(await invalid('admin', `select * from app_public.update_user(${id('user')}, ${values})`)).toBe(column)
+    expect(await person('user')).toEqual(before)
+  })
+
+  test.each([
+    ['{"name": 5}', 'name'],
+    ['{"name": true}', 'name'],
+    ['{"name": ["A"]}', 'name'],
+    ['{"name": {"a": "A"}}', 'name'],
+    ['{"role": 1}', 'role'],
+    ['{"is_deleted": "true"}', 'is_deleted'],
+    ['{"is_deleted": "yes"}', 'is_deleted'],
+    ['{"is_deleted": 1}', 'is_deleted'],
+    ['{"is_deleted": null}', 'is_deleted'],
+    ['{"name": "Fine", "is_deleted": []}', 'is_deleted'],
+  ])('by JSON takes no value of another type: %s', async (json, column) => {
+    expect(await invalid('admin', `select app_hidden.change_user(app_hidden.visible_user(${id('user')}), '${json}')`)).toBe(
+      column,
+    )
+  })
+
+  test('writes name, role and is_deleted, and nothing else', async () => {
+    const before = await person('user')
+    const json = `{"id": "${NOBODY}", "created_at": "2001-01-01T00:00:00Z", "email": "other@assent.test", "name": "${before['name']}"}`
+    expect(await done('admin', `select app_hidden.change_user(app_hidden.visible_user(${id('user')}), '${json}')`)).toEqual([])
+    expect(await person('user')).toEqual(before)
+  })
+
+  // Who was no admin any more a moment later is still who did it.
+  test.each([
+    [
+      'demoted',
+      `select * from app_public.update_user($id, role => 'USER')`,
+      'USER_UPDATE',
+      { role: { old: 'ADMIN', new: 'USER' } },
+    ],
+    [
+      'deactivated',
+      'select * from app_public.deactivate_user($id)',
+      'USER_DEACTIVATE',
+      { is_deleted: { old: false, new: true } },
+    ],
+  ])('an admin who has %s themselves is the one who did it', async (_, statement, action, metadata) => {
+    await stage.root.query('begin')
+    try {
+      await stage.attempt('admin2', statement.replace('$id', id('admin2')), { keep: true })
+      const { rows } = await stage.root.query('select * from app_public.audit_logs order by "timestamp" desc limit 1')
+      expect(bare(rows[0])).toEqual(stage.entry(action, 'admin2', 'admin2', metadata))
+    } finally {
+      await stage.root.query('rollback')
+    }
+  })
+
+  test('a role holds from the next request on, in the same session', async () => {
+    const { id: request } = await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
+    const approve = `select app_public.approve_request('${request}')`
+    const as = async () => (await asSession(api, stage.secret.user2, 'select current_user as role'))[0]!['role']
+    expect((await stage.attempt('user2', approve)).code).toBe('RQ404')
+    await done('admin', `select * from app_public.update_user(${id('user2')}, role => 'MANAGER')`)
+    expect([await as(), (await stage.attempt('user2', approve)).code]).toEqual(['assent_manager', null])
+    await done('admin', `select * from app_public.update_user(${id('user2')}, role => 'USER')`)
+    expect([await as(), (await stage.attempt('user2', approve)).code]).toEqual(['assent_user', 'RQ404'])
+  })
+})
+
+/** A new session of somebody, without the slow hash of a login. */
+async function open(who: Person): Promise<string> {
+  const { rows } = await stage.root.query('select session_secret from app_private.open_session($1, false, null)', [stage.id[who]])
+  return rows[0].session_secret
+}
+
+describe('a deactivation', () => {
+  test('ends every session, and a reactivation brings none back, be it opened meanwhile', async () => {
+    const secrets = [await open('manager2'), await open('manager2')]
+    const role = (secret: string) =>
+      asSession(api, secret, 'select current_user as role').then(
+        ([row]) => row!['role'],
+        (error: pg.DatabaseError) => error.code,
+      )
+    expect(await Promise.all(secrets.slice(0, 1).map(role))).toEqual(['assent_manager'])
+    await done('admin', changes.deactivate(id('manager2')))
+    // A login that had begun before.
+    secrets.push(await open('manager2'))
+    for (const secret of secrets) expect(await role(secret)).toBe('RQ401')
+    await done('admin', changes.reactivate(id('manager2')))
+    for (const secret of secrets) expect(await role(secret)).toBe('RQ401')
+    const { rows } = await stage.root.query(
+      'select count(*)::integer from app_private.sessions where user_id = $1 and revoked_at is null',
+      [stage.id.manager2],
+    )
+    expect(rows).toEqual([{ count: 0 }])
+    expect(await role((await login(api, 'manager2@assent.test')).session_secret!)).toBe('assent_manager')
+  })
+
+  test('leaves what was assigned to them to any manager', async () => {
+    const { id: request } = await stage.request({ creator: 'user', assignee: 'left', status: 'SUBMITTED' })
+    const decide = `select * from app_public.reject_request('${request}', 'No')`
+    const inbox = `select from app_public.requests_awaiting_my_decision() where id = '${request}'`
+    const asManager = async () => {
+      const [decision, waiting] = await stage.attempts([decide, inbox].map((statement) => ({ actor: 'manager', statement })))
+      return [decision!.code, waiting!.count]
+    }
+    expect(await asManager()).toEqual(['RQ403', 0])
+    await done('admin', changes.deactivate(id('left')))
+    expect(await asManager()).toEqual([null, 1])
+    await done('admin', changes.reactivate(id('left')))
+    expect(await asManager()).toEqual(['RQ403', 0])
+  })
+})
+
+describe('the last active admin', () => {
+  // Of those that the stage has, two: admin and admin2, in whatever state the last test has left them.
+  const admins = async () => {
+    const { rows } = await stage.root.query(
+      `select id from app_public.users where role = 'ADMIN' and not is_deleted order by name`,
+    )
+    return rows.map((row) => Object.entries(stage.id).find(([, one]) => one === row.id)![0])
+  }
+  const restore = () =>
+    stage.root.query(`update app_public.users set role = 'ADMIN', is_deleted = false where id = any ($1)`, [
+      [stage.id.admin, stage.id.admin2],
+    ])
+  const retire = (change = 'is_deleted = true') =>
+    stage.root.query(`update app_public.users set ${change} where id = $1`, [stage.id.admin2])
+  beforeEach(restore)
+  afterAll(restore)
+
+  const lost = { code: 'RQ409', message: expect.stringContaining('last active admin') }
+
+  test.each(['is_deleted = true', `role = 'MANAGER'`])('stays one, when of two one is: %s', async (change) => {
+    await retire(change)
+    const before = await person('admin')
+    for (const statement of [
+      `select * from app_public.update_user(${id('admin')}, role => 'MANAGER')`,
+      `select * from app_public.update_user(${id('admin')}, name => 'A', role => 'USER')`,
+      changes.deactivate(id('admin')),
+    ]) {
+      expect(await leaves(async () => expect(await stage.attempt('admin', statement, keep)).toMatchObject(lost))).toEqual([])
+    }
+    expect(await person('admin')).toEqual(before)
+  })
+
+  test('INVALID_TRANSITION comes before what is wrong with the values', async () => {
+    await retire()
+    for (const json of ['{"name": "", "role": "USER"}', '{"name": 5, "role": "USER"}', '{"is_deleted": true, "role": "BOSS"}']) {
+      const statement = `select app_hidden.change_user(app_hidden.visible_user(${id('admin')}), '${json}')`
+      expect(await stage.attempt('admin', statement)).toMatchObject(lost)
+    }
+  })
+
+  test('may be renamed, and of two either may go', async () => {
+    for (const who of ['admin', 'admin2'] as const) {
+      expect((await stage.attempt('admin', `select app_public.update_user(${id(who)}, role => 'USER')`)).code).toBe(null)
+      expect((await stage.attempt('admin', changes.deactivate(id(who)))).code).toBe(null)
+    }
+    await retire()
+    expect((await stage.attempt('admin', changes.rename(id('admin')))).code).toBe(null)
+    expect((await stage.attempt('admin', `select app_public.update_user(${id('admin2')}, role => 'USER')`)).code).toBe(null)
+  })
+
+  test.each(['owner', 'superuser'] as const)('stays one by SQL too, for the %s', async (actor) => {
+    for (const statement of [
+      `update app_public.users set role = 'USER'`,
+      'update app_public.users set is_deleted = true',
+      `update app_public.users set role = case id when ${id('admin')} then 'USER' else role end, is_deleted = id = ${id('admin2')}`,
+    ]) {
+      expect(await leaves(async () => expect(await stage.attempt(actor, statement, { keep: true })).toMatchObject(lost))).toEqual(
+        [],
+      )
+    }
+    await retire()
+    expect(await stage.attempt(actor, `update app_public.users set role = 'USER' where id = ${id('admin')}`)).toMatchObject(lost)
+    // When there is another, they may go.
+    await stage.root.query('begin')
+    const codes = [`role = 'ADMIN' where id = ${id('user')}`, `role = 'USER' where id = ${id('admin')}`].map(
+      async (set) => (await stage.attempt(actor, `update app_public.users set ${set}`, { keep: true })).code,
+    )
+    expect(await Promise.all(codes)).toEqual([null, null])
+    await stage.root.query('rollback')
+  })
+
+  type Rival = readonly [Person | 'owner', string, Person]
+  const demote = (who: string) => `select * from app_public.update_user(${who}, role => 'USER')`
+  const written = (who: string) => `update app_public.users set role = 'USER' where id = ${who}`
+
+  /** The second acts while the first has acted and not yet committed, or rolled back: what the second fails with. */
+  async function behind(rivals: readonly Rival[], end: string): Promise<string | null> {
+    const clients = await Promise.all(
+      rivals.map(async ([actor]) => {
+        const client = await stage.db.connect(actor === 'owner' ? 'owner' : 'auth')
+        await client.query('begin')
+        const identify = `select set_config('assent.session', $1, true), set_config('role', app_hidden.authenticate($1), true)`
+        if (actor !== 'owner') await client.query(identify, [await open(actor)])
+        return client
+      }),
+    )
+    const [first, second] = rivals.map(
+      ([, statement, target], i) =>
+        () =>
+          clients[i]!.query(statement.replace('$id', id(target))),
+    )
+    await first!()
+    const later = second!().then(
+      () => null,
+      (error: pg.DatabaseError) => error.code!,
+    )
+    while (!(await isWaiting()));
+    await clients[0]!.query(end)
+    const code = await later
+    await clients[1]!.query('commit')
+    return code
+  }
+  const isWaiting = async () =>
+    (await stage.root.query(`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`))
+      .rowCount! > 0
+
+  test.each<[string, Rival, Rival, string, string | null, Person[]]>([
+    [
+      'two demote each other',
+      ['admin', demote('$id'), 'admin2'],
+      ['admin2', demote('$id'), 'admin'],
+      'commit',
+      'RQ403',
+      ['admin'],
+    ],
+    [
+      'one deactivates another, who demotes them',
+      ['admin', changes.deactivate('$id'), 'admin2'],
+      ['admin2', demote('$id'), 'admin'],
+      'commit',
+      'RQ401',
+      ['admin'],
+    ],
+    [
+      'one demotes another, who deactivates them',
+      ['admin', demote('$id'), 'admin2'],
+      ['admin2', changes.deactivate('$id'), 'admin'],
+      'commit',
+      'RQ403',
+      ['admin'],
+    ],
+    [
+      'both step down',
+      ['admin', demote('$id'), 'admin'],
+      ['admin2', changes.deactivate('$id'), 'admin2'],
+      'commit',
+      'RQ409',
+      ['admin2'],
+    ],
+    [
+      'both step down, and one does not after all',
+      ['admin', demote('$id'), 'admin'],
+      ['admin2', changes.deactivate('$id'), 'admin2'],
+      'rollback',
+      null,
+      ['admin'],
+    ],
+    ['both go by SQL', ['owner', written('$id'), 'admin'], ['owner', written('$id'), 'admin2'], 'commit', 'RQ409', ['admin2']],
+    ['one goes by SQL', ['owner', written('$id'), 'admin'], ['admin2', demote('$id'), 'admin2'], 'commit', 'RQ409', ['admin2']],
+    [
+      'the other goes by SQL',
+      ['admin', demote('$id'), 'admin'],
+      ['owner', written('$id'), 'admin2'],
+      'commit',
+      'RQ409',
+      ['admin2'],
+    ],
+  ])('stays one, when at once %s', async (_, first, second, end, code, left) => {
+    expect(await behind([first, second], end)).toBe(code)
+    expect(await admins()).toEqual(left)
+  })
+})

@@ -1,0 +1,834 @@
+import {
+  openStage,
+  people,
+  type Actor,
+  type Attempt,
+  type Person,
+  type Row,
+  type Situation,
+  type Stage,
+} from '../harness/stage.ts'
+
+// Who may do what, as the README's table has it. What exists is read from the catalog: a table, a view, a sequence or a function
+// that has no line here fails the test. Outcomes: `rows`, `hidden` (no rows, no error), `denied` (42501).
+
+const schemas = `('app_public', 'app_hidden', 'app_private', 'audit')`
+const roles = [
+  'assent_anonymous',
+  'assent_user',
+  'assent_manager',
+  'assent_admin',
+  'assent_auditor',
+  'assent_authenticator',
+] as const
+type Role = (typeof roles)[number]
+const people3: Role[] = ['assent_user', 'assent_manager', 'assent_admin']
+const persons: Role[] = [...people3, 'assent_auditor']
+const callers: Role[] = ['assent_anonymous', ...people3]
+const everybody: Role[] = [...roles]
+
+/** Who may read each relation at all. Nobody but the owner's functions writes to any. */
+const readers: Record<string, Role[]> = {
+  'app_public.roles': everybody,
+  'app_public.role_permissions': everybody,
+  'app_public.request_statuses': everybody,
+  'app_public.request_parties': everybody,
+  'app_public.request_transitions': everybody,
+  'app_public.audit_actions': everybody,
+  'app_public.notification_kinds': everybody,
+  'app_public.webhook_events': everybody,
+  'app_public.users': persons,
+  'app_public.requests': persons,
+  'app_public.audit_logs': persons,
+  'app_public.notifications': persons,
+  'app_public.notification_preferences': people3, // of kinds alone: the type of what functions return
+  'app_public.undelivered_mails': people3,
+  'app_public.webhooks': people3,
+  'app_public.webhook_deliveries': persons,
+  'app_hidden.effective_permissions': ['assent_anonymous', ...persons],
+  'app_hidden.deciders': persons,
+  'app_hidden.request_deciders': persons,
+  'app_private.people': [],
+  'app_private.credentials': [],
+  'app_private.sessions': [],
+  'app_private.login_attempts': [],
+  'app_private.idempotency_keys': [],
+  'app_private.notification_preferences': [],
+  'app_private.password_resets': [],
+  'app_private.password_reset_requests': [],
+  'audit.request_history': ['assent_auditor'],
+  'audit.person_actions': ['assent_auditor'],
+  'audit.decisions': ['assent_auditor'],
+  'audit.disagreements': ['assent_auditor'],
+  'audit.mails': ['assent_auditor'],
+  'audit.failing_jobs': ['assent_auditor'],
+}
+
+/** Who may read some columns of a relation: all but secrets. */
+const partly: Record<string, { readonly role: Role; readonly columns: readonly string[] }> = {
+  'app_public.webhooks': {
+    role: 'assent_auditor',
+    columns: ['id', 'url', 'events', 'is_enabled', 'failing_since', 'created_at'],
+  },
+}
+
+/** Who may execute each function. */
+const executors: Record<string, Role[]> = {
+  'app_public.create_request(text,text,uuid)': people3,
+  'app_public.update_request(uuid,text,text,uuid,integer)': people3,
+  'app_public.delete_request(uuid,integer)': people3,
+  'app_public.submit_request(uuid,integer)': people3,
+  'app_public.approve_request(uuid,text,integer)': people3,
+  'app_public.reject_request(uuid,text,integer)': people3,
+  'app_public.assign_request(uuid,uuid,integer)': people3,
+  'app_public.update_user(uuid,text,text)': people3,
+  'app_public.deactivate_user(uuid)': people3,
+  'app_public.reactivate_user(uuid)': people3,
+  'app_public.logout()': people3,
+  'app_public.request_password_reset(text)': callers,
+  'app_public.unread_notification_count()': people3,
+  'app_public.mark_notification_read(uuid)': people3,
+  'app_public.mark_all_notifications_read()': people3,
+  'app_public.my_notification_preferences()': people3,
+  'app_public.set_notification_preference(text,text)': people3,
+  'app_public.resend_mail(uuid)': people3,
+  'app_public.create_webhook(text,text[])': people3,
+  'app_public.update_webhook(uuid,text,text[],boolean)': people3,
+  'app_public.delete_webhook(uuid)': people3,
+  'app_public.resend_webhook_delivery(uuid)': people3,
+  'app_public.get_current_user()': callers,
+  'app_public.requests_awaiting_my_decision()': people3,
+  'app_public.requests_available_actions(app_public.requests)': people3,
+  'app_public.users_email(app_public.users)': callers,
+  'app_public.users_permissions(app_public.users)': callers,
+  'app_hidden.authenticate(text)': ['assent_authenticator'],
+  'app_hidden.begin_login(text)': callers,
+  'app_hidden.finish_login(uuid,text,text,boolean,text)': callers,
+  'app_hidden.refresh_session(text)': callers,
+  'app_hidden.begin_password_change(text)': people3,
+  'app_hidden.change_password(uuid,text,text)': people3,
+  'app_hidden.reset_password(text,text,text)': callers,
+  'app_hidden.my_session()': people3,
+  'app_hidden.my_sessions()': people3,
+  'app_hidden.end_session(uuid)': people3,
+  'app_hidden.end_other_sessions()': people3,
+  'app_hidden.touch_session()': people3,
+  'app_hidden.current_user_id()': callers,
+  'app_hidden.has_permission(text)': callers,
+  'app_hidden.can_decide(uuid,uuid,uuid,boolean)': persons,
+  'app_hidden.my_parties(app_public.requests)': people3,
+  'app_hidden.people_on_my_requests()': ['assent_user'],
+  'app_hidden.transition(app_public.requests,text,integer,jsonb)': people3,
+  'app_hidden.act_on_request(uuid,text,integer[],jsonb)': people3,
+  'app_hidden.visible_request(uuid)': people3,
+  'app_hidden.matching_requests(text,text,uuid,uuid)': people3,
+  'app_hidden.visible_user(uuid)': people3,
+  'app_hidden.create_user(text,text,text,text,text)': people3,
+  'app_hidden.change_user(app_public.users,jsonb)': people3,
+  'app_hidden.request_document(app_public.requests)': people3,
+  'app_hidden.audit_log_document(app_public.audit_logs)': people3,
+  'app_hidden.user_document(app_public.users)': people3,
+  'app_hidden.notification_document(app_public.notifications)': people3,
+  'app_hidden.count_jobs()': ['assent_authenticator'],
+  'app_hidden.claim_idempotency_key(text,bytea[])': people3,
+  'app_hidden.keep_answer(text,bytea,json)': people3,
+  'app_hidden.left_out()': people3,
+  'app_hidden.given(text,text)': people3,
+  'app_hidden.given(text,uuid)': people3,
+  'app_private.uuid_v7()': [],
+  'app_private.password_digest(text)': [],
+  'app_private.hash_password(text)': [],
+  'app_private.register_user(text,text,text,text)': [],
+  'app_private.random_secret()': [],
+  'app_private.hash_secret(text)': [],
+  'app_private.is_blank(text)': [],
+  'app_private.is_live(app_private.sessions)': [],
+  'app_private.live_session(text)': [],
+  'app_private.require_session()': [],
+  'app_private.open_session(uuid,boolean,text)': [],
+  'app_private.verify_password(uuid,text,text)': [],
+  'app_private.caller()': [],
+  'app_private.current_ip()': [],
+  'app_private.account_key(text)': [],
+  'app_private.caller_network()': [],
+  'app_private.permitted_transition(app_public.requests,text,integer)': [],
+  'app_private.permit_user_management()': [],
+  'app_private.keep_an_admin(app_public.users,text,boolean)': [],
+  'app_private.raise_violation(text,text)': [],
+  'app_private.check_types(jsonb,regclass)': [],
+  'app_private.refuse_weakness(text,text)': [],
+  'app_private.changes(jsonb,jsonb)': [],
+  'app_private.people_to_ask(uuid)': [],
+  'app_private.recipients(app_public.audit_logs)': [],
+  'app_private.notify(uuid)': [],
+  'app_private.announce_inboxes(app_public.audit_logs)': [],
+  'app_private.queue_deliveries(app_public.audit_logs)': [],
+  'app_private.origin(text)': [],
+  'app_private.webhook_payload(app_public.audit_logs,text)': [],
+  'app_private.delivery_lock(uuid)': [],
+  'app_private.begin_delivery(uuid)': [],
+  'app_private.delivery_done(uuid,integer)': [],
+  'app_private.delivery_failed(uuid,integer,text,boolean)': [],
+  'app_private.audit_webhook(text,app_public.webhooks,jsonb)': [],
+  'app_private.mail_state_for(uuid,text)': [],
+  'app_private.mail_lock(uuid)': [],
+  'app_private.has_to_decide(uuid)': [],
+  'app_private.is_pointless(app_public.notifications)': [],
+  'app_private.digest_document(uuid)': [],
+  'app_private.mail_document(app_public.notifications)': [],
+  'app_private.begin_mail(uuid,text)': [],
+  'app_private.mail_sent(uuid,uuid[])': [],
+  'app_private.mail_failed(uuid,text,boolean)': [],
+  'app_private.begin_password_reset(text,text)': [],
+  'app_private.issue_reset_token(uuid)': [],
+  'app_private.remind()': [],
+  'app_private.make_digests(date)': [],
+  'app_private.clear_away()': [],
+  'app_private.failing_jobs()': ['assent_auditor'], // by the view of the same name: they do not enter the schema
+  'app_private.tg__refuse()': [],
+  'app_private.tg_requests__guard()': [],
+  'app_private.tg_requests__audit()': [],
+  'app_private.tg_users__audit()': [],
+  'app_private.tg_users__keep_an_admin()': [],
+  'app_private.tg_users__end_sessions()': [],
+  'app_private.tg_audit_logs__notify()': [],
+  'app_private.tg_notifications__mail()': [],
+  'app_private.tg_webhook_deliveries__deliver()': [],
+  'app_private.tg_webhooks__check_events()': [],
+  'app_private.tg_notifications__announce()': [],
+  'app_private.tg_requests__announce()': [],
+  'app_private.tg_sessions__announce()': [],
+  'app_private.tg_credentials__end_resets()': [],
+}
+
+let stage: Stage
+let situations: Situation[]
+const all = async (statement: string): Promise<Row[]> => (await stage.root.query(statement)).rows
+
+beforeAll(async () => {
+  stage = await openStage()
+  situations = []
+  for (const creator of ['user', 'user2', 'manager', 'manager2', 'admin'] as const) {
+    for (const status of ['DRAFT', 'SUBMITTED', 'APPROVED', 'REJECTED', 'DELETED'] as const) {
+      for (const assignee of [null, 'manager', 'manager2', 'gone', 'demoted'] as const) {
+        if (assignee !== creator) situations.push(await stage.request({ creator, assignee, status }))
+      }
+    }
+  }
+  // People who are gone, but not from what they did, or not from what somebody can see.
+  situations.push(await stage.request({ creator: 'user', assignee: null, status: 'REJECTED', reviewer: 'left' }))
+  situations.push(await stage.request({ creator: 'user', assignee: 'idle', status: 'DELETED' }))
+  situations.push(await stage.request({ creator: 'idler', assignee: null, status: 'DRAFT' }))
+  await stage.root.query(`
+    insert into app_public.audit_logs (actor_id, action, user_id)
+    select case when a.action <> 'LOGIN_FAILED' then u.id end, a.action, u.id
+    from app_public.users u cross join (values ('LOGIN'), ('LOGIN_FAILED'), ('LOGOUT')) a (action)`)
+  await stage.root.query(`insert into app_public.audit_logs (action) values ('LOGIN_FAILED')`)
+  await stage.root.query(`insert into app_private.login_attempts (account_key, network) values ('\\x00', '192.0.2.1')`)
+  await stage.rows('user', `select app_hidden.keep_answer('key', '\\x00', '{}')`)
+  await stage.rows('manager', `select app_public.set_notification_preference('SUBMITTED', 'NONE')`)
+  await stage.root.query('select app_private.issue_reset_token($1)', [stage.id.user])
+  await stage.root.query(`insert into app_private.password_reset_requests (account_key) values ('\\x00')`)
+  await stage.rows('admin', `select app_public.create_webhook('https://example.test/', '{user.created,request.approved}')`)
+  // What all of that was told of; and to everybody something of each kind, whose mail has failed or was not wanted.
+  await stage.root.query('select app_private.notify(id) from app_public.audit_logs')
+  await stage.root.query(`
+    insert into app_public.notifications (recipient_id, kind, event, mail_state, mail_error)
+    select u.id, k.kind, format('%s %s', k.kind, s.state), s.state, 'refused'
+    from app_public.users u, app_public.notification_kinds k, (values ('NONE'), ('FAILED')) s (state)`)
+  await stage.retire()
+})
+afterAll(() => stage?.close())
+
+describe('relations', () => {
+  const relations = () =>
+    all(`
+    select format('%I.%I', n.nspname, c.relname) as name, c.relkind as kind, c.oid,
+      (select quote_ident(attname) from pg_attribute where attrelid = c.oid and attnum = 1) as column
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname in ${schemas} and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') order by 1`)
+
+  test('every relation there is has its line, and every line its relation', async () => {
+    expect((await relations()).map(({ name }) => name)).toEqual(Object.keys(readers).sort())
+  })
+
+  test('the catalog grants what the lines say, and PUBLIC nothing', async () => {
+    const granted = await all(`
+      select concat(format('%I.%I', n.nspname, c.relname), acl.column) as name, coalesce(grantee::regrole::text, '?') as role, privilege_type as privilege
+      from pg_class c
+      join pg_namespace n on n.oid = c.relnamespace
+      cross join lateral (
+        select null as column, x.* from aclexplode(c.relacl) x
+        union all select '.' || a.attname, x.* from pg_attribute a cross join lateral aclexplode(a.attacl) x where a.attrelid = c.oid
+      ) acl
+      where n.nspname in ${schemas} and acl.grantee <> c.relowner`)
+    const expected = [
+      ...Object.entries(readers).flatMap(([name, who]) => who.map((role) => `${role} SELECT ${name}`)),
+      ...Object.entries(partly).flatMap(([name, { role, columns }]) =>
+        columns.map((column) => `${role} SELECT ${name}.${column}`),
+      ),
+    ]
+    expect(granted.map(({ name, role, privilege }) => `${role} ${privilege} ${name}`).sort()).toEqual(expected.sort())
+  })
+
+  test('every table has row-level security, and forces it on its owner', async () => {
+    expect(
+      await all(`
+      select c.oid::regclass::text as name, c.relrowsecurity as enabled from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where n.nspname in ${schemas} and c.relkind in ('r', 'p') and not (c.relrowsecurity and c.relforcerowsecurity)`),
+    ).toEqual([{ name: 'app_public.requests', enabled: true }]) // whose owner is to search them: rules/visibility.sql
+  })
+
+  test.each(roles)('%s selects from what the lines say, and writes nowhere', async (role) => {
+    const found = await relations()
+    const writes = ['insert', 'update', 'delete', 'truncate'] as const
+    const outcomes = await stage.attempts(
+      found.flatMap(({ name, column }) =>
+        [
+          `select 1 from ${name}`,
+          `insert into ${name} default values`,
+          `update ${name} set ${column} = default`,
+          `delete from ${name}`,
+          `truncate ${name} cascade`,
+        ].map((statement): Attempt => ({ actor: 'anonymous', role, statement })),
+      ),
+    )
+    found.forEach(({ name, kind }, i) => {
+      const [select, ...written] = outcomes.slice(i * 5, i * 5 + 5).map(({ code }) => code)
+      const reads = readers[name]?.includes(role) || partly[name]?.role === role
+      expect({ name, select }).toEqual({ name, select: reads ? null : '42501' })
+      if (readers[name] === everybody) expect({ name, rows: outcomes[i * 5]!.count > 0 }).toEqual({ name, rows: true })
+      // A view over a join cannot be written by anybody (55000), and no view be truncated (42809).
+      const impossible = kind === 'v' ? ['42501', '55000', '42809'] : ['42501']
+      written.forEach((code, j) =>
+        expect({ name, write: writes[j], refused: impossible.includes(code ?? 'done') }).toEqual({
+          name,
+          write: writes[j],
+          refused: true,
+        }),
+      )
+    })
+  })
+
+  test('the owner, whose functions do the work, reads every table; what is evidence it does not change', async () => {
+    const tables = (await relations()).filter(({ kind }) => kind === 'r')
+    const evidence = ['app_public.audit_logs', 'app_public.requests', 'app_public.users']
+    for (const { name, column } of tables) {
+      const [select, update, remove, truncate] = await stage.attempts(
+        [
+          `select from ${name}`,
+          `update ${name} set ${column} = ${column}`,
+          `delete from ${name} where false`,
+          `truncate ${name} cascade`,
+        ].map((statement): Attempt => ({ actor: 'owner', statement })),
+      )
+      expect({ name, rows: select!.count > 0 }).toEqual({ name, rows: true })
+      const kept = ['app_public.audit_logs', 'app_public.requests'].includes(name)
+      expect({ name, update: update!.code, all: update!.count }).toEqual({
+        name,
+        update: kept ? 'RQ403' : null,
+        all: kept ? 0 : select!.count,
+      })
+      expect({ name, remove: remove!.code }).toEqual({ name, remove: evidence.includes(name) ? 'RQ403' : null })
+      if (evidence.includes(name)) expect(truncate!.code).toBe('RQ403')
+    }
+  })
+
+  test('no role but the owner owns or creates anything', async () => {
+    const made = await stage.attempts(
+      everybody.flatMap((role) =>
+        ['app_public', 'app_hidden', 'app_private', 'audit', 'public', 'pg_temp'].map((schema): Attempt => ({
+          actor: 'anonymous',
+          role,
+          statement: `create table ${schema}.mine ()`,
+        })),
+      ),
+    )
+    expect(new Set(made.map(({ code }) => code))).toEqual(new Set(['42501']))
+    expect(
+      await all(`
+      select c.oid::regclass from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where n.nspname in ${schemas} and c.relowner <> 'assent_owner'::regrole`),
+    ).toEqual([])
+  })
+
+  test("no role is a member of another, but the API's login of those that a request can run as, without inheriting", async () => {
+    const members = await all(`
+      select m.member::regrole::text as member, m.roleid::regrole::text as role from pg_auth_members m
+      where (m.member::regrole::text like 'assent%' or m.roleid::regrole::text like 'assent%') order by 2`)
+    expect(members).toEqual(
+      ['assent_admin', 'assent_anonymous', 'assent_manager', 'assent_user'].map((role) => ({
+        member: 'assent_authenticator',
+        role,
+      })),
+    )
+    expect(
+      await all(`
+      select rolname as role, rolcanlogin as logs_in, rolinherit as inherits from pg_roles
+      where rolname like 'assent%' and not (rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls) order by 1`),
+    ).toEqual([
+      { role: 'assent_admin', logs_in: false, inherits: true },
+      { role: 'assent_anonymous', logs_in: false, inherits: true },
+      { role: 'assent_auditor', logs_in: true, inherits: true }, // the embedded database's; elsewhere people log in as members
+      { role: 'assent_authenticator', logs_in: true, inherits: false },
+      { role: 'assent_manager', logs_in: false, inherits: true },
+      { role: 'assent_owner', logs_in: true, inherits: true },
+      { role: 'assent_user', logs_in: false, inherits: true },
+    ])
+  })
+
+  test('who may enter a schema', async () => {
+    const entered = await all(`
+      select r.role, n.nspname as schema from unnest(array['${roles.join("','")}']) r (role)
+      join pg_namespace n on n.nspname in ${schemas} and has_schema_privilege(r.role, n.oid, 'usage') order by 1, 2`)
+    expect(entered.map(({ role, schema }) => `${role} ${schema}`)).toEqual(
+      [...everybody.flatMap((role) => [`${role} app_hidden`, `${role} app_public`]), 'assent_auditor audit'].sort(),
+    )
+  })
+})
+
+describe('functions', () => {
+  const functions = () =>
+    all(`
+    select p.oid::regprocedure::text as name, format('%I.%I', n.nspname, p.proname) as function,
+      array(select format_type(t, null) from unnest(p.proargtypes) t) as types, p.prosecdef as definer, p.proconfig as config
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname in ${schemas} and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e') order by 1`)
+
+  test('every function there is has its line, and every line its function', async () => {
+    expect((await functions()).map(({ name }) => name).sort()).toEqual(Object.keys(executors).sort())
+  })
+
+  test('the catalog grants what the lines say, and PUBLIC nothing', async () => {
+    const granted = await all(`
+      select p.oid::regprocedure::text as name, acl.grantee, case acl.grantee when 0 then 'public' else acl.grantee::regrole::text end as role
+      from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+      cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) acl
+      where n.nspname in ${schemas} and acl.grantee <> p.proowner
+        and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')`)
+    const expected = Object.entries(executors).flatMap(([name, who]) => who.map((role) => `${role} ${name}`))
+    expect(granted.map(({ name, role }) => `${role} ${name}`).sort()).toEqual(expected.sort())
+  })
+
+  test.each(roles)('%s executes what the lines say: called in earnest', async (role) => {
+    const found = await functions()
+    const outcomes = await stage.attempts(
+      found.map(({ function: called, types }): Attempt => ({
+        actor: 'anonymous',
+        role,
+        statement: `select ${called}(${types.map((type: string) => `null::${type}`).join(', ')})`,
+      })),
+    )
+    const denied = found.filter((_, i) => outcomes[i]!.code === '42501').map(({ name }) => name)
+    const outside = ({ name }: Row) => name.startsWith('app_private.') || !executors[name]?.includes(role)
+    expect(denied).toEqual(found.filter(outside).map(({ name }) => name))
+  })
+
+  test('a new function of the owner is for nobody until it is granted', async () => {
+    await stage.root.query('begin; set local role assent_owner')
+    await stage.root.query(`create function app_public.quite_new() returns integer language sql stable as 'select 1'`)
+    const made = await all(
+      `select has_function_privilege(r, 'app_public.quite_new()', 'execute') as may from unnest(array['${roles.join("','")}']) r`,
+    )
+    await stage.root.query('rollback')
+    expect(made).toEqual(roles.map(() => ({ may: false })))
+  })
+
+  test('those that run as their owner fix where they look', async () => {
+    expect(
+      (await functions()).filter(({ definer, config }) => definer && !config?.includes('search_path=pg_catalog, pg_temp')),
+    ).toEqual([])
+  })
+})
+
+describe('rows', () => {
+  type Outcome = 'rows' | 'hidden' | 'denied'
+  const actors: Actor[] = [
+    'anonymous',
+    'authenticator',
+    'user',
+    'user2',
+    'demoted',
+    'manager',
+    'manager2',
+    'admin',
+    'admin2',
+    'auditor',
+    'owner',
+  ]
+  const seesAll: Actor[] = ['admin', 'admin2', 'auditor', 'owner']
+  const managers: Actor[] = ['manager', 'manager2']
+  const nobody: Actor[] = ['anonymous', 'authenticator']
+
+  /** Selects each row by its key as each actor; what differs from `sees`, and how often each outcome was met. */
+  async function matrix(table: string, sees: (actor: Actor, row: Row) => boolean, key = 'id') {
+    const rows = await all(`select * from ${table}`) // a superuser's: so each row, hidden or not, exists
+    const wrong: string[] = []
+    const met: Record<string, Set<Outcome>> = {}
+    for (const actor of actors) {
+      const outcomes = await stage.attempts(
+        [...rows.map((row) => `where ${key} = '${row[key]}'`), ''].map((where) => ({
+          actor,
+          statement: `select from ${table} ${where}`,
+        })),
+      )
+      const total = outcomes.pop()!
+      met[actor] = new Set()
+      outcomes.forEach(({ code, count }, i) => {
+        const got: Outcome = code === '42501' ? 'denied' : count === 1 ? 'rows' : 'hidden'
+        const want: Outcome = nobody.includes(actor) ? 'denied' : sees(actor, rows[i]!) ? 'rows' : 'hidden'
+        met[actor]!.add(got)
+        if (got !== want || (code && code !== '42501')) wrong.push(`${actor}: ${got}, not ${want}: ${JSON.stringify(rows[i])}`)
+      })
+      // Neither does a scan of the table find more than the look-ups did.
+      if (!nobody.includes(actor))
+        expect({ actor, total: total.count }).toEqual({ actor, total: rows.filter((row) => sees(actor, row)).length })
+    }
+    return {
+      wrong,
+      met: Object.fromEntries(Object.entries(met).map(([actor, outcomes]) => [actor, [...outcomes].sort().join(' ')])),
+    }
+  }
+
+  const isMe = (actor: Actor, id: string | null) =>
+    (people as readonly string[]).includes(actor) && stage.id[actor as Person] === id
+
+  function seesRequest(actor: Actor, row: Row): boolean {
+    if (seesAll.includes(actor)) return true
+    if (row['is_deleted']) return false
+    return isMe(actor, row['creator_id']) || (managers.includes(actor) && row['status'] !== 'DRAFT')
+  }
+
+  test("requests: one's own; a manager all but drafts; an admin all", async () => {
+    const { wrong, met } = await matrix('app_public.requests', seesRequest)
+    expect(wrong).toEqual([])
+    expect(met).toEqual({
+      anonymous: 'denied',
+      authenticator: 'denied',
+      user: 'hidden rows',
+      user2: 'hidden rows',
+      demoted: 'hidden',
+      manager: 'hidden rows',
+      manager2: 'hidden rows',
+      admin: 'rows',
+      admin2: 'rows',
+      auditor: 'rows',
+      owner: 'rows',
+    })
+    expect(situations.length).toBe((await all('select from app_public.requests')).length)
+  })
+
+  async function requests(): Promise<Map<string, Row>> {
+    return new Map((await all('select * from app_public.requests')).map((row) => [row['id'], row]))
+  }
+
+  test("notifications: one's own, whoever one is, but for digests; an auditor all", async () => {
+    const all: Actor[] = ['auditor', 'owner']
+    const { wrong, met } = await matrix(
+      'app_public.notifications',
+      (actor, row) => all.includes(actor) || (isMe(actor, row['recipient_id']) && row['kind'] !== 'DIGEST'),
+    )
+    expect(wrong).toEqual([])
+    for (const actor of ['user', 'user2', 'demoted', 'manager', 'admin', 'admin2']) expect(met[actor]).toBe('hidden rows')
+  })
+
+  test("mails that were not delivered: an admin everybody's; what has not failed, nobody", async () => {
+    const failed = await all(`select id from app_public.notifications where mail_state = 'FAILED'`)
+    for (const actor of ['user', 'demoted', 'manager', 'admin', 'admin2'] as const) {
+      const { code, rows } = await stage.attempt(actor, 'select * from app_public.undelivered_mails', { fetch: true })
+      const seen = actor.startsWith('admin') ? failed : []
+      expect({ actor, code, ids: rows.map(({ id }) => id).sort() }).toEqual({
+        actor,
+        code: null,
+        ids: seen.map(({ id }) => id).sort(),
+      })
+    }
+  })
+
+  test.each(['app_public.webhooks', 'app_public.webhook_deliveries'])('%s: an admin and an auditor all', async (table) => {
+    const { wrong, met } = await matrix(table, (actor) => seesAll.includes(actor))
+    expect(wrong).toEqual([])
+    expect(met).toMatchObject({ user: 'hidden', manager: 'hidden', admin: 'rows', auditor: 'rows' })
+  })
+
+  test("a webhook's key: an admin", async () => {
+    const read = 'select signing_key from app_public.webhooks'
+    for (const actor of actors) {
+      const { code, rows } = await stage.attempt(actor, read, { fetch: true })
+      const [denied, seen] = [[...nobody, 'auditor'].includes(actor), ['admin', 'admin2', 'owner'].includes(actor)]
+      expect({ actor, code, seen: rows.length > 0 }).toEqual({ actor, code: denied ? '42501' : null, seen })
+    }
+  })
+
+  test.each(['assent_manager', 'assent_admin'])(
+    'who merely sets the role %s has no notification, mail or webhook',
+    async (role) => {
+      for (const actor of ['anonymous', 'user'] as const) {
+        for (const relation of ['notifications', 'undelivered_mails', 'webhooks', 'webhook_deliveries']) {
+          const { code, count } = await stage.attempt(actor, `select from app_public.${relation}`, { role })
+          expect({ relation, code, count }).toEqual({ relation, code: null, count: 0 })
+        }
+      }
+    },
+  )
+
+  test("audit entries: of one's own requests and actions; a manager of visible requests; an admin all", async () => {
+    const byId = await requests()
+    const { wrong, met } = await matrix('app_public.audit_logs', (actor, row) => {
+      if (seesAll.includes(actor) || isMe(actor, row['actor_id'])) return true
+      const request = byId.get(row['request_id'])
+      if (!request) return false
+      return managers.includes(actor) ? seesRequest(actor, request) : isMe(actor, request['creator_id'])
+    })
+    expect(wrong).toEqual([])
+    expect(
+      new Set(
+        Object.entries(met)
+          .filter(([actor]) => !seesAll.includes(actor as Actor) && !nobody.includes(actor as Actor))
+          .map(([, outcomes]) => outcomes),
+      ),
+    ).toEqual(new Set(['hidden rows']))
+  })
+
+  test('people: oneself, those who decide, and those on visible requests; a manager everybody active; an admin everybody', async () => {
+    const visible = [...(await requests()).values()]
+    const entries = await all('select * from app_public.audit_logs')
+    const byId = await requests()
+    const { wrong, met } = await matrix('app_public.users', (actor, row) => {
+      if (seesAll.includes(actor) || isMe(actor, row['id'])) return true
+      if (!row['is_deleted'] && (managers.includes(actor) || row['role'] !== 'USER')) return true
+      const seen = visible.filter((request) => seesRequest(actor, request))
+      if (
+        seen.some((request) => [request['creator_id'], request['assigned_to_id'], request['reviewed_by_id']].includes(row['id']))
+      )
+        return true
+      return entries.some(
+        (entry) =>
+          entry['actor_id'] === row['id'] && byId.has(entry['request_id']) && seesRequest(actor, byId.get(entry['request_id'])!),
+      )
+    })
+    expect(wrong).toEqual([])
+    expect(met['user']).toBe('hidden rows')
+    expect(met['manager']).toBe('hidden rows')
+  })
+
+  test('people by name: what that comes to', async () => {
+    const names = new Map(Object.entries(stage.id).map(([name, id]) => [id, name]))
+    const seen = async (actor: Actor) =>
+      (await stage.attempt(actor, 'select id from app_public.users', { fetch: true })).rows.map(({ id }) => names.get(id)).sort()
+    expect(await seen('user')).toEqual(['admin', 'admin2', 'demoted', 'gone', 'left', 'manager', 'manager2', 'user'])
+    expect(await seen('user2')).toEqual(['admin', 'admin2', 'demoted', 'gone', 'manager', 'manager2', 'user2'])
+    expect(await seen('demoted')).toEqual(['admin', 'admin2', 'demoted', 'manager', 'manager2'])
+    expect(await seen('manager')).toEqual(['admin', 'admin2', 'demoted', 'gone', 'left', 'manager', 'manager2', 'user', 'user2'])
+    expect(await seen('admin')).toEqual([...people].sort())
+  })
+
+  test("email addresses: one's own; a manager and an admin everybody's", async () => {
+    for (const actor of ['user', 'user2', 'demoted', 'manager', 'manager2', 'admin'] as const) {
+      const { rows } = await stage.attempt(
+        actor,
+        'select id, app_public.users_email(u) as email, name, role from app_public.users u',
+        { fetch: true },
+      )
+      expect(rows.length).toBeGreaterThan(1)
+      for (const { id, email, name, role } of rows) {
+        const known = ['manager', 'manager2', 'admin'].includes(actor) || isMe(actor, id)
+        expect({ name, email }).toEqual({ name, email: known ? expect.stringMatching(/@assent\.test$/) : null })
+        expect(role).toMatch(/^(USER|MANAGER|ADMIN)$/)
+      }
+    }
+  })
+
+  test.each([
+    ['user', 'user2'],
+    ['manager', 'idler'],
+  ] as const)('%s does not have an address by making up the row of %s, whom they do not see', async (actor, hidden) => {
+    const { rows } = await stage.attempt(
+      actor,
+      `select app_public.users_email(u) as email
+      from jsonb_populate_record(null::app_public.users, '{"id": "${stage.id[hidden]}", "role": "ADMIN"}') u`,
+      { fetch: true },
+    )
+    expect(rows).toEqual([{ email: null }])
+  })
+
+  test.each([
+    'app_private.sessions',
+    'app_private.credentials',
+    'app_private.login_attempts',
+    'app_private.idempotency_keys',
+    'app_private.notification_preferences',
+    'app_private.password_resets',
+    'app_private.password_reset_requests',
+  ])('%s: nobody', async (table) => {
+    expect((await all(`select from ${table}`)).length).toBeGreaterThan(0)
+    for (const actor of actors.filter((one) => one !== 'owner')) {
+      const outcomes = await stage.attempts(
+        ['select 1 from', 'delete from', 'truncate'].map((command) => ({ actor, statement: `${command} ${table}` })),
+      )
+      expect({ actor, codes: outcomes.map(({ code }) => code) }).toEqual({ actor, codes: ['42501', '42501', '42501'] })
+    }
+  })
+
+  test('the derived views show no more than what they derive from', async () => {
+    const deciders = await all(`select id from app_public.users where role <> 'USER' and not is_deleted order by 1`)
+    for (const actor of ['user', 'manager', 'admin', 'auditor'] as const) {
+      const [who, waiting] = await stage.attempts([
+        { actor, fetch: true, statement: 'select user_id as id from app_hidden.deciders order by 1' },
+        {
+          actor,
+          fetch: true,
+          statement:
+            'select distinct (request).id, (request).creator_id, (request).is_deleted, (request).status from app_hidden.request_deciders',
+        },
+      ])
+      expect(who!.rows).toEqual(deciders)
+      const submitted = (await all(`select * from app_public.requests where status = 'SUBMITTED'`)).filter((row) =>
+        seesRequest(actor, row),
+      )
+      expect(waiting!.rows.map(({ id }) => id).sort()).toEqual(submitted.map(({ id }) => id).sort())
+    }
+  })
+
+  // REST's documents are made as the owner: of a row that one sees, with everybody on it.
+  test.each([
+    ['request_document', 'requests', ['creator', 'assigned_to', 'reviewed_by']],
+    ['audit_log_document', 'audit_logs', ['actor']],
+    ['user_document', 'users', []],
+  ])('%s shows each row of %s that one sees', async (made, table, named) => {
+    for (const actor of ['user', 'user2', 'manager', 'manager2', 'admin'] as const) {
+      const statement = `select to_jsonb(t) as row, app_hidden.${made}(t) as document from app_public.${table} t`
+      const { rows } = await stage.attempt(actor, statement, { fetch: true })
+      expect(rows.length).toBeGreaterThan(0)
+      for (const { row, document } of rows) {
+        expect(document.id).toBe(row.id)
+        const people = named.map((who) => document[who] && [document[who].id, Object.keys(document[who])])
+        expect(people).toEqual(named.map((who) => row[`${who}_id`] && [row[`${who}_id`], ['id', 'name', 'role']]))
+      }
+    }
+  })
+
+  test('notification_document names the request and the actor that one sees, of a row made up, too', async () => {
+    for (const actor of ['user', 'user2', 'demoted', 'manager', 'admin'] as const) {
+      const statement = `select to_jsonb(n) as row, app_hidden.notification_document(n) as document from (
+          select * from app_public.notifications
+          union all
+          select (jsonb_populate_record(null::app_public.notifications, jsonb_build_object('request_id', r.id, 'actor_id', r.actor))).*
+          from jsonb_to_recordset('${JSON.stringify(situations.map(({ id, creator }) => ({ id, actor: stage.id[creator] })))}') r (id uuid, actor uuid)
+        ) n`
+      const outcomes = await stage.attempts(
+        [statement, 'select id from app_public.requests', 'select id from app_public.users'].map((sent) => ({
+          actor,
+          statement: sent,
+          fetch: true,
+        })),
+      )
+      const [rows, requests, persons] = outcomes.map((outcome) => outcome.rows) as [Row[], Row[], Row[]]
+      const [visible, known] = [new Set(requests.map(({ id }) => id)), new Set(persons.map(({ id }) => id))]
+      expect(rows.length).toBeGreaterThan(situations.length)
+      for (const { row, document } of rows) {
+        expect(Object.keys(document).sort()).toEqual(['actor', 'created_at', 'id', 'kind', 'read_at', 'request'])
+        expect(document).toMatchObject({ id: row.id, kind: row.kind })
+        const [request, actorId] = [
+          visible.has(row.request_id) ? row.request_id : undefined,
+          known.has(row.actor_id) ? row.actor_id : undefined,
+        ]
+        expect([document.request?.id, document.actor?.id]).toEqual([request, actorId])
+      }
+    }
+  })
+
+  test.each([
+    ['request_document', 'requests'],
+    ['audit_log_document', 'audit_logs'],
+  ])('%s shows no row of %s to who knows an id alone', async (made, table) => {
+    const rows = await all(`select id from app_public.${table}`)
+    const outcomes = await stage.attempts(
+      rows.map(({ id }) => ({
+        actor: 'user',
+        fetch: true,
+        statement: `select app_hidden.${made}(t) as document from jsonb_populate_record(null::app_public.${table}, '{"id": "${id}"}') t`,
+      })),
+    )
+    expect(new Set(outcomes.map(({ code, rows }) => code ?? rows[0]!['document']))).toEqual(new Set([null]))
+  })
+
+  test("a person's document has their address for whom it is for", async () => {
+    for (const actor of ['user', 'manager', 'admin'] as const) {
+      const statement = 'select app_hidden.user_document(u) as document from app_public.users u'
+      const { rows } = await stage.attempt(actor, statement, { fetch: true })
+      const addressed = rows.filter(({ document }) => document.email !== null).map(({ document }) => document.id)
+      expect(addressed.sort()).toEqual(actor === 'user' ? [stage.id.user] : rows.map(({ document }) => document.id).sort())
+    }
+  })
+
+  test('the deactivated see nothing any more', async () => {
+    for (const actor of ['gone', 'left', 'idle', 'idler'] as const) {
+      expect((await stage.attempt(actor, 'select from app_public.requests')).code).toBe('RQ401')
+    }
+  })
+
+  test('permissions are rows: each role has its own and those of the roles below', async () => {
+    const { rows } = await stage.attempt(
+      'admin',
+      `select role, array_agg(permission order by permission) as permissions
+      from app_hidden.effective_permissions group by role order by role`,
+      { fetch: true },
+    )
+    const user = ['request.create']
+    const manager = [...user, 'request.decide', 'request.read', 'user.read_email']
+    const admin = [
+      ...manager,
+      'audit.read_all',
+      'request.assign_any',
+      'request.decide_any',
+      'request.read_all',
+      'user.manage',
+      'mail.manage',
+      'webhook.manage',
+    ]
+    expect(rows).toEqual([
+      { role: 'ADMIN', permissions: admin.sort() },
+      { role: 'MANAGER', permissions: manager.sort() },
+      { role: 'USER', permissions: user },
+    ])
+  })
+
+  // A permission that is taken away is gone at once; so each is what opens the door, and not the name of the role.
+  test.each([
+    ['request.create', 'user', `select app_public.create_request('T')`, 'RQ403'],
+    ['request.read', 'manager', 'select from app_public.requests r where r.creator_id <> app_hidden.current_user_id()', 0],
+    ['request.read', 'manager', 'select from app_public.users', 0],
+    ['request.decide', 'manager', 'select from app_public.requests_awaiting_my_decision()', 0],
+    ['request.decide', 'user', `select from app_hidden.deciders`, 0],
+    ['request.read_all', 'admin', 'select from app_public.requests', 0],
+    ['audit.read_all', 'admin', 'select from app_public.audit_logs', 0],
+    ['request.read', 'manager', `select from unnest(app_hidden.matching_requests('user2''s', null, null, null))`, 0],
+    ['user.manage', 'admin', 'select from app_public.users', 0],
+    ['mail.manage', 'admin', 'select from app_public.undelivered_mails', 0],
+    ['mail.manage', 'admin', `select app_public.resend_mail('$failed')`, 'RQ404'],
+    ['webhook.manage', 'admin', 'select from app_public.webhooks', 0],
+    ['webhook.manage', 'admin', 'select from app_public.webhook_deliveries', 0],
+    ['webhook.manage', 'admin', `select app_public.create_webhook('https://example.test/', '{user.created}')`, 'RQ403'],
+    ['user.manage', 'admin', `select app_hidden.create_user('new@assent.test', 'New', 'ADMIN', 'digest', null)`, 'RQ403'],
+    // Whom one does not see, one does not change; who is seen is still not changed.
+    ['user.manage', 'admin', `select app_public.update_user('$user', name => 'New')`, 'RQ404'],
+    ['user.manage', 'admin', `select app_hidden.change_user(app_public.get_current_user(), '{"name": "New"}')`, 'RQ403'],
+    [
+      'user.read_email',
+      'manager',
+      `select from app_public.users u where app_public.users_email(u) is not null and id <> app_hidden.current_user_id()`,
+      0,
+    ],
+  ] as const)('without %s, %s: %s', async (permission, actor, text, outcome) => {
+    const failed = (await all(`select id from app_public.notifications where mail_state = 'FAILED' limit 1`))[0]!
+    const statement = text.replace('$user', stage.id.user).replace('$failed', failed['id'])
+    await stage.root.query('begin')
+    const before = await stage.attempt(actor, statement)
+    await stage.root.query('delete from app_public.role_permissions where permission = $1', [permission])
+    const after = await stage.attempt(actor, statement)
+    await stage.root.query('rollback')
+    expect({ code: before.code, some: before.count > 0 }).toEqual({ code: null, some: true })
+    expect(after.code ?? after.count).toBe(outcome)
+  })
+})

@@ -1,0 +1,480 @@
+import type pg from 'pg'
+import { bare, digest, login, openStage, type Actor, type Login, type Person, type Row, type Stage } from '../harness/stage.ts'
+
+let stage: Stage
+let api: pg.Client
+let auditor: pg.Client
+
+beforeAll(async () => {
+  stage = await openStage()
+  api = await stage.db.connect('auth')
+  auditor = await stage.db.connect('auditor')
+})
+afterAll(() => stage?.close())
+
+const entries = async (): Promise<Row[]> =>
+  (await stage.root.query('select * from app_public.audit_logs order by "timestamp", id')).rows
+
+const leaves = (act: () => Promise<unknown>) => stage.leaves(act)
+
+describe('append-only', () => {
+  const one = '(select id from app_public.audit_logs order by id limit 1)'
+  const statements = {
+    update: `update app_public.audit_logs set metadata = '{}'`,
+    'update of one': `update app_public.audit_logs set actor_id = null where id = ${one}`,
+    'update of none': `update app_public.audit_logs set ip_address = null where false`,
+    delete: 'delete from app_public.audit_logs',
+    'delete of one': `delete from app_public.audit_logs where id = ${one}`,
+    'delete of none': 'delete from app_public.audit_logs where false',
+    truncate: 'truncate app_public.audit_logs cascade',
+    'truncate of what it points at': 'truncate app_public.requests cascade',
+    'truncate of people': 'truncate app_public.users cascade',
+    'truncate of actions': 'truncate app_public.audit_actions cascade',
+    'on conflict': `insert into app_public.audit_logs (id, action) values (${one}, 'LOGIN') on conflict (id) do update set actor_id = null`,
+    'merge that updates': `merge into app_public.audit_logs a using (select ${one} as id) x on a.id = x.id when matched then update set metadata = '{}'`,
+    'merge that deletes': `merge into app_public.audit_logs a using (select ${one} as id) x on a.id = x.id when matched then delete`,
+    'update of a cte': `with gone as (delete from app_public.audit_logs returning id) select count(*) from gone`,
+  }
+  const actors: Actor[] = ['anonymous', 'authenticator', 'user', 'manager', 'admin', 'auditor', 'owner', 'superuser']
+
+  test.each(actors)('%s changes and removes nothing', async (actor) => {
+    await stage.request({ creator: 'user', assignee: null, status: 'APPROVED' })
+    const before = await entries()
+    const outcomes = await stage.attempts(Object.values(statements).map((statement) => ({ actor, statement, keep: true })))
+    const code = actor === 'owner' || actor === 'superuser' ? 'RQ403' : '42501'
+    expect(Object.fromEntries(Object.keys(statements).map((name, i) => [name, outcomes[i]!.code]))).toEqual(
+      Object.fromEntries(Object.keys(statements).map((name) => [name, code])),
+    )
+    expect(await entries()).toEqual(before)
+  })
+
+  test('nor does a superuser while ordinary triggers are switched off', async () => {
+    const before = await entries()
+    for (const [name, statement] of Object.entries(statements)) {
+      await stage.root.query('begin; set local session_replication_role = replica')
+      const code = await stage.root.query(statement).then(
+        () => 'done',
+        (error) => error.code,
+      )
+      await stage.root.query('rollback')
+      expect({ name, code }).toEqual({ name, code: 'RQ403' })
+    }
+    expect(await entries()).toEqual(before)
+  })
+
+  test('the owner cannot switch triggers off for a statement', async () => {
+    expect((await stage.attempt('owner', 'set session_replication_role = replica')).code).toBe('42501')
+  })
+
+  test('what entries point at does not go from under them', async () => {
+    const { id } = await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })
+    const attempts = [
+      `update app_public.users set id = gen_random_uuid() where id = '${stage.id.user}'`,
+      `update app_public.requests set id = gen_random_uuid() where id = '${id}'`,
+      `update app_public.audit_actions set action = 'OTHER' where action = 'CREATE'`,
+      `delete from app_public.audit_actions where action = 'CREATE'`,
+      `delete from app_public.requests where id = '${id}'`,
+      `delete from app_public.users where id = '${stage.id.user}'`,
+    ]
+    const outcomes = await stage.attempts(attempts.map((statement) => ({ actor: 'owner', statement })))
+    expect(outcomes.map(({ code }) => code)).toEqual([
+      '23503',
+      'RQ403',
+      '23503',
+      expect.stringMatching(/^23(001|503)$/),
+      'RQ403',
+      'RQ403',
+    ])
+  })
+
+  test.each([
+    ['an action that does not exist', `(action) values ('WHATEVER')`, '23503'],
+    [
+      'about a request and a person',
+      `(action, request_id, request_creator_id, user_id) select 'LOGIN', id, creator_id, creator_id from app_public.requests limit 1`,
+      '23514',
+    ],
+    ['about a request without its creator', `(action, request_id) select 'CREATE', id from app_public.requests limit 1`, '23514'],
+    ['metadata that is no object', `(action, metadata) values ('LOGIN', '[]')`, '23514'],
+    ['by nobody known', `(action, actor_id) values ('LOGIN', gen_random_uuid())`, '23503'],
+    ['about nobody known', `(action, user_id) values ('LOGIN', gen_random_uuid())`, '23503'],
+    [
+      'about no known request',
+      `(action, request_id, request_creator_id) select 'CREATE', gen_random_uuid(), id from app_public.users limit 1`,
+      '23503',
+    ],
+  ])('no entry is %s', async (_, values, code) => {
+    expect((await stage.attempt('owner', `insert into app_public.audit_logs ${values}`)).code).toBe(code)
+  })
+})
+
+describe('every action leaves one entry', () => {
+  let id: string
+  const on = (actor: Person, call: string) => () => stage.rows(actor, `select * from app_public.${call}`)
+  const about = (actor: Person, action: string, metadata: unknown) => [
+    {
+      actor_id: stage.id[actor],
+      action,
+      request_id: id,
+      request_creator_id: stage.id.user,
+      user_id: null,
+      metadata,
+      ip_address: '192.0.2.1',
+    },
+  ]
+
+  test('the life of a request', async () => {
+    const created = await leaves(async () => {
+      id = (await on('user', `create_request('T', 'D')`)())[0]!['id']
+    })
+    expect(created.map(bare)).toEqual(about('user', 'CREATE', { old_status: null, new_status: 'DRAFT' }))
+    expect((await leaves(on('user', `update_request('${id}', title => 'U', description => null)`))).map(bare)).toEqual(
+      about('user', 'UPDATE', { title: { old: 'T', new: 'U' }, description: { old: 'D', new: null } }),
+    )
+    expect((await leaves(on('user', `submit_request('${id}')`))).map(bare)).toEqual(
+      about('user', 'SUBMIT', { old_status: 'DRAFT', new_status: 'SUBMITTED' }),
+    )
+    expect((await leaves(on('admin', `assign_request('${id}', '${stage.id.manager}')`))).map(bare)).toEqual(
+      about('admin', 'ASSIGN', { assigned_to_id: { old: null, new: stage.id.manager } }),
+    )
+    expect((await leaves(on('manager', `approve_request('${id}', 'Well')`))).map(bare)).toEqual(
+      about('manager', 'APPROVE', { old_status: 'SUBMITTED', new_status: 'APPROVED' }),
+    )
+  })
+
+  test('a rejection and a deletion', async () => {
+    id = (await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })).id
+    expect((await leaves(on('manager2', `reject_request('${id}', 'No')`))).map(bare)).toEqual(
+      about('manager2', 'REJECT', { old_status: 'SUBMITTED', new_status: 'REJECTED' }),
+    )
+    id = (await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })).id
+    expect((await leaves(on('user', `delete_request('${id}')`))).map(bare)).toEqual(
+      about('user', 'DELETE', { is_deleted: { old: false, new: true } }),
+    )
+  })
+
+  test('what failed, was rolled back or changed nothing leaves none', async () => {
+    const submitted = await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
+    expect(
+      await leaves(async () => {
+        const outcomes = await stage.attempts([
+          { actor: 'user', keep: true, statement: `select app_public.create_request('')` }, // RQ422
+          { actor: 'user', keep: true, statement: `select app_public.approve_request('${submitted.id}')` }, // RQ403
+          { actor: 'user2', keep: true, statement: `select app_public.submit_request('${submitted.id}')` }, // RQ404
+          { actor: 'user', keep: true, statement: `select app_public.submit_request('${submitted.id}')` }, // RQ409
+          { actor: 'manager', keep: true, statement: `select app_public.approve_request('${submitted.id}', version => 1)` }, // RQ412
+          { actor: 'manager', keep: true, statement: `select app_public.assign_request('${submitted.id}', null)` }, // no change
+          { actor: 'manager', keep: false, statement: `select app_public.approve_request('${submitted.id}')` }, // rolled back
+        ])
+        expect(outcomes.map(({ code }) => code)).toEqual(['RQ422', 'RQ403', 'RQ404', 'RQ409', 'RQ412', null, null])
+      }),
+    ).toEqual([])
+  })
+
+  test('of several in one transaction each has its own, at its own time', async () => {
+    const left = await leaves(async () => {
+      await stage.root.query('begin')
+      await stage.root.query(`select set_config('assent.session', $1, true), set_config('role', 'assent_user', true)`, [
+        stage.secret.user,
+      ])
+      const { rows } = await stage.root.query(`select (app_public.create_request('Quick')).id`)
+      await stage.root.query('select app_public.update_request($1, $2)', [rows[0].id, 'Quicker'])
+      await stage.root.query('select app_public.submit_request($1)', [rows[0].id])
+      await stage.root.query('commit')
+    })
+    expect(left.map(({ action }) => action)).toEqual(['CREATE', 'UPDATE', 'SUBMIT'])
+    const times = (
+      await stage.root.query(
+        `select count(distinct "timestamp")::integer as times from app_public.audit_logs where id = any ($1)`,
+        [left.map((row) => row['id'])],
+      )
+    ).rows
+    expect(times).toEqual([{ times: 3 }])
+  })
+
+  test.each([
+    ['2001:db8::1', '2001:db8::1'],
+    ['', null],
+  ])('the address %p is kept as %p', async (sent, kept) => {
+    const left = await leaves(async () => {
+      await stage.root.query('begin')
+      await stage.root.query(
+        `select set_config('assent.session', $1, true), set_config('assent.ip', $2, true), set_config('role', 'assent_user', true)`,
+        [stage.secret.user, sent],
+      )
+      await stage.root.query(`select app_public.create_request('From afar')`)
+      await stage.root.query('commit')
+    })
+    expect(left.map((entry) => entry['ip_address'])).toEqual([kept])
+  })
+
+  test.each([
+    ['USER_CREATE', `insert into app_public.users (name, role) values ('New', 'USER')`, { name: 'New', role: 'USER' }],
+    [
+      'USER_UPDATE',
+      `update app_public.users set name = 'Newer', role = 'MANAGER' where name = 'New'`,
+      { name: { old: 'New', new: 'Newer' }, role: { old: 'USER', new: 'MANAGER' } },
+    ],
+    [
+      'USER_DEACTIVATE',
+      `update app_public.users set is_deleted = true where name = 'Newer'`,
+      { is_deleted: { old: false, new: true } },
+    ],
+    [
+      'USER_REACTIVATE',
+      `update app_public.users set is_deleted = false where name = 'Newer'`,
+      { is_deleted: { old: true, new: false } },
+    ],
+  ])('%s by SQL, which names the login that did it', async (action, statement, metadata) => {
+    const owner = await stage.db.connect('owner')
+    const left = await leaves(() => owner.query(statement))
+    const person = (await stage.root.query(`select id from app_public.users where name in ('New', 'Newer')`)).rows[0].id
+    expect(left.map(bare)).toEqual([
+      {
+        actor_id: null,
+        action,
+        request_id: null,
+        request_creator_id: null,
+        user_id: person,
+        metadata: { ...metadata, database_user: 'assent_owner' },
+        ip_address: null,
+      },
+    ])
+  })
+})
+
+describe('logging in and out', () => {
+  const entry: Stage['entry'] = (...given) => ({ ...stage.entry(...given), ip_address: '192.0.2.9' })
+  const from = (email: string, password?: string) => login(api, email, password, '192.0.2.9')
+  let known: Login
+
+  test('LOGIN', async () => {
+    expect(
+      (
+        await leaves(async () => {
+          known = await from('USER@assent.test')
+        })
+      ).map(bare),
+    ).toEqual([entry('LOGIN', 'user', 'user')])
+    expect(known).toMatchObject({ user_id: stage.id.user, retry_after: null })
+  })
+
+  test('LOGIN_FAILED has no actor, and is about the account if there is one', async () => {
+    expect((await leaves(() => from('user@assent.test', 'wrong'))).map(bare)).toEqual([entry('LOGIN_FAILED', null, 'user')])
+    expect((await leaves(() => from('nobody@assent.test', 'wrong'))).map(bare)).toEqual([entry('LOGIN_FAILED', null, null)])
+    await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.user2])
+    expect((await leaves(() => from('user2@assent.test'))).map(bare)).toEqual([entry('LOGIN_FAILED', null, 'user2')])
+    await stage.root.query('update app_public.users set is_deleted = false where id = $1', [stage.id.user2])
+  })
+
+  test('throttled attempts leave none', async () => {
+    await stage.root.query(
+      `insert into app_private.login_attempts (account_key, failed) select app_private.account_key('manager@assent.test'), true from generate_series(1, 10)`,
+    )
+    expect(await leaves(async () => expect((await from('manager@assent.test')).retry_after).toBeGreaterThan(0))).toEqual([])
+    await stage.root.query(
+      `insert into app_private.login_attempts (account_key, network, failed) select '', '198.51.100.1', true from generate_series(1, 100)`,
+    )
+    expect(
+      await leaves(async () =>
+        expect((await login(api, 'manager2@assent.test', 'x', '198.51.100.1')).retry_after).toBeGreaterThan(0),
+      ),
+    ).toEqual([])
+    await stage.root.query('delete from app_private.login_attempts')
+  })
+
+  const logout = async (secret: string, role = 'assent_user') => {
+    await api.query('begin')
+    await api.query(
+      `select set_config('assent.session', $1, true), set_config('assent.ip', '192.0.2.9', true), set_config('role', $2, true)`,
+      [secret, role],
+    )
+    await api.query('select app_public.logout()').finally(() => api.query('commit'))
+  }
+
+  test('LOGOUT', async () => {
+    expect((await leaves(() => logout(known.session_secret!))).map(bare)).toEqual([entry('LOGOUT', 'user', 'user')])
+    // Of whom the session is, though their role should have changed since the transaction began.
+    const left = await leaves(() => logout(stage.secret.manager2, 'assent_user'))
+    expect(left.map(bare)).toEqual([entry('LOGOUT', 'manager2', 'manager2')])
+  })
+
+  test.each([
+    ['no session', () => '', 'assent_user'],
+    ['a session that is over', () => known.session_secret!, 'assent_user'],
+  ])('with %s there is nothing to log out from, and no entry', async (_, secret, role) => {
+    const sessions = async () => (await stage.root.query('select id, revoked_at from app_private.sessions order by id')).rows
+    const before = await sessions()
+    expect(await leaves(() => logout(secret(), role).catch(() => {}))).toEqual([])
+    expect(await sessions()).toEqual(before)
+  })
+
+  test('the trail holds no secret', async () => {
+    const made = await from('admin@assent.test')
+    const browser = await login(api, 'admin@assent.test', undefined, '192.0.2.9', { byCookie: true })
+    const owner = await stage.db.connect('owner')
+    await owner.query(`select app_private.register_user('new@assent.test', 'With password', 'USER', $1)`, [digest('a password')])
+    const { rows } = await stage.root.query(`
+      select password_hash as secret from app_private.credentials where password_hash <> 'none'
+      union all select unnest(array[encode(secret_hash, 'hex'), encode(refresh_hash, 'hex'), encode(secret_hash, 'base64'), encode(refresh_hash, 'base64')]) from app_private.sessions`)
+    const secrets = [
+      ...rows.flatMap(({ secret }) => secret ?? []), // by cookie there is nothing to refresh
+      browser.session_secret!.replace('cookie:', ''),
+      ...Object.values(stage.secret),
+      made.session_secret!,
+      made.refresh_token!,
+      made.refresh_token!.split('.')[1]!,
+      'a password',
+      digest('a password'),
+      'assent-demo-password',
+      digest('assent-demo-password'),
+      '@assent.test',
+    ]
+    expect(secrets.length).toBeGreaterThan(20)
+    const trail = JSON.stringify(await entries())
+    expect(trail).toContain('USER_CREATE')
+    expect(trail).toContain('LOGIN')
+    expect(secrets.filter((secret) => trail.includes(secret))).toEqual([])
+  })
+})
+
+describe("the auditor's views", () => {
+  const read = async (text: string, values: unknown[] = []): Promise<Row[]> => (await auditor.query(text, values)).rows
+
+  test('request_history tells the life of a request', async () => {
+    const { id } = await stage.request({ creator: 'user', assignee: 'manager', status: 'REJECTED' })
+    expect(
+      await read(
+        `select title, action, actor_name, actor_email, old_status, new_status, host(ip_address) as ip
+      from audit.request_history where request_id = $1 order by "timestamp"`,
+        [id],
+      ),
+    ).toEqual([
+      {
+        title: "user's REJECTED",
+        action: 'CREATE',
+        actor_name: 'Uma User',
+        actor_email: 'user@assent.test',
+        old_status: null,
+        new_status: 'DRAFT',
+        ip: '192.0.2.1',
+      },
+      {
+        title: "user's REJECTED",
+        action: 'SUBMIT',
+        actor_name: 'Uma User',
+        actor_email: 'user@assent.test',
+        old_status: 'DRAFT',
+        new_status: 'SUBMITTED',
+        ip: '192.0.2.1',
+      },
+      {
+        title: "user's REJECTED",
+        action: 'REJECT',
+        actor_name: 'admin2',
+        actor_email: 'admin2@assent.test',
+        old_status: 'SUBMITTED',
+        new_status: 'REJECTED',
+        ip: '192.0.2.1',
+      },
+    ])
+  })
+
+  test('person_actions tells what somebody did', async () => {
+    const { id } = await stage.request({ creator: 'idler', assignee: null, status: 'DELETED' })
+    await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.idler])
+    expect(
+      await read(
+        `select actor_name, action, request_id, title from audit.person_actions where actor_email = 'idler@assent.test' order by "timestamp"`,
+      ),
+    ).toEqual([
+      { actor_name: 'idler', action: 'CREATE', request_id: id, title: "idler's DELETED" },
+      { actor_name: 'idler', action: 'DELETE', request_id: id, title: "idler's DELETED" },
+    ])
+    expect(
+      await read(
+        `select action, user_name from audit.person_actions where actor_id is null and user_id = $1 and action = 'USER_DEACTIVATE'`,
+        [stage.id.idler],
+      ),
+    ).toEqual([{ action: 'USER_DEACTIVATE', user_name: 'idler' }])
+    expect(await read('select count(*)::integer from audit.person_actions')).toEqual([{ count: (await entries()).length }])
+  })
+
+  test('decisions tells who decided what', async () => {
+    const { id } = await stage.request({ creator: 'user', assignee: null, status: 'APPROVED', reviewer: 'manager' })
+    expect(
+      await read(
+        'select action, actor_id, actor_email, creator_id, creator_name, title from audit.decisions where request_id = $1',
+        [id],
+      ),
+    ).toEqual([
+      {
+        action: 'APPROVE',
+        actor_id: stage.id.manager,
+        actor_email: 'manager@assent.test',
+        creator_id: stage.id.user,
+        creator_name: 'Uma User',
+        title: "user's APPROVED",
+      },
+    ])
+    const decided = (await entries()).filter(({ action }) => action === 'APPROVE' || action === 'REJECT').length
+    expect(await read('select count(*)::integer from audit.decisions')).toEqual([{ count: decided }])
+  })
+
+  test('disagreements is empty when all is sound', async () => {
+    expect(await read('select * from audit.disagreements')).toEqual([])
+  })
+
+  const forge = (set: string) => (id: string) => `update app_public.requests set ${set} where id = '${id}'`
+  test.each([
+    [
+      'a status that no entry tells of',
+      'SUBMITTED',
+      () => forge(`status = 'APPROVED', reviewed_at = now(), reviewed_by_id = '${stage.id.admin}'`),
+    ],
+    ['a decision turned round', 'APPROVED', () => forge(`status = 'REJECTED', review_comment = 'x'`)],
+    ['another decider', 'APPROVED', () => forge(`reviewed_by_id = '${stage.id.admin}'`)],
+    ['a change without an entry', 'DRAFT', () => forge(`title = 'x', version = version + 1`)],
+    ['a version taken back', 'SUBMITTED', () => forge('version = 1')],
+    ['a deletion without an entry', 'DRAFT', () => forge('is_deleted = true')],
+    ['a deletion undone', 'DELETED', () => forge('is_deleted = false')],
+    [
+      'an entry without a change',
+      'DRAFT',
+      () => (id: string) =>
+        `insert into app_public.audit_logs (action, request_id, request_creator_id) select 'UPDATE', id, creator_id from app_public.requests where id = '${id}'`,
+    ],
+    [
+      'an entry removed',
+      'SUBMITTED',
+      () => (id: string) =>
+        `alter table app_public.audit_logs disable trigger all; delete from app_public.audit_logs where request_id = '${id}' and action = 'SUBMIT'`,
+    ],
+    [
+      'the whole trail removed',
+      'DRAFT',
+      () => (id: string) =>
+        `alter table app_public.audit_logs disable trigger all; delete from app_public.audit_logs where request_id = '${id}'`,
+    ],
+    [
+      'an entry rewritten',
+      'APPROVED',
+      () => (id: string) =>
+        `alter table app_public.audit_logs disable trigger all; update app_public.audit_logs set actor_id = '${stage.id.admin}' where request_id = '${id}' and action = 'APPROVE'`,
+    ],
+    [
+      'a request without a trail',
+      'DRAFT',
+      () => () => `insert into app_public.requests (title, status, creator_id) values ('Smuggled', 'DRAFT', '${stage.id.user}')`,
+    ],
+  ] as const)('disagreements finds %s', async (_, status, plant) => {
+    const { id } = await stage.request({ creator: 'user', assignee: null, status })
+    await stage.root.query('begin; set local session_replication_role = replica')
+    await stage.root.query(plant()(id))
+    await stage.root.query('set local role assent_auditor')
+    const found = (await stage.root.query('select request_id, title from audit.disagreements')).rows
+    await stage.root.query('rollback')
+    expect(found).toHaveLength(1)
+    expect(found[0]!['request_id'] === id || found[0]!['title'] === 'Smuggled').toBe(true)
+  })
+})

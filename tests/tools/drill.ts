@@ -1,0 +1,178 @@
+import { spawn } from 'node:child_process'
+import { readdir, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import pg from 'pg'
+import { mutations, type Mutation } from './mutations.ts'
+import { startCluster, type Cluster } from '../harness/postgres.ts'
+
+// `npm run drill [pattern]`: is there a test for it? Changes one thing in the migrated database at a time, by
+// tests/tools/mutations.ts, runs tests/rules and the model on that until a test fails that passes without the change, and says which changes none
+// has noticed. With a pattern (a regular expression), only the changes that match it.
+
+const root = join(import.meta.dirname, '../..')
+// The quick ones first: most changes go no further. The catalog's is last, as it notices any change there is: what it
+// alone notices, no test of what callers meet does.
+const order = [
+  'rules/permissions',
+  'rules/lifecycle',
+  'rules/trail',
+  'rules/sessions',
+  'rules/people',
+  'rules/search',
+  'rules/idempotency',
+  'rules/notifications',
+  'rules/mails',
+  'rules/schedule',
+  'rules/announcements',
+  'rules/passwords',
+  'chance/model',
+  'rules/race',
+  'rules/login',
+  'rules/plans',
+]
+
+// Where a change is likely to be noticed, so that this is where one looks first.
+const likely: [RegExp, string][] = [
+  [/finish_login|(open|refresh|end_|other|touch|my)_?sessions?|is_live|password_change|change_password/, 'rules/sessions'],
+  [
+    /_user\(|_user_management|keep_an_admin|tg_users__(keep|end)|app_private\.check_types\(changes, 'app_public\.users'/,
+    'rules/people',
+  ],
+  [/matching_requests|requests_search_idx/, 'rules/search'],
+  [/idempotency|keep_answer/, 'rules/idempotency'],
+  [/announce|my_session\(/, 'rules/announcements'],
+  [/remind|digests|clear_away/, 'rules/schedule'],
+  [/reset/, 'rules/passwords'],
+  [/mail|digest_document|is_pointless|_jobs\(/, 'rules/mails'],
+  [/notif|recipients|people_to_ask|preference/, 'rules/notifications'],
+  [/login|session|logout|hash|secret|account_key|network|credentials|current_user_id/, 'rules/login'],
+  [/(constraint|trigger).*audit_logs|audit_logs.*(constraint|trigger)|tg__refuse|__audit|changes\(/, 'rules/trail'],
+  [/transition|guard|can_decide|my_parties|visible_request|requests.*constraint/, 'rules/lifecycle'],
+]
+
+/** A connection string, to another database of its server. */
+const at = (url: string, database: string) => Object.assign(new URL(url), { pathname: `/${database}` }).toString()
+
+/** What tests/harness/database.ts reads, with this database as the template. */
+const secretsOf = ({ secrets }: Cluster, database: string) =>
+  JSON.stringify({ ...secrets, DATABASE_URL: at(secrets.DATABASE_URL, database) })
+
+/** The names of the tests that fail in one file, with the database as template; undefined where Jest itself failed. */
+async function failures(cluster: Cluster, database: string, file: string): Promise<Set<string>> {
+  const output = join(tmpdir(), `drill-${database}-${file.replace('/', '-')}.json`)
+  const child = spawn(
+    process.execPath,
+    [
+      '--no-warnings',
+      '--experimental-vm-modules',
+      'node_modules/jest/bin/jest.js',
+      `tests/${file}.test.ts`,
+      '--selectProjects',
+      'PostgreSQL 18',
+      '--json',
+      `--outputFile=${output}`,
+      '--silent',
+      '--ci',
+      '--runInBand',
+      '--testTimeout',
+      '20000',
+    ],
+    {
+      cwd: root,
+      stdio: 'ignore',
+      env: { ...process.env, TEST_POSTGRES_18: secretsOf(cluster, database), TEST_POSTGRES_15: '{}' },
+    },
+  )
+  await new Promise((resolve) => child.once('exit', resolve))
+  const { testResults } = JSON.parse(await readFile(output, 'utf8'))
+  await rm(output)
+  const failed = new Set<string>()
+  for (const { assertionResults, message } of testResults) {
+    for (const { status, fullName } of assertionResults) if (status === 'failed') failed.add(fullName)
+    if (assertionResults.length === 0) failed.add(message.slice(0, 200))
+  }
+  return failed
+}
+
+async function withDatabase<Result>(
+  cluster: Cluster,
+  { sql, undo }: Mutation,
+  work: (database: string) => Promise<Result>,
+): Promise<Result> {
+  const admin = new pg.Client(cluster.secrets.ROOT_DATABASE_URL)
+  await admin.connect()
+  const database = `drill_${process.hrtime.bigint()}`
+  await admin.query(`create database ${database} template assent owner assent_owner`)
+  try {
+    const changed = new pg.Client(at(cluster.secrets.ROOT_DATABASE_URL, database))
+    await changed.connect()
+    await changed.query(sql).finally(() => changed.end())
+    return await work(database)
+  } finally {
+    if (undo) await admin.query(undo)
+    await admin.query(`drop database ${database} with (force)`)
+    await admin.end()
+  }
+}
+
+/** The file and the test that noticed, or null. */
+async function noticed(
+  cluster: Cluster,
+  mutation: Mutation,
+  files: string[],
+  usual: Map<string, Set<string>>,
+): Promise<string | null> {
+  return withDatabase(cluster, mutation, async (database) => {
+    for (const file of files) {
+      const news = [...(await failures(cluster, database, file))].filter((name) => !usual.get(file)!.has(name))
+      if (news.length > 0) return `${file}: ${news[0]}${news.length > 1 ? ` and ${news.length - 1} more` : ''}`
+    }
+    return null
+  })
+}
+
+const pattern = new RegExp(process.argv[2] ?? '')
+const last = 'rules/catalog'
+const present = (await readdir(join(root, 'tests/rules')))
+  .filter((name) => name.endsWith('.test.ts'))
+  .map((name) => `rules/${name.replace('.test.ts', '')}`)
+const files = [...order, ...present.filter((name) => !order.includes(name) && name !== last), last]
+const clusters = await Promise.all([startCluster(18), startCluster(18)])
+try {
+  const database = new pg.Client(at(clusters[0]!.secrets.ROOT_DATABASE_URL, 'assent'))
+  await database.connect()
+  const every = await mutations(database).finally(() => database.end())
+  const all = every.filter(({ name }) => pattern.test(name))
+  const usual = await withDatabase(clusters[0]!, { name: 'nothing', sql: 'select 1' }, async (name) => {
+    const found = new Map<string, Set<string>>()
+    for (const file of files) found.set(file, await failures(clusters[0]!, name, file))
+    return found
+  })
+  for (const [file, failed] of usual) for (const name of failed) console.log(`fails anyway: ${file}: ${name}`)
+
+  const missed: string[] = []
+  const onlyCatalog: string[] = []
+  const todo = [...all]
+  await Promise.all(
+    clusters.map(async (cluster) => {
+      for (let mutation = todo.shift(); mutation; mutation = todo.shift()) {
+        const { name } = mutation
+        // Without an index all is as it was, only slower.
+        const fit = files.filter((file) => file === last || name.startsWith('drop index') === (file === 'rules/plans'))
+        const first = likely.find(([words]) => words.test(name))?.[1]
+        fit.sort((a, b) => Number(b === first) - Number(a === first))
+        const by = await noticed(cluster, mutation, fit, usual).catch((error: Error) => `the database itself: ${error.message}`)
+        if (!by) missed.push(name)
+        if (by?.startsWith(`${last}: `)) onlyCatalog.push(name)
+        console.log(`${by ? 'noticed' : 'MISSED '}  ${name}  —  ${by ?? 'by none'}`)
+      }
+    }),
+  )
+  console.log(`\n${all.length} changes, ${missed.length} not noticed, ${onlyCatalog.length} by the catalog's test alone.`)
+  for (const name of onlyCatalog) console.log(`catalog alone  ${name}`)
+  for (const name of missed) console.log(`MISSED  ${name}`)
+  process.exitCode = missed.length ? 1 : 0
+} finally {
+  await Promise.all(clusters.map((cluster) => cluster.stop()))
+}
