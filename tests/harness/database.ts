@@ -30,8 +30,7 @@ export interface TestDatabase {
   close(): Promise<void>
 }
 
-const IDENTIFY = `select set_config('assent.session', $1, true), set_config('assent.ip', '192.0.2.1', true),
-  set_config('role', app_hidden.authenticate($1), true)`
+const IDENTIFY = `select app_hidden.become($1, '192.0.2.1')`
 
 /** Clones the template. With `transactional` every test runs in a transaction that is rolled back after it. */
 export async function cloneDatabase({ transactional = true } = {}): Promise<TestDatabase> {

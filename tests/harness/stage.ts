@@ -168,11 +168,13 @@ export async function openStage(): Promise<Stage> {
     async tell() {
       const told = await root.query(
         `delete from graphile_worker._private_jobs j using graphile_worker._private_tasks t
-         where t.id = j.task_id and t.identifier = 'notify' returning j.payload ->> 'id' as entry`,
+         where t.id = j.task_id and t.identifier = 'dispatch' returning j.payload ->> 'id' as entry`,
       )
       const events = told.rows.map(({ entry }) => entry)
       await root.query('set role assent_owner')
-      await root.query('select app_private.notify(e) from unnest($1::uuid[]) e', [events]).finally(() => root.query('reset role'))
+      await root
+        .query('select app_private.dispatch(e) from unnest($1::uuid[]) e', [events])
+        .finally(() => root.query('reset role'))
       return (await root.query('select * from app_public.notifications where event = any ($1) order by created_at, id', [events]))
         .rows
     },
@@ -268,10 +270,7 @@ export async function asSession(
 ): Promise<Row[]> {
   await client.query('begin')
   try {
-    await client.query(
-      `select set_config('assent.session', $1, true), set_config('assent.ip', $2, true), set_config('role', app_hidden.authenticate($1), true)`,
-      [secret, ip],
-    )
+    await client.query(`select app_hidden.become($1, $2)`, [secret, ip])
     return (await client.query(statement, values)).rows
   } finally {
     await client.query('commit') // a rollback where it failed

@@ -93,11 +93,7 @@ async function planOf(person: Person | 'owner', statement: string, before = ''):
   await stage.root.query('begin')
   try {
     if (person === 'owner') await stage.root.query('set local role assent_owner')
-    else
-      await stage.root.query(
-        `select set_config('assent.session', $1, true), set_config('role', app_hidden.authenticate($1), true)`,
-        [stage.secret[person]],
-      )
+    else await stage.root.query(`select app_hidden.become($1, '')`, [stage.secret[person]])
     await stage.root.query(`select set_config('assent.ip', '192.0.2.1', true)`)
     if (before) await stage.root.query(before)
     const { rows } = await stage.root.query(`explain (analyze, buffers, timing off, format json) ${statement}`)
@@ -401,8 +397,8 @@ describe('with 20,000 waiting requests', () => {
 
   // Those who decide are 200 and more, each on a page of their own: so the most that naming them may read.
   test.each<[string, () => string, number, string?]>([
-    ['whom to ask about one', () => `select * from app_private.people_to_ask('${one}')`, 2 * most],
-    ['whom to ask about one that is assigned', () => `select * from app_private.people_to_ask('${assigned}')`, 2 * most],
+    ['whom to ask about one', () => `select * from app_private.deciders_to_notify('${one}')`, 2 * most],
+    ['whom to ask about one that is assigned', () => `select * from app_private.deciders_to_notify('${assigned}')`, 2 * most],
     ['whom to tell of its submission', () => recipients(one, 'SUBMIT'), 2 * most],
     ['whom to tell of its approval', () => recipients(one, 'APPROVE'), 2 * most],
     ['a mail that asks for a decision', () => mail, 3 * most, queue('SUBMITTED')],
