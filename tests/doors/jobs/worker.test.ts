@@ -18,7 +18,7 @@ let mailbox: Mailbox
 const lines: string[] = []
 const log = pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) })
 beforeAll(async () => {
-  db = await cloneDatabase({ transactional: false })
+  db = await cloneDatabase()
   root = await db.connect('root')
   mailbox = await startSmtp()
 })
