@@ -13,7 +13,7 @@ let owner: pg.Client
 let root: pg.Client
 
 beforeAll(async () => {
-  db = await cloneDatabase({ transactional: false })
+  db = await cloneDatabase('pristine')
   owner = await db.connect('owner')
   root = await db.connect('root')
 })

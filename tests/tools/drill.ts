@@ -108,7 +108,7 @@ async function withDatabase<Result>(
     return await work(database)
   } finally {
     if (undo) await admin.query(undo)
-    await admin.query(`drop database ${database} with (force)`)
+    for (const name of [database, `${database}_crowded`]) await admin.query(`drop database if exists ${name} with (force)`)
     await admin.end()
   }
 }
