@@ -13,31 +13,34 @@ import {
   type GraphQLSchema,
   type ValidationRule,
 } from 'graphql'
-import type { Pool } from 'pg'
 import type { WithPgClient } from 'postgraphile/@dataplan/pg'
 import { execute } from 'postgraphile/grafast'
 import { isObject, readBody } from '../http/body.ts'
-import type { CheckCsrf, IsOwnOrigin } from '../http/csrf.ts'
+import { foreignOrigin, type CheckCsrf, type IsOwnOrigin } from '../http/csrf.ts'
 import { ClientError } from '../errors.ts'
 import { sendEvents, takesEvents } from './sse.ts'
-import type { Identify, Identity, Tokens } from '../http/identity.ts'
+import type { Spend } from '../http/allowance.ts'
+import type { Identify } from '../http/identity.ts'
+import type { Tokens } from '../http/tokens.ts'
 import { checkVariables, documentRules, documentRulesWithoutIntrospection, MAX_TOKENS } from './document-rules.ts'
 import type { Live } from '../live/listener.ts'
 import type { Passwords } from '../passwords.ts'
 import type { Subscriber, Subscribers } from '../live/subscribers.ts'
 import { makeNews } from './schema/subscriptions.ts'
-import { isAnonymous, makeWithPgClient } from '../sql/as-caller.ts'
+import { isStranger, prove, type Database, type Identity } from '../sql/as-caller.ts'
+import { makeWithPgClient } from '../sql/grafast.ts'
 
 export interface GraphQLServices {
   readonly schema: GraphQLSchema
   readonly resolvedPreset: GraphileConfig.ResolvedPreset
-  readonly pool: Pool
-  readonly livePool: Pool
+  readonly db: Database
+  readonly liveDb: Database
   readonly live: Live
   readonly subscribers: Subscribers
   readonly passwords: Passwords
   readonly tokens: Tokens
   readonly identify: Identify
+  readonly spend: Spend
   readonly checkCsrf: CheckCsrf
   readonly isOwnOrigin: IsOwnOrigin
   readonly production: boolean
@@ -136,14 +139,14 @@ export interface GraphQL {
 }
 
 export function makeGraphQL(services: GraphQLServices): GraphQL {
-  const { schema, resolvedPreset, pool, livePool, subscribers, passwords, tokens, identify, checkCsrf, production, explain } =
+  const { schema, resolvedPreset, db, liveDb, subscribers, passwords, tokens, identify, spend, checkCsrf, production, explain } =
     services
   const documents = makeDocuments(schema, documentRules)
   const documentsForStrangers = production ? makeDocuments(schema, documentRulesWithoutIntrospection) : documents
 
   async function prepare(req: IncomingMessage, { query, variables, operationName }: Call, caller: Identity): Promise<Prepared> {
     // In production a document of a stranger is judged by other rules, and a cookie may turn out to be a stranger's.
-    const stranger = caller.session === '' || (production && caller.byCookie && (await isAnonymous(pool, caller)))
+    const stranger = caller.session === '' || (production && caller.byCookie && (await isStranger(db, caller)))
     const document = (stranger ? documentsForStrangers : documents)(query)
     const operation = getOperationAST(document, operationName)?.operation
     const isMutation = operation === OperationTypeNode.MUTATION
@@ -153,12 +156,9 @@ export function makeGraphQL(services: GraphQLServices): GraphQL {
     async function start(subscriber?: Subscriber): Promise<Result | Events> {
       // What is told to many at once waits for each other, and not before what is asked.
       const isSubscription = operation === OperationTypeNode.SUBSCRIPTION
-      const withPgClient = makeWithPgClient(isSubscription ? livePool : pool, identity, isMutation ? 'write' : 'read')
+      const withPgClient = makeWithPgClient(isSubscription ? liveDb : db, identity, isMutation ? 'write' : 'read')
       // Any statement proves the session; what needs none, as introspection, must not outlive it.
       let proven = isSubscription
-      const prove = async () => {
-        if (!proven && identity.session) await isAnonymous(pool, identity)
-      }
       const result = (await execute({
         schema,
         document,
@@ -169,7 +169,7 @@ export function makeGraphQL(services: GraphQLServices): GraphQL {
           identity,
           tokens,
           passwords,
-          news: subscriber ? makeNews({ ...services, pool: livePool }, caller, subscriber) : null,
+          news: subscriber ? makeNews({ ...services, db: liveDb }, caller, subscriber) : null,
           pgSettings: null,
           withPgClient: ((settings, callback) => {
             proven = true
@@ -180,7 +180,7 @@ export function makeGraphQL(services: GraphQLServices): GraphQL {
         // The answer's text, made by Grafast as it collects the data.
         outputDataAsString: !subscriber,
       } as Parameters<typeof execute>[0])) as Result | Events
-      await prove()
+      if (!proven && identity.session) await prove(db, identity)
       return result
     }
 
@@ -216,7 +216,7 @@ export function makeGraphQL(services: GraphQLServices): GraphQL {
     if (!takesEvents(req)) {
       throw new ClientError('BAD_REQUEST', 'A subscription is asked by WebSocket, or accepts text/event-stream.')
     }
-    if (!services.isOwnOrigin(req)) throw new ClientError('FORBIDDEN', 'This origin is not allowed.')
+    if (!services.isOwnOrigin(req)) throw foreignOrigin()
     const subscriber = subscribers.enter(() => res.destroy())
     finished(res, subscriber.leave)
     await subscriber.admit(caller)
@@ -228,7 +228,7 @@ export function makeGraphQL(services: GraphQLServices): GraphQL {
   async function handle(req: IncomingMessage, res: ServerResponse): Promise<void> {
     try {
       if (req.method !== 'POST') throw new ClientError('METHOD_NOT_ALLOWED', 'GraphQL is asked by POST.')
-      const caller = identify(req)
+      const caller = spend(req, identify)
       const { operation, start } = await prepare(req, readCall(await readBody(req, res)), caller)
       if (operation === OperationTypeNode.SUBSCRIPTION) return await stream(req, res, caller, start)
       const { data, errors } = (await start()) as Result

@@ -4,12 +4,13 @@ import type { Duplex } from 'node:stream'
 import { GraphQLError, OperationTypeNode, type ExecutionArgs, type GraphQLSchema } from 'graphql'
 import { CloseCode, handleProtocols, makeServer } from 'graphql-ws'
 import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
-import type { IsOwnOrigin } from '../http/csrf.ts'
+import { foreignOrigin, type IsOwnOrigin } from '../http/csrf.ts'
 import { ClientError } from '../errors.ts'
 import { MOST_UNREAD } from './sse.ts'
 import { readCall, type GraphQL, type Prepared } from './handler.ts'
+import type { Spend } from '../http/allowance.ts'
 import type { Identify } from '../http/identity.ts'
-import { sendProblem } from '../rest/handler.ts'
+import { sendProblem } from '../http/problem.ts'
 import type { Farewell, Subscriber, Subscribers } from '../live/subscribers.ts'
 
 const MAX_MESSAGE = 100_000
@@ -44,6 +45,7 @@ interface Services {
   readonly schema: GraphQLSchema
   readonly subscribers: Subscribers
   readonly identify: Identify
+  readonly spend: Spend
   readonly isOwnOrigin: IsOwnOrigin
   readonly explain: (error: unknown) => ClientError
 }
@@ -57,7 +59,7 @@ export const isWebSocket = ({ url, headers: { upgrade, host } }: IncomingMessage
  * that opened it. Every operation on it, a query or a mutation too, is one as by POST: with the same rules and limits, from
  * the same allowance, and by a token that is good now. A mutation by cookie is refused, for there is no CSRF token.
  */
-export function makeWebSockets({ graphql, schema, subscribers, identify, isOwnOrigin, explain }: Services) {
+export function makeWebSockets({ graphql, schema, subscribers, identify, spend, isOwnOrigin, explain }: Services) {
   const sockets = new WebSocketServer({
     noServer: true,
     maxPayload: MAX_MESSAGE,
@@ -71,14 +73,14 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, isOwnOr
       // Whatever a header is called in, as in GraphiQL.
       const [, authorization] = Object.entries(connectionParams ?? {}).find(([name]) => /^authorization$/i.test(name)) ?? []
       if (authorization != null) request.headers.authorization = String(authorization)
-      await subscriber.admit(identify(request))
+      await subscriber.admit(spend(request, identify))
     },
     async onSubscribe({ subscriptions, extra: { subscriber, request, close } }, _id, payload) {
       try {
         if (Object.keys(subscriptions).length > MAX_OPERATIONS) {
           throw new ClientError('RATE_LIMITED', `A socket has at most ${MAX_OPERATIONS} operations at once.`)
         }
-        const caller = identify(request)
+        const caller = spend(request, identify)
         const prepared = await graphql.prepare(request, readCall(payload), caller)
         return { ...prepared, schema, operationName: payload.operationName, subscriber } as Operation
       } catch (error) {
@@ -157,8 +159,8 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, isOwnOr
       socket.on('error', () => {})
       try {
         // A browser sends the cookie from any page, and lets any page read the answers: there is no CORS here.
-        if (!isOwnOrigin(req)) throw new ClientError('FORBIDDEN', 'This origin is not allowed.')
-        identify(req)
+        if (!isOwnOrigin(req)) throw foreignOrigin()
+        spend(req, identify)
         sockets.handleUpgrade(req, socket, head, serve)
       } catch (error) {
         const res = new ServerResponse(req)

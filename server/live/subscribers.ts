@@ -1,8 +1,6 @@
-import type { Pool } from 'pg'
 import { ClientError, unauthenticated, type Code } from '../errors.ts'
-import type { Identity } from '../http/identity.ts'
 import type { Live } from './listener.ts'
-import { asCaller } from '../sql/as-caller.ts'
+import { asking, type Database, type Identity } from '../sql/as-caller.ts'
 
 const MOST = 5_000
 const MOST_PER_PERSON = 20
@@ -37,16 +35,16 @@ export interface Subscribers {
 }
 
 /** Counts the subscribers of this process, and sends those away whose session ends. */
-export function makeSubscribers(live: Live, pool: Pool, explain: (error: unknown) => ClientError): Subscribers {
+export function makeSubscribers(live: Live, db: Database, explain: (error: unknown) => ClientError): Subscribers {
   const all = new Set<Subscriber>()
   let closed = false
 
   /** The session and whose it is. Throws when it is dead. */
   async function sessionOf(caller: Identity): Promise<{ session_id: string; user_id: string }> {
     const statement = { name: 'my_session', text: 'select * from app_hidden.my_session()' }
-    const { rows } = await asCaller<{ session_id: string; user_id: string }>(pool, caller, 'read', statement)
-    if (!rows[0]) throw unauthenticated()
-    return rows[0]
+    const [session] = await asking(db, caller, 'read')<{ session_id: string; user_id: string }>(statement)
+    if (!session) throw unauthenticated()
+    return session
   }
 
   // That a session has expired is not announced. To ask for it also keeps it in use.

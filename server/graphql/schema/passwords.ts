@@ -1,8 +1,9 @@
 import 'graphile-config'
 import { access, context, list, object, sideEffect, type FieldArgs, type Step } from 'postgraphile/grafast'
 import { extendSchema, gql } from 'postgraphile/utils'
-import type { Identity, Tokens } from '../../http/identity.ts'
-import type { Passwords } from '../../passwords.ts'
+import type { Tokens } from '../../http/tokens.ts'
+import { MIN_PASSWORD_LENGTH, type Passwords } from '../../passwords.ts'
+import type { Identity } from '../../sql/as-caller.ts'
 
 declare global {
   namespace Grafast {
@@ -90,7 +91,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         """
         role: Role
         """
-        At least 12 characters, and none of the most common passwords.
+        At least ${String(MIN_PASSWORD_LENGTH)} characters, and none of the most common passwords.
         """
         password: String!
       }
@@ -110,7 +111,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         """
         token: String!
         """
-        At least 12 characters, and none of the most common passwords.
+        At least ${String(MIN_PASSWORD_LENGTH)} characters, and none of the most common passwords.
         """
         newPassword: String!
       }
@@ -128,7 +129,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
 
         """
         Changes one's own password, and ends one's other sessions. VALIDATION_FAILED: the old one is wrong, which counts
-        as a failed login does, or the new one has less than 12 characters or is among the most common ones.
+        as a failed login does, or the new one has less than ${String(MIN_PASSWORD_LENGTH)} characters or is among the most common ones.
         """
         changePassword(input: ChangePasswordInput!): ChangePasswordPayload
 
@@ -162,7 +163,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
             userId: await passwords.createUser(identity, input),
           })),
           resetPassword: mutation(async ({ token, newPassword }, { identity, passwords }) => {
-            await passwords.reset(identity, token, newPassword)
+            await passwords.reset(identity, token!, newPassword!)
             // It may have ended the very session that asked for it.
             identity.session = ''
             return {}

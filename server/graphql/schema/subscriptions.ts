@@ -1,12 +1,11 @@
 import 'graphile-config'
-import type { Pool } from 'pg'
 import { context, lambda, listen, type GrafastSubscriber, type Step } from 'postgraphile/grafast'
 import { extendSchema, gql } from 'postgraphile/utils'
 import type { ClientError } from '../../errors.ts'
-import type { Identity } from '../../http/identity.ts'
+import { MOST_COUNTED } from '../../http/pages.ts'
 import type { Live } from '../../live/listener.ts'
 import type { Subscriber } from '../../live/subscribers.ts'
-import { asCaller } from '../../sql/as-caller.ts'
+import { asking, type Database, type Identity } from '../../sql/as-caller.ts'
 
 declare global {
   namespace Grafast {
@@ -19,11 +18,10 @@ declare global {
 
 /** Details of one topic that may wait while those before are looked at. */
 const MOST_WAITING = 1_000
-const INBOX_LIMIT = 10_000
 
 export interface NewsServices {
   readonly live: Live
-  readonly pool: Pool
+  readonly db: Database
   readonly explain: (error: unknown) => ClientError
 }
 
@@ -31,9 +29,8 @@ export interface NewsServices {
  * The topics of one subscriber: "request <id>", "inbox" and "notification". What is announced is looked at as the caller before
  * anything of it is passed on, so that the session is proven once more, and nothing is heard of what row-level security hides.
  */
-export function makeNews({ live, pool, explain }: NewsServices, caller: Identity, subscriber: Subscriber): GrafastSubscriber {
-  const ask = async <Row>(name: string, text: string, values: unknown[] = []) =>
-    (await asCaller<Row>(pool, caller, 'read', { name, text, values })).rows
+export function makeNews({ live, db, explain }: NewsServices, caller: Identity, subscriber: Subscriber): GrafastSubscriber {
+  const ask = <Row>(name: string, text: string, values: unknown[] = []) => asking(db, caller, 'read')<Row>({ name, text, values })
 
   /**
    * Announcements as events: what `look` makes of them. While it looks, what is announced waits, each detail once, so that there is no
@@ -108,7 +105,7 @@ export function makeNews({ live, pool, explain }: NewsServices, caller: Identity
         const rows = await ask<{ count: number }>(
           'inbox_count',
           `select count(*)::integer as count
-           from (select from app_public.requests_awaiting_my_decision() limit ${INBOX_LIMIT}) waiting`,
+           from (select from app_public.requests_awaiting_my_decision() limit ${MOST_COUNTED}) waiting`,
         )
         return [rows[0]!.count]
       }),
@@ -161,7 +158,7 @@ export const SubscriptionsPlugin = extendSchema((build) => {
       """
       type InboxChangedPayload {
         """
-        How many requests await it now, as far as ${INBOX_LIMIT.toLocaleString('en')}.
+        How many requests await it now, as far as ${MOST_COUNTED.toLocaleString('en')}.
         """
         totalCount: Int!
       }
