@@ -11,7 +11,7 @@ let pool: Pool
 let db: Database
 let ask: Ask
 beforeAll(async () => {
-  clone = await cloneDatabase({ transactional: false })
+  clone = await cloneDatabase()
   pool = openPool(clone.urls.auth, 1, pino({ level: 'silent' }))
   db = makeDatabase(pool, makeSessions())
   ask = asking(db, { session: clone.people.user.session, ip: '', userAgent: null, byCookie: false }, 'read')
