@@ -25,7 +25,7 @@ import { checkVariables, documentRules, documentRulesWithoutIntrospection, MAX_T
 import type { Live } from '../live/listener.ts'
 import type { Passwords } from '../passwords.ts'
 import type { Subscriber, Subscribers } from '../live/subscribers.ts'
-import { makeNews } from './schema/subscriptions.ts'
+import { makeNews } from '../live/news.ts'
 import { isAnonymous, makeWithPgClient } from '../sql/as-caller.ts'
 
 export interface GraphQLServices {

@@ -8,8 +8,8 @@ import pino from 'pino'
 import { toClientError } from '../../../server/errors.ts'
 import { makeTokens } from '../../../server/http/identity.ts'
 import type { Live } from '../../../server/live/listener.ts'
+import { makeNews } from '../../../server/live/news.ts'
 import { makeSubscribers } from '../../../server/live/subscribers.ts'
-import { makeNews } from '../../../server/graphql/schema/subscriptions.ts'
 import { openPool } from '../../../server/sql/as-caller.ts'
 import {
   deadToken,
