@@ -6,13 +6,13 @@ import { INBOX_LIMIT } from '../../live/news.ts'
 declare global {
   namespace Grafast {
     interface Context {
-      /** What a subscription can follow; null where nothing can be. */
+      /** What a subscription can follow; null for other operations. */
       news: GrafastSubscriber | null
     }
   }
 }
 
-/** As PostgreSQL writes it, whichever way the caller has: in upper case, or without hyphens. */
+/** A UUID as PostgreSQL writes it: callers may use upper case, and leave the hyphens out. */
 const canonical = (id: string) =>
   id
     .toLowerCase()
@@ -27,56 +27,38 @@ export const SubscriptionsPlugin = extendSchema((build) => {
   const itself = ($event: Step) => $event
   return {
     typeDefs: gql`
-      """
-      A request has changed.
-      """
+      "A request has changed."
       type RequestUpdatedPayload {
-        """
-        The request, as it is now; null once, when the subscriber can see it no longer.
-        """
+        "The request as it is now; null once, when the subscriber can no longer see it."
         request: Request
       }
 
-      """
-      What awaits the subscriber's decision has changed.
-      """
+      "The requests awaiting the subscriber's decision have changed."
       type InboxChangedPayload {
-        """
-        How many requests await it now, as far as ${INBOX_LIMIT.toLocaleString('en')}.
-        """
+        "How many requests await it now, counted up to ${INBOX_LIMIT.toLocaleString('en')}."
         totalCount: Int!
       }
 
-      """
-      The subscriber has been told something.
-      """
+      "The subscriber has a new notification."
       type NotificationReceivedPayload {
-        """
-        What they were told.
-        """
+        "The new notification."
         notification: Notification
       }
 
       extend type Subscription {
         """
-        Tells of every change of a request that the subscriber can see; several at once may come as one. Of one that is not
-        there, or not for the subscriber, nothing is ever told.
+        Reports every change of a request that the subscriber can see; several changes at once may come as one event. About a
+        request that does not exist, or that the subscriber cannot see, no event ever comes.
         """
         requestUpdated(
-          """
-          Which request.
-          """
+          "Which request."
           id: UUID!
         ): RequestUpdatedPayload
 
-        """
-        Tells when a request begins or ceases to await the subscriber's decision.
-        """
+        "Reports when a request begins or ceases to await the subscriber's decision."
         inboxChanged: InboxChangedPayload
 
-        """
-        Tells of every new notification of the subscriber's.
-        """
+        "Reports every new notification of the subscriber."
         notificationReceived: NotificationReceivedPayload
       }
     `,
