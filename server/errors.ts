@@ -129,10 +129,8 @@ export function toClientError(error: unknown, log: Logger): ClientError {
     return new ClientError('BAD_REQUEST', 'A variable has a value that its type cannot have.')
   }
   if (error instanceof GraphQLError && error.originalError) return toClientError(error.originalError, log)
-  // graphql-js's own: the document or its variables are at fault. Its guesses at names would tell what exists.
-  if (error instanceof GraphQLError) {
-    return new ClientError('BAD_REQUEST', error.message.replace(/ Did you mean [^]*\?$/, ''))
-  }
+  // graphql-js's own: the document or its variables are at fault.
+  if (error instanceof GraphQLError) return new ClientError('BAD_REQUEST', error.message)
   // Grafast's own, of what a caller sent: a cursor that is none, for example.
   if (error instanceof Error && isSafeError(error)) return new ClientError('BAD_REQUEST', error.message)
   if (error instanceof DatabaseError && error.code) {

@@ -380,7 +380,17 @@ describe('in production', () => {
       __typename: 'Query',
       currentUser: null,
     })
-    expect((await production.graphql('{ requezts { x } }')).text).not.toMatch(/did you mean/i)
+    for (const who of [undefined, 'user'] as const) {
+      for (const [query, variables] of [
+        ['{ requestz { nodes { id } } }'],
+        ['{ requests(condition: { statuz: DRAFT }) { totalCount } }'],
+        ['query ($s: RequestStatus) { requests(condition: { status: $s }) { totalCount } }', { s: 'DRAF' }],
+      ] as [string, object?][]) {
+        const answer = await production.graphql(query, variables, who)
+        expectBadRequest(answer)
+        expect(answer.text).not.toMatch(/did you mean/i)
+      }
+    }
   })
 
   test('there is no GraphiQL, and GET /graphql is 405; outside there is one', async () => {
