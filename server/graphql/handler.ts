@@ -62,28 +62,19 @@ export interface Operation extends Call {
   readonly caller: Identity
 }
 
-export interface GraphQL {
-  /** Answers `/graphql`: one call, one JSON answer; every error has a code, and nothing internal is in it. */
-  handle(req: IncomingMessage, res: ServerResponse): Promise<void>
-  /** The operation that a call asks for. Throws what is wrong with it, or an AggregateError of several things. */
-  prepare(req: IncomingMessage, call: Call, caller: Identity): Promise<Operation>
-  /** Runs it. A subscriber gets data in place of JSON text, and events for a subscription. */
-  run(operation: Operation, subscriber?: Subscriber): Promise<Result | Events>
-  format(thrown: unknown): Formatted
-  /** A result as it is sent to a subscriber, who is sent away if the session or the database is gone. */
-  toPayload(result: Result, subscriber?: Subscriber): FormattedExecutionResult
-}
-
 function send(res: ServerResponse, status: number, json: string, headers: OutgoingHttpHeaders = {}): void {
   const body = Buffer.from(json)
   res.writeHead(status, { 'content-type': 'application/json; charset=utf-8', 'content-length': body.length, ...headers })
   res.end(body)
 }
 
-export function makeGraphQL(services: GraphQLServices): GraphQL {
+export type GraphQL = ReturnType<typeof makeGraphQL>
+
+export function makeGraphQL(services: GraphQLServices) {
   const { schema, resolvedPreset, pool, livePool, passwords, tokens, production, explain } = services
   const documents = makeDocuments(schema)
 
+  /** The operation that a call asks for. Throws what is wrong with it, or an AggregateError of several things. */
   async function prepare(req: IncomingMessage, call: Call, caller: Identity): Promise<Operation> {
     const { document, introspects } = documents(call.query)
     if (introspects && production && (caller.session === '' || (await isAnonymous(pool, caller)))) {
@@ -94,6 +85,7 @@ export function makeGraphQL(services: GraphQLServices): GraphQL {
     return { ...call, document, type, caller: changes ? await services.checkCsrf(req, caller) : caller }
   }
 
+  /** Runs it. A subscriber gets data in place of JSON text, and events for a subscription. */
   async function run(operation: Operation, subscriber?: Subscriber): Promise<Result | Events> {
     const { document, type, variables, operationName } = operation
     const isSubscription = type === OperationTypeNode.SUBSCRIPTION
@@ -157,7 +149,8 @@ export function makeGraphQL(services: GraphQLServices): GraphQL {
     send(res, 200, `{"errors":${JSON.stringify(formatted.map(({ json }) => json))},"data":${data}}`, headers)
   }
 
-  const toPayload: GraphQL['toPayload'] = ({ data, errors }, subscriber) => {
+  /** A result as it is sent to a subscriber, who is sent away if the session or the database is gone. */
+  function toPayload({ data, errors }: Result, subscriber?: Subscriber): FormattedExecutionResult {
     const payload = data === undefined ? {} : { data: data as Record<string, unknown> }
     if (!errors) return payload
     const formatted = errors.map(format)
@@ -180,6 +173,7 @@ export function makeGraphQL(services: GraphQLServices): GraphQL {
     else refuse(res, result.errors!.map(format))
   }
 
+  /** Answers `/graphql`: one call, one JSON answer; every error has a code, and nothing internal is in it. */
   async function handle(req: IncomingMessage, res: ServerResponse): Promise<void> {
     try {
       if (req.method !== 'POST') {

@@ -31,16 +31,10 @@ export interface Subscriber {
   leave(): void
 }
 
-export interface Subscribers {
-  readonly count: number
-  /** Counts a new connection; `end` closes it. Throws UNAVAILABLE when there are too many. */
-  enter(end: (why: Farewell) => void): Subscriber
-  endAll(why: Farewell): void
-  close(): void
-}
+export type Subscribers = ReturnType<typeof makeSubscribers>
 
 /** Counts the subscribers of this process, and sends those away whose session ends. */
-export function makeSubscribers(live: Live, pool: Pool, explain: (error: unknown) => ClientError): Subscribers {
+export function makeSubscribers(live: Live, pool: Pool, explain: (error: unknown) => ClientError) {
   const all = new Set<Subscriber>()
   let closed = false
 
@@ -71,6 +65,7 @@ export function makeSubscribers(live: Live, pool: Pool, explain: (error: unknown
   }
   const timer = setInterval(check, CHECK_EVERY).unref()
 
+  /** Counts a new connection; `end` closes it. Throws UNAVAILABLE when there are too many. */
   function enter(end: (why: Farewell) => void): Subscriber {
     if (closed || all.size >= MAX_CONNECTIONS) {
       throw new ClientError('UNAVAILABLE', 'There is no room for another live connection.', { retryAfter: 1 })
@@ -111,16 +106,18 @@ export function makeSubscribers(live: Live, pool: Pool, explain: (error: unknown
     return subscriber
   }
 
+  const endAll = (why: Farewell) => all.forEach(({ end }) => end(why))
+
   return {
     get count() {
       return all.size
     },
     enter,
-    endAll: (why) => all.forEach(({ end }) => end(why)),
+    endAll,
     close() {
       closed = true
       clearInterval(timer)
-      this.endAll('CLOSING')
+      endAll('CLOSING')
     },
   }
 }

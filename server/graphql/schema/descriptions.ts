@@ -43,17 +43,12 @@ export const DescriptionsPlugin: GraphileConfig.Plugin = {
         arg.description ??= commentOn(pgFieldResource.codec, attribute)
         return arg
       },
-      GraphQLEnumType(type, { input, inflection }) {
-        const codecs = Object.values(input.pgRegistry.pgCodecs)
-        const details = codecs.find(
+      GraphQLEnumType(type, { input: { pgRegistry }, inflection }) {
+        const codec = Object.values(pgRegistry.pgCodecs).find(
           (codec) => codec.extensions?.isEnumTableEnum && inflection.enumType(codec as never) === type.name,
-        )?.extensions?.enumTableEnumDetails
-        const table =
-          details &&
-          codecs.find(
-            ({ extensions }) => extensions?.pg?.schemaName === details.schemaName && extensions.pg.name === details.tableName,
-          )
-        type.description ??= table?.description
+        )
+        const { tableName } = codec?.extensions?.enumTableEnumDetails ?? {}
+        type.description ??= tableName && pgRegistry.pgResources[tableName]?.description
         return type
       },
     },
