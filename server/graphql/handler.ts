@@ -9,31 +9,34 @@ import {
   type GraphQLFormattedError,
   type GraphQLSchema,
 } from 'graphql'
-import type { Pool } from 'pg'
 import type { WithPgClient } from 'postgraphile/@dataplan/pg'
 import { execute } from 'postgraphile/grafast'
 import { ClientError } from '../errors.ts'
+import type { Spend } from '../http/allowance.ts'
 import { readBody } from '../http/body.ts'
-import type { CheckCsrf, IsOwnOrigin } from '../http/csrf.ts'
-import type { Identify, Identity, Tokens } from '../http/identity.ts'
+import { foreignOrigin, type CheckCsrf, type IsOwnOrigin } from '../http/csrf.ts'
+import type { Identify } from '../http/identity.ts'
+import type { Tokens } from '../http/tokens.ts'
 import type { Live } from '../live/listener.ts'
 import { makeNews } from '../live/news.ts'
 import type { Subscriber, Subscribers } from '../live/subscribers.ts'
 import type { Passwords } from '../passwords.ts'
-import { isAnonymous, makeWithPgClient } from '../sql/as-caller.ts'
+import { isStranger, prove, type Database, type Identity } from '../sql/as-caller.ts'
+import { makeWithPgClient } from '../sql/grafast.ts'
 import { makeDocuments, readCall, type Call } from './documents.ts'
 import { sendEvents, acceptsEvents } from './sse.ts'
 
 export interface GraphQLServices {
   readonly schema: GraphQLSchema
   readonly resolvedPreset: GraphileConfig.ResolvedPreset
-  readonly pool: Pool
-  readonly livePool: Pool
+  readonly db: Database
+  readonly liveDb: Database
   readonly live: Live
   readonly subscribers: Subscribers
   readonly passwords: Passwords
   readonly tokens: Tokens
   readonly identify: Identify
+  readonly spend: Spend
   readonly checkCsrf: CheckCsrf
   readonly isOwnOrigin: IsOwnOrigin
   readonly production: boolean
@@ -71,13 +74,13 @@ function send(res: ServerResponse, status: number, json: string, headers: Outgoi
 export type GraphQL = ReturnType<typeof makeGraphQL>
 
 export function makeGraphQL(services: GraphQLServices) {
-  const { schema, resolvedPreset, pool, livePool, passwords, tokens, production, explain } = services
+  const { schema, resolvedPreset, db, liveDb, passwords, tokens, production, explain } = services
   const documents = makeDocuments(schema)
 
   /** The operation that a call asks for. Throws what is wrong with it, or an AggregateError of several things. */
   async function prepare(req: IncomingMessage, call: Call, caller: Identity): Promise<Operation> {
     const { document, introspects } = documents(call.query)
-    if (introspects && production && (caller.session === '' || (await isAnonymous(pool, caller)))) {
+    if (introspects && production && (caller.session === '' || (await isStranger(db, caller)))) {
       throw new ClientError('BAD_REQUEST', 'Log in to ask for the schema.')
     }
     const type = getOperationAST(document, call.operationName)?.operation
@@ -93,7 +96,7 @@ export function makeGraphQL(services: GraphQLServices) {
     const identity = { ...operation.caller }
     // Fan-out reads use their own pool, so that they queue behind each other and never in front of requests.
     const mode = type === OperationTypeNode.MUTATION ? 'write' : 'read'
-    const askDatabase = makeWithPgClient(isSubscription ? livePool : pool, identity, mode)
+    const askDatabase = makeWithPgClient(isSubscription ? liveDb : db, identity, mode)
     let asked = false
     const withPgClient: WithPgClient = (settings, callback) => {
       asked = true
@@ -109,7 +112,7 @@ export function makeGraphQL(services: GraphQLServices) {
         identity,
         tokens,
         passwords,
-        news: subscriber ? makeNews({ ...services, pool: livePool }, identity, subscriber) : null,
+        news: subscriber ? makeNews({ ...services, db: liveDb }, identity, subscriber) : null,
         pgSettings: null,
         withPgClient,
       },
@@ -117,7 +120,7 @@ export function makeGraphQL(services: GraphQLServices) {
       outputDataAsString: !subscriber, // Grafast makes the answer's text while it collects the data.
     } as Parameters<typeof execute>[0])) as Result | Events
     // Any statement proves the session. An operation without one, such as introspection, must not outlive the session either.
-    if (!asked && !isSubscription && identity.session) await isAnonymous(pool, identity)
+    if (!asked && !isSubscription && identity.session) await prove(db, identity)
     return result
   }
 
@@ -164,7 +167,7 @@ export function makeGraphQL(services: GraphQLServices) {
     if (!acceptsEvents(req)) {
       throw new ClientError('BAD_REQUEST', 'Subscribe by WebSocket, or accept text/event-stream.')
     }
-    if (!services.isOwnOrigin(req)) throw new ClientError('FORBIDDEN', 'This origin is not allowed.')
+    if (!services.isOwnOrigin(req)) throw foreignOrigin()
     const subscriber = services.subscribers.enter(() => res.destroy())
     finished(res, subscriber.leave)
     await subscriber.admit(operation.caller)
@@ -180,7 +183,7 @@ export function makeGraphQL(services: GraphQLServices) {
         res.setHeader('allow', 'POST')
         throw new ClientError('METHOD_NOT_ALLOWED', 'Send GraphQL by POST.')
       }
-      const caller = services.identify(req)
+      const caller = services.spend(req, services.identify)
       const operation = await prepare(req, readCall(await readBody(req, res)), caller)
       if (operation.type === OperationTypeNode.SUBSCRIPTION) await stream(req, res, operation)
       else answer(res, caller, (await run(operation)) as Result)

@@ -5,8 +5,9 @@ import { GraphQLError, OperationTypeNode, type ExecutionArgs } from 'graphql'
 import { CloseCode, handleProtocols, makeServer } from 'graphql-ws'
 import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
 import { ClientError } from '../errors.ts'
+import { foreignOrigin } from '../http/csrf.ts'
+import { sendProblem } from '../http/problem.ts'
 import type { Farewell, Subscriber } from '../live/subscribers.ts'
-import { sendProblem } from '../rest/handler.ts'
 import { readCall } from './documents.ts'
 import type { GraphQL, GraphQLServices, Operation } from './handler.ts'
 import { MAX_UNREAD } from './sse.ts'
@@ -39,7 +40,10 @@ interface Extra {
 /** What graphql-ws hands on from hook to hook. */
 type Args = ExecutionArgs & { operation: Operation; subscriber: Subscriber }
 
-type Services = Pick<GraphQLServices, 'schema' | 'subscribers' | 'identify' | 'isOwnOrigin' | 'explain'> & { graphql: GraphQL }
+type Services = { graphql: GraphQL } & Pick<
+  GraphQLServices,
+  'schema' | 'subscribers' | 'identify' | 'spend' | 'isOwnOrigin' | 'explain'
+>
 
 /** Should it become a WebSocket (RFC 6455, 4.1)? A request to upgrade to anything else is answered as it is. */
 export const isWebSocket = ({ url, headers: { upgrade, host } }: IncomingMessage): boolean =>
@@ -50,7 +54,7 @@ export const isWebSocket = ({ url, headers: { upgrade, host } }: IncomingMessage
  * the token that opened it. Each operation on it is treated as one by POST: by the same rules and limits, from the same
  * allowance, and with a token that is still good. A mutation by cookie is refused, since no CSRF token comes with it.
  */
-export function makeWebSockets({ graphql, schema, subscribers, identify, isOwnOrigin, explain }: Services) {
+export function makeWebSockets({ graphql, schema, subscribers, identify, spend, isOwnOrigin, explain }: Services) {
   const sockets = new WebSocketServer({
     noServer: true,
     maxPayload: MAX_MESSAGE,
@@ -65,14 +69,14 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, isOwnOr
       // In any letter case, as for a header: GraphiQL sends its headers here.
       const [, authorization] = Object.entries(connectionParams).find(([name]) => /^authorization$/i.test(name)) ?? []
       if (authorization != null) request.headers.authorization = String(authorization)
-      await subscriber.admit(identify(request))
+      await subscriber.admit(spend(request, identify))
     },
     async onSubscribe({ subscriptions, extra: { subscriber, request, close } }, _id, payload) {
       try {
         if (Object.keys(subscriptions).length > MAX_OPERATIONS) {
           throw new ClientError('RATE_LIMITED', `A socket has at most ${MAX_OPERATIONS} operations at once.`)
         }
-        const operation = await graphql.prepare(request, readCall(payload), identify(request))
+        const operation = await graphql.prepare(request, readCall(payload), spend(request, identify))
         const { document, operationName } = operation
         return { schema, document, operationName, operation, subscriber } as Args
       } catch (error) {
@@ -148,8 +152,8 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, isOwnOr
       socket.on('error', () => {})
       try {
         // A browser sends the cookie whichever page asks, and lets that page read the answers: CORS does not apply here.
-        if (!isOwnOrigin(req)) throw new ClientError('FORBIDDEN', 'This origin is not allowed.')
-        identify(req)
+        if (!isOwnOrigin(req)) throw foreignOrigin()
+        spend(req, identify)
         sockets.handleUpgrade(req, socket, head, serve)
       } catch (error) {
         const res = new ServerResponse(req)

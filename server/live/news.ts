@@ -1,19 +1,16 @@
-import type { Pool } from 'pg'
 import type { GrafastSubscriber } from 'postgraphile/grafast'
 import type { ClientError } from '../errors.ts'
-import type { Identity } from '../http/identity.ts'
-import { asCaller } from '../sql/as-caller.ts'
+import { MOST_COUNTED } from '../http/pages.ts'
+import { asking, type Database, type Identity } from '../sql/as-caller.ts'
 import type { Live } from './listener.ts'
 import type { Subscriber } from './subscribers.ts'
 
-/** How far an inbox is counted. */
-export const INBOX_LIMIT = 10_000
 /** Announcements of one topic that may wait while earlier ones are looked at. */
 const MAX_WAITING = 1_000
 
 export interface NewsServices {
   readonly live: Live
-  readonly pool: Pool
+  readonly db: Database
   readonly explain: (error: unknown) => ClientError
 }
 
@@ -22,9 +19,8 @@ export interface NewsServices {
  * announcement says only that there is something to look at. It is looked at as the caller before anything is passed on:
  * that proves the session once more, and row-level security hides from news what it hides from queries.
  */
-export function makeNews({ live, pool, explain }: NewsServices, caller: Identity, subscriber: Subscriber): GrafastSubscriber {
-  const ask = async <Row>(name: string, text: string, values: unknown[] = []) =>
-    (await asCaller<Row>(pool, caller, 'read', { name, text, values })).rows
+export function makeNews({ live, db, explain }: NewsServices, caller: Identity, subscriber: Subscriber): GrafastSubscriber {
+  const ask = <Row>(name: string, text: string, values: unknown[] = []) => asking(db, caller, 'read')<Row>({ name, text, values })
 
   /**
    * The events that `look` makes of what is announced. Announcements that come while it looks wait, each detail once, so
@@ -107,7 +103,7 @@ export function makeNews({ live, pool, explain }: NewsServices, caller: Identity
       const rows = await ask<{ count: number }>(
         'inbox_count',
         `select count(*)::integer as count
-         from (select from app_public.requests_awaiting_my_decision() limit ${INBOX_LIMIT}) waiting`,
+         from (select from app_public.requests_awaiting_my_decision() limit ${MOST_COUNTED}) waiting`,
       )
       return [rows[0]!.count]
     })

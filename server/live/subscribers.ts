@@ -1,7 +1,5 @@
-import type { Pool } from 'pg'
 import { ClientError, unauthenticated, type Code } from '../errors.ts'
-import type { Identity } from '../http/identity.ts'
-import { asCaller } from '../sql/as-caller.ts'
+import { asking, type Database, type Identity } from '../sql/as-caller.ts'
 import type { Live } from './listener.ts'
 
 /** Connections for live news, WebSockets and event streams together: of this process, and of one person. */
@@ -34,16 +32,16 @@ export interface Subscriber {
 export type Subscribers = ReturnType<typeof makeSubscribers>
 
 /** Counts the subscribers of this process, and sends those away whose session ends. */
-export function makeSubscribers(live: Live, pool: Pool, explain: (error: unknown) => ClientError) {
+export function makeSubscribers(live: Live, db: Database, explain: (error: unknown) => ClientError) {
   const all = new Set<Subscriber>()
   let closed = false
 
   /** The caller's session, and whose it is. Throws when it is dead. */
   async function sessionOf(caller: Identity): Promise<{ session_id: string; user_id: string }> {
     const statement = { name: 'my_session', text: 'select * from app_hidden.my_session()' }
-    const { rows } = await asCaller<{ session_id: string; user_id: string }>(pool, caller, 'read', statement)
-    if (!rows[0]) throw unauthenticated()
-    return rows[0]
+    const [session] = await asking(db, caller, 'read')<{ session_id: string; user_id: string }>(statement)
+    if (!session) throw unauthenticated()
+    return session
   }
 
   // Nothing announces that a session has expired, so ask for each now and then. Asking also keeps the session in use.

@@ -5,9 +5,7 @@ import { TYPES, type PgResource, type PgSelectQueryBuilder, type PgSelectStep } 
 import { sql } from 'postgraphile/pg-sql2'
 import { addPgTableOrderBy, orderByAscDesc, wrapPlans } from 'postgraphile/utils'
 import { ClientError } from '../../errors.ts'
-
-const PAGE_SIZE = 20
-const MAX_PAGE_SIZE = 100
+import { MAX_PAGE_SIZE, PAGE_SIZE } from '../../http/pages.ts'
 
 type PageArguments = readonly [first?: number | null, last?: number | null, before?: string | null, after?: string | null]
 

@@ -1,8 +1,9 @@
 import 'graphile-config'
 import { access, context, sideEffect, type FieldArgs, type Step } from 'postgraphile/grafast'
 import { extendSchema, gql } from 'postgraphile/utils'
-import type { Identity, Tokens } from '../../http/identity.ts'
-import type { Passwords } from '../../passwords.ts'
+import type { Tokens } from '../../http/tokens.ts'
+import { MIN_PASSWORD_LENGTH, type Passwords } from '../../passwords.ts'
+import type { Identity } from '../../sql/as-caller.ts'
 
 declare global {
   namespace Grafast {
@@ -67,7 +68,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         name: String!
         "What the person may do; USER if left out."
         role: Role
-        "At least 12 characters, and none of the most common passwords."
+        "At least ${String(MIN_PASSWORD_LENGTH)} characters, and none of the most common passwords."
         password: String!
       }
 
@@ -81,7 +82,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         clientMutationId: String
         "The part of the mailed link that follows token=."
         token: String!
-        "At least 12 characters, and none of the most common passwords."
+        "At least ${String(MIN_PASSWORD_LENGTH)} characters, and none of the most common passwords."
         newPassword: String!
       }
 
@@ -98,7 +99,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
 
         """
         Changes one's own password and ends one's other sessions. VALIDATION_FAILED: the old one is wrong, which counts as a
-        failed login, or the new one has fewer than 12 characters or is among the most common ones.
+        failed login, or the new one has fewer than ${String(MIN_PASSWORD_LENGTH)} characters or is among the most common ones.
         """
         changePassword(input: ChangePasswordInput!): ChangePasswordPayload
 
@@ -132,7 +133,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
             userId: await passwords.createUser(identity, input),
           })),
           resetPassword: mutation(async ({ token, newPassword }, { identity, passwords }) => {
-            await passwords.reset(identity, token, newPassword)
+            await passwords.reset(identity, token!, newPassword!)
             // That may have ended the very session that asked for it.
             identity.session = ''
             return {}

@@ -1,7 +1,7 @@
 import 'graphile-config'
 import { context, lambda, listen, type GrafastSubscriber, type Step } from 'postgraphile/grafast'
 import { extendSchema, gql } from 'postgraphile/utils'
-import { INBOX_LIMIT } from '../../live/news.ts'
+import { MOST_COUNTED } from '../../http/pages.ts'
 
 declare global {
   namespace Grafast {
@@ -35,7 +35,7 @@ export const SubscriptionsPlugin = extendSchema((build) => {
 
       "The requests awaiting the subscriber's decision have changed."
       type InboxChangedPayload {
-        "How many requests await it now, counted up to ${INBOX_LIMIT.toLocaleString('en')}."
+        "How many requests await it now, counted up to ${MOST_COUNTED.toLocaleString('en')}."
         totalCount: Int!
       }
 

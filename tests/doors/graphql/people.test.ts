@@ -1,5 +1,6 @@
 import type { Client } from 'pg'
 import {
+  faultIn,
   mutation,
   newRequest,
   NOBODY,
@@ -243,7 +244,7 @@ describe('VALIDATION_FAILED', () => {
     ]
     for (const [wrong, field] of cases) {
       const answer = await run('createUser', { ...good, ...wrong }, 'admin')
-      expect([wrong, extensionsOf(answer)]).toEqual([wrong, { code: 'VALIDATION_FAILED', field }])
+      expect([wrong, extensionsOf(answer)]).toEqual([wrong, faultIn(field)])
       expect(answer.body.data).toEqual({ createUser: null })
     }
     expect(await everything()).toEqual(before)
@@ -281,13 +282,14 @@ describe('VALIDATION_FAILED', () => {
   test('answers updateUser with a bad name, and with null for what cannot be cleared', async () => {
     const { id: userId } = await api.person()
     const before = await everything()
-    for (const [wrong, field] of [
-      ...BAD_NAMES.map((name) => [{ name }, 'name']),
+    const cases: [object, string][] = [
+      ...BAD_NAMES.map((name): [object, string] => [{ name }, 'name']),
       [{ name: null }, 'name'],
       [{ role: null }, 'role'],
-    ]) {
-      const answer = await run('updateUser', { userId, ...(wrong as object) }, 'admin')
-      expect([wrong, extensionsOf(answer)]).toEqual([wrong, { code: 'VALIDATION_FAILED', field }])
+    ]
+    for (const [wrong, field] of cases) {
+      const answer = await run('updateUser', { userId, ...wrong }, 'admin')
+      expect([wrong, extensionsOf(answer)]).toEqual([wrong, faultIn(field)])
     }
     expect(await everything()).toEqual(before)
   })
@@ -297,7 +299,7 @@ describe('VALIDATION_FAILED', () => {
     const before = await trailOf(id)
     for (const newPassword of [...WEAK, ...WEAK]) {
       const answer = await run('changePassword', { oldPassword: 'wrong', newPassword }, { token })
-      expect([newPassword, extensionsOf(answer)]).toEqual([newPassword, { code: 'VALIDATION_FAILED', field: 'newPassword' }])
+      expect([newPassword, extensionsOf(answer)]).toEqual([newPassword, faultIn('newPassword')])
     }
     expect(await trailOf(id)).toEqual(before)
     expect(await loginCode(email)).toBe('done')
@@ -459,7 +461,7 @@ describe('a wrong old password', () => {
     const { id, email, token } = await api.person()
     for (let i = 0; i < 10; i++) {
       const answer = await change({ token }, `wrong ${i}`)
-      expect(extensionsOf(answer)).toEqual({ code: 'VALIDATION_FAILED', field: 'oldPassword' })
+      expect(extensionsOf(answer)).toEqual(faultIn('oldPassword'))
     }
     for (const oldPassword of ['wrong', PASSWORD]) {
       const answer = await change({ token }, oldPassword)

@@ -6,11 +6,13 @@ import jwt from 'jsonwebtoken'
 import type { Client } from 'pg'
 import pino from 'pino'
 import { toClientError } from '../../../server/errors.ts'
-import { makeTokens } from '../../../server/http/identity.ts'
+import { makeTokens } from '../../../server/http/tokens.ts'
 import type { Live } from '../../../server/live/listener.ts'
 import { makeNews } from '../../../server/live/news.ts'
 import { makeSubscribers } from '../../../server/live/subscribers.ts'
-import { openPool } from '../../../server/sql/as-caller.ts'
+import { makeDatabase } from '../../../server/sql/as-caller.ts'
+import { makeSessions } from '../../../server/sql/in-use.ts'
+import { openPool } from '../../../server/sql/pool.ts'
 import {
   deadToken,
   fromElsewhere,
@@ -404,7 +406,7 @@ test('a subscriber has at most 20 subscriptions, and all end when it leaves, eve
   const { id } = await api.person()
   const { rows } = await owner.query('select session_secret from app_private.open_session($1, false, null)', [id])
   const caller = { session: rows[0].session_secret as string, ip: '', userAgent: null, byCookie: false }
-  const pool = openPool(api.db.urls.auth, 1, pino({ level: 'silent' }))
+  const db = makeDatabase(openPool(api.db.urls.auth, 1, pino({ level: 'silent' })), makeSessions())
   const explain = (error: unknown) => toClientError(error, pino({ level: 'silent' }))
   const listening = new Set<string>()
   let n = 0
@@ -417,11 +419,11 @@ test('a subscriber has at most 20 subscriptions, and all end when it leaves, eve
     },
     async close() {},
   }
-  const subscribers = makeSubscribers(live, pool, explain)
+  const subscribers = makeSubscribers(live, db, explain)
   const subscriber = subscribers.enter(() => {})
   await subscriber.admit(caller)
   const before = listening.size
-  const news = makeNews({ live, pool, explain }, caller, subscriber)
+  const news = makeNews({ live, db, explain }, caller, subscriber)
   const request = await newRequest(api)
   for (let i = 0; i < 10; i++) {
     await news.subscribe('inbox')
@@ -435,14 +437,14 @@ test('a subscriber has at most 20 subscriptions, and all end when it leaves, eve
   await expect(((await news.subscribe('inbox')) as AsyncIterator<unknown>).next()).resolves.toMatchObject({ done: true })
   expect(listening.size).toBe(0)
   subscribers.close()
-  await pool.end()
+  await db.pool.end()
 })
 
 test('a session that ends after it was read, but before its end would be heard, lets nobody in', async () => {
   const { id } = await api.person()
   const { rows } = await owner.query('select session_secret from app_private.open_session($1, false, null)', [id])
   const caller = { session: rows[0].session_secret as string, ip: '', userAgent: null, byCookie: false }
-  const pool = openPool(api.db.urls.auth, 1, pino({ level: 'silent' }))
+  const db = makeDatabase(openPool(api.db.urls.auth, 1, pino({ level: 'silent' })), makeSessions())
   let ending: Promise<unknown> | undefined
   const live: Live = {
     async open() {},
@@ -452,12 +454,12 @@ test('a session that ends after it was read, but before its end would be heard, 
     },
     async close() {},
   }
-  const afterwards = Object.create(pool, { connect: { value: () => Promise.resolve(ending).then(() => pool.connect()) } })
-  const all = makeSubscribers(live, afterwards, (error) => toClientError(error, pino({ level: 'silent' })))
+  const pool = Object.create(db.pool, { connect: { value: () => Promise.resolve(ending).then(() => db.pool.connect()) } })
+  const all = makeSubscribers(live, { ...db, pool }, (error) => toClientError(error, pino({ level: 'silent' })))
   await expect(all.enter(() => {}).admit(caller)).rejects.toMatchObject({ code: 'RQ401' })
   expect(ending).toBeDefined()
   all.close()
-  await pool.end()
+  await db.pool.end()
 })
 
 test('an expired token ends nothing; but a new operation needs a good one, and clients come back with it', async () => {

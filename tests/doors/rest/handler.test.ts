@@ -399,9 +399,9 @@ describe('logging in', () => {
     const wrong: [call: string, body: object, expected: string][] = [
       ['token', { email, password: 'wrong' }, '401 UNAUTHENTICATED'],
       ['token', { email: '', password: '' }, '401 UNAUTHENTICATED'],
-      ['token', {}, '422 VALIDATION_FAILED email'],
+      ['token', {}, '422 VALIDATION_FAILED email password'],
       ['token', { email }, '422 VALIDATION_FAILED password'],
-      ['token', { email: 5, password: {} }, '422 VALIDATION_FAILED email'],
+      ['token', { email: 5, password: {} }, '422 VALIDATION_FAILED email password'],
       ['session', { email, password: ['x'] }, '422 VALIDATION_FAILED password'],
       ['session', { email, password: 'wrong' }, '401 UNAUTHENTICATED'],
       ['refresh', {}, '422 VALIDATION_FAILED refresh_token'],
@@ -532,7 +532,7 @@ describe('the form of a call', () => {
       const submitted = await rest('user', `POST /requests/${await inState('DRAFT')}/submit/`, body, headers)
       expect([body, headers, outcome(submitted)]).toEqual([body, headers, '200'])
       expect(outcome(await rest('user', 'POST /requests/', body, headers))).toBe('422 VALIDATION_FAILED title')
-      expect(outcome(await rest(undefined, 'POST /auth/token/', body, headers))).toBe('422 VALIDATION_FAILED email')
+      expect(outcome(await rest(undefined, 'POST /auth/token/', body, headers))).toBe('422 VALIDATION_FAILED email password')
     }
   })
 
