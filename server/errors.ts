@@ -150,10 +150,8 @@ export function toClientError(error: unknown, log: Logger): ClientError {
     return new ClientError('BAD_REQUEST', 'Invalid value for the type of a variable.')
   }
   if (error instanceof GraphQLError && error.originalError) return toClientError(error.originalError, log)
-  // graphql-js's own: the document or its variables are at fault. Its guesses at names would reveal what exists.
-  if (error instanceof GraphQLError) {
-    return new ClientError('BAD_REQUEST', error.message.replace(/ Did you mean [^]*\?$/, ''))
-  }
+  // graphql-js's own: the document or its variables are at fault.
+  if (error instanceof GraphQLError) return new ClientError('BAD_REQUEST', error.message)
   // Grafast's own, about something that a caller sent, such as a malformed cursor.
   if (error instanceof Error && isSafeError(error)) return new ClientError('BAD_REQUEST', error.message)
   if (error instanceof DatabaseError && error.code) {
