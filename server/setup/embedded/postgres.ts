@@ -87,6 +87,7 @@ export async function startEmbedded({
     filled: () => rm(mark, { force: true }),
     async stop() {
       stopping = true
+      await untilAlone(owner).catch(() => {}) // It may be down already.
       await pgCtl(cluster, 'stop', '-m', 'fast', '-w', '-t', '300')
       await owner.end()
     },
@@ -103,6 +104,20 @@ async function own(cluster: Cluster, secrets: Secrets): Promise<pg.Client> {
   if (rows[0].mine) return client
   await client.end()
   throw new StartError(`Another process already runs the database in ${cluster.folder}. Stop it first, or set another DATA_DIR.`)
+}
+
+/**
+ * Pools that were closed have sent their farewell, but PostgreSQL may not have read it, and would then end their sessions
+ * with an error. Somebody's psql may stay for as long as it likes: a second is enough.
+ */
+async function untilAlone(client: pg.Client): Promise<void> {
+  for (let tries = 0; tries < 20; tries++) {
+    const { rowCount } = await client.query(
+      `select from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid() limit 1`,
+    )
+    if (!rowCount) return
+    await sleep(50)
+  }
 }
 
 /** A superuser's session with the cluster's PostgreSQL; undefined if it does not run. */
