@@ -1,7 +1,7 @@
 // Each version of PostgreSQL is a project, with a throw-away server of its own. Modules stay
 // modules: graphile-worker is one.
 const project = {
-  testEnvironment: 'node',
+  testEnvironment: './tests/harness/environment.ts',
   testMatch: ['<rootDir>/tests/**/*.test.ts'],
   extensionsToTreatAsEsm: ['.ts'],
   transform: { '\\.ts$': '<rootDir>/tests/harness/strip-types.js' },

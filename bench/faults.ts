@@ -121,9 +121,7 @@ async function submit(): Promise<void> {
   const client = new pg.Client(AUTH_DATABASE_URL)
   await client.connect()
   await client.query('begin')
-  await client.query(`select set_config('assent.session', $1, true), set_config('role', app_hidden.authenticate($1), true)`, [
-    session,
-  ])
+  await client.query(`select app_hidden.become($1, '')`, [session])
   await client.query(`select app_public.submit_request(r.id) from app_public.create_request('A request') r`)
   await client.query('commit')
   await client.end()

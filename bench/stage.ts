@@ -17,9 +17,7 @@ export const PORT = 5699
 const SAMPLE = 50
 
 /** What a statement of a transaction's own begins with. */
-export const IDENTIFY = (session: string) =>
-  `select set_config('assent.session', '${session}', true), set_config('assent.ip', '127.0.0.1', true),
-    set_config('role', app_hidden.authenticate('${session}'), true);`
+export const IDENTIFY = (session: string) => `select app_hidden.become('${session}', '127.0.0.1');`
 
 export interface Sessions {
   user: string

@@ -104,7 +104,7 @@ begin
       where s.ago is not null
       order by s.number
     loop
-      perform set_config('assent.session', step.secret, true), set_config('role', app_hidden.authenticate(step.secret), true);
+      perform app_hidden.become(step.secret, '');
       case step.action
         when 'CREATE' then
           select c.id into strict v_id from app_public.create_request(r.title, r.description, r.assignee_id) c;
@@ -123,7 +123,7 @@ begin
       end case;
       perform set_config('role', 'none', true), set_config('assent.session', '', true);
       -- What the worker would do next, while the request still is where this step has brought it.
-      perform app_private.notify(a.id) from app_public.audit_logs a where a.request_id = v_id and a.action = step.action;
+      perform app_private.dispatch(a.id) from app_public.audit_logs a where a.request_id = v_id and a.action = step.action;
     end loop;
     update demo_requests d set id = v_id where d.id = r.id;
   end loop;
@@ -171,7 +171,7 @@ from (
   left join app_public.audit_logs a on a.id::text = n.event
 ) t
 where t.id = n.id;
-select graphile_worker.complete_jobs(array(select j.id from graphile_worker.jobs j where j.task_identifier in ('notify', 'send_mail')));
+select graphile_worker.complete_jobs(array(select j.id from graphile_worker.jobs j where j.task_identifier in ('dispatch', 'send_mail')));
 delete from app_private.sessions s where s.user_agent = 'demo';
 
 commit;

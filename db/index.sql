@@ -1,25 +1,43 @@
--- Table of contents. Each file holds one concern and is safe to run again.
+-- Table of contents. Tables change by a migration, which this folder then shows as they have become; rules and doors are
+-- applied whenever they differ from what the database remembers (server/setup/migrate.ts), in this order.
+
+-- What is kept.
 --!include tables/schemas.sql
 --!include tables/permissions.sql
 --!include tables/people.sql
 --!include tables/sessions.sql
---!include rules/caller.sql
 --!include tables/requests.sql
---!include rules/trail.sql
+--!include tables/audit.sql
+--!include tables/transitions.sql
+--!include tables/idempotency.sql
+--!include tables/notifications.sql
+--!include tables/webhooks.sql
+
+-- What holds.
 --!include rules/errors.sql
---!include rules/lifecycle.sql
+--!include rules/sessions.sql
+--!include rules/caller.sql
 --!include rules/login.sql
---!include rules/people.sql
---!include rules/idempotency.sql
---!include doors/graphql.sql
---!include rules/search.sql
---!include doors/rest.sql
---!include rules/notifications.sql
 --!include rules/passwords.sql
+--!include rules/people.sql
+--!include rules/deciders.sql
+--!include rules/lifecycle.sql
+--!include rules/trail.sql
+--!include rules/idempotency.sql
+--!include rules/dispatch.sql
+--!include rules/notifications.sql
 --!include rules/mails.sql
 --!include rules/webhooks.sql
---!include rules/schedule.sql
---!include doors/operator.sql
 --!include rules/announcements.sql
---!include rules/visibility.sql
+--!include rules/schedule.sql
+--!include rules/search.sql
+
+-- What callers see.
+--!include doors/graphql.sql
+--!include doors/rest.sql
+--!include doors/operator.sql
 --!include doors/auditor.sql
+
+-- Who sees which rows of all that, and what is no more.
+--!include rules/visibility.sql
+--!include rules/retired.sql

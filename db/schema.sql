@@ -44,6 +44,22 @@ create extension pg_trgm with schema app_private;
 
 create extension pgcrypto with schema app_private;
 
+create table app_private.applied_rules (
+  file text not null,
+  hash text not null,
+  applied_at timestamp with time zone default clock_timestamp() not null,
+  constraint applied_rules_pkey PRIMARY KEY (file)
+);
+comment on table app_private.applied_rules is 'The files of db/rules and db/doors as they were last applied: a file whose hash differs is applied again.';
+comment on column app_private.applied_rules.file is 'Its path below db/.';
+comment on column app_private.applied_rules.hash is 'SHA-256 of its text and of the migrations that it was applied after.';
+comment on column app_private.applied_rules.applied_at is 'When.';
+alter table app_private.applied_rules enable row level security;
+alter table app_private.applied_rules force row level security;
+create policy owner_all on app_private.applied_rules for all to assent_owner
+  using (true)
+  with check (true);
+
 create table app_private.credentials (
   user_id uuid not null,
   email text not null,
@@ -281,7 +297,7 @@ CREATE INDEX audit_logs_timestamp_idx ON app_public.audit_logs USING btree ("tim
 CREATE INDEX audit_logs_user_id_idx ON app_public.audit_logs USING btree (user_id, "timestamp", id);
 CREATE TRIGGER _100_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON app_public.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 alter table app_public.audit_logs enable always trigger _100_append_only;
-CREATE TRIGGER _800_notify AFTER INSERT ON app_public.audit_logs FOR EACH ROW EXECUTE FUNCTION app_private.tg_audit_logs__notify();
+CREATE TRIGGER _800_dispatch AFTER INSERT ON app_public.audit_logs FOR EACH ROW EXECUTE FUNCTION app_private.tg_audit_logs__dispatch();
 alter table app_public.audit_logs enable row level security;
 alter table app_public.audit_logs force row level security;
 create policy admin_select on app_public.audit_logs for select to assent_admin
@@ -456,11 +472,13 @@ create table app_public.request_transitions (
   to_status text not null,
   who text not null,
   writes text[] default '{}'::text[] not null,
+  stamps jsonb default '{}'::jsonb not null,
   constraint request_transitions_key UNIQUE NULLS NOT DISTINCT (from_status, action),
   constraint request_transitions_action_fkey FOREIGN KEY (action) REFERENCES app_public.audit_actions(action) ON UPDATE CASCADE ON DELETE RESTRICT,
   constraint request_transitions_from_status_fkey FOREIGN KEY (from_status) REFERENCES app_public.request_statuses(status) ON UPDATE CASCADE ON DELETE RESTRICT,
   constraint request_transitions_to_status_fkey FOREIGN KEY (to_status) REFERENCES app_public.request_statuses(status) ON UPDATE CASCADE ON DELETE RESTRICT,
-  constraint request_transitions_who_fkey FOREIGN KEY (who) REFERENCES app_public.request_parties(party) ON UPDATE CASCADE ON DELETE RESTRICT
+  constraint request_transitions_who_fkey FOREIGN KEY (who) REFERENCES app_public.request_parties(party) ON UPDATE CASCADE ON DELETE RESTRICT,
+  constraint request_transitions_stamps_object CHECK (jsonb_typeof(stamps) = 'object'::text)
 );
 comment on table app_public.request_transitions is '@behavior -*
 The state machine: one row an edge. What is not here cannot happen.';
@@ -469,6 +487,8 @@ comment on column app_public.request_transitions.action is 'What is done.';
 comment on column app_public.request_transitions.to_status is 'Where it stands afterwards.';
 comment on column app_public.request_transitions.who is 'The party that may do it.';
 comment on column app_public.request_transitions.writes is 'The columns that the caller may write by it.';
+comment on column app_public.request_transitions.stamps is 'What the action itself writes, a value for each column: "@now" is the time, "@caller" whoever does it, null clears.';
+comment on constraint request_transitions_stamps_object on app_public.request_transitions is 'Stamps are a JSON object.';
 CREATE INDEX request_transitions_action_idx ON app_public.request_transitions USING btree (action);
 CREATE INDEX request_transitions_to_status_idx ON app_public.request_transitions USING btree (to_status);
 CREATE INDEX request_transitions_who_idx ON app_public.request_transitions USING btree (who);
@@ -566,12 +586,12 @@ create policy admin_select on app_public.requests for select to assent_admin
 create policy auditor_select on app_public.requests for select to assent_auditor
   using (true);
 create policy manager_select on app_public.requests for select to assent_manager
-  using (NOT is_deleted AND (creator_id = (( SELECT app_hidden.current_user_id() AS current_user_id)) OR status <> 'DRAFT'::text AND ( SELECT app_hidden.has_permission('request.read'::text) AS has_permission)));
+  using (app_hidden.can_see(creator_id, status, is_deleted, ( SELECT app_hidden.current_user_id() AS current_user_id), ( SELECT app_hidden.has_permission('request.read'::text) AS has_permission), false));
 create policy owner_all on app_public.requests for all to assent_owner
   using (true)
   with check (true);
 create policy user_select on app_public.requests for select to assent_user
-  using (creator_id = (( SELECT app_hidden.current_user_id() AS current_user_id)) AND NOT is_deleted);
+  using (app_hidden.can_see(creator_id, status, is_deleted, ( SELECT app_hidden.current_user_id() AS current_user_id), false, false));
 grant select on table app_public.requests to assent_admin, assent_auditor, assent_manager, assent_user;
 
 create table app_public.role_permissions (
@@ -651,26 +671,16 @@ CREATE TRIGGER _910_audit BEFORE UPDATE ON app_public.users FOR EACH ROW EXECUTE
 alter table app_public.users enable row level security;
 alter table app_public.users force row level security;
 create policy admin_select on app_public.users for select to assent_admin
-  using (( SELECT app_hidden.has_permission('user.manage'::text) AS has_permission));
+  using ((( SELECT app_hidden.current_user_id() AS current_user_id)) IS NOT NULL);
 create policy auditor_select on app_public.users for select to assent_auditor
   using (true);
 create policy manager_select on app_public.users for select to assent_manager
-  using (( SELECT app_hidden.has_permission('request.read'::text) AS has_permission) AND (NOT is_deleted OR (EXISTS ( SELECT
-   FROM app_public.requests r
-  WHERE r.creator_id = users.id
- OFFSET 0)) OR (EXISTS ( SELECT
-   FROM app_public.requests r
-  WHERE r.assigned_to_id = users.id
- OFFSET 0)) OR (EXISTS ( SELECT
-   FROM app_public.audit_logs a
-  WHERE a.actor_id = users.id
- OFFSET 0))));
+  using ((( SELECT app_hidden.current_user_id() AS current_user_id)) IS NOT NULL);
 create policy owner_all on app_public.users for all to assent_owner
   using (true)
   with check (true);
 create policy user_select on app_public.users for select to assent_user
-  using (id = (( SELECT app_hidden.current_user_id() AS current_user_id)) OR (( SELECT app_hidden.current_user_id() AS current_user_id)) IS NOT NULL AND (id = ANY ((ARRAY( SELECT d.user_id
-   FROM app_hidden.deciders d)))) OR (id = ANY ((( SELECT app_hidden.people_on_my_requests() AS people_on_my_requests))::uuid[])));
+  using ((( SELECT app_hidden.current_user_id() AS current_user_id)) IS NOT NULL);
 grant select on table app_public.users to assent_admin, assent_auditor, assent_manager, assent_user;
 
 create table app_public.webhook_deliveries (
@@ -835,7 +845,7 @@ create view app_hidden.request_deciders with (security_invoker=true) as
    FROM app_public.requests r
      LEFT JOIN app_hidden.deciders assignee ON assignee.user_id = r.assigned_to_id
      JOIN app_hidden.deciders d ON app_hidden.can_decide(r.creator_id, assignee.user_id, d.user_id, d.decides_any)
-  WHERE r.submitted_at IS NOT NULL AND r.reviewed_at IS NULL AND NOT r.is_deleted AND (r.status IN ( SELECT t.from_status
+  WHERE app_hidden.is_waiting(r.*) AND (r.status IN ( SELECT t.from_status
            FROM app_public.request_transitions t
           WHERE t.who = 'DECIDER'::text));
 comment on view app_hidden.request_deciders is 'Each waiting request with everybody who can decide it now: read by person it is their inbox, by request it is whom to tell.';
@@ -1026,17 +1036,8 @@ AS $function$
 declare
   v_request app_public.requests;
 begin
-  if request_id is not null then
-    v_request := app_hidden.visible_request(request_id);
-  end if;
-  v_request := app_hidden.transition(
-    v_request,
-    action,
-    -- Any of them will do: the one that may still be current once the request is locked. None at all is no version.
-    case when v_request.version = any (expected_versions) then v_request.version
-      when expected_versions is not null then coalesce(expected_versions[1], 0) end,
-    body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
-  );
+  v_request := app_hidden.transition(request_id, action, expected_versions,
+    body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end);
   version := v_request.version;
   -- A statement of its own sees what transition() has written.
   document := app_hidden.request_document(v_request);
@@ -1044,6 +1045,24 @@ end
 $function$;
 comment on routine app_hidden.act_on_request(uuid,text,integer[],jsonb) is 'Takes an action on a request (no id: CREATE) by a JSON body, and shows what became of it; where versions are expected (If-Match), at one of them. Raises as transition() does.';
 grant execute on routine app_hidden.act_on_request(uuid,text,integer[],jsonb) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.actions_of(r app_public.requests, parties text[])
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return array(
+    select t.action
+    from app_public.request_transitions t
+    where t.from_status = r.status and not r.is_deleted and t.who = any (parties)
+    order by t.action
+  );
+end
+$function$;
+comment on routine app_hidden.actions_of(app_public.requests,text[]) is 'The actions that these parties may take on the request now.';
+grant execute on routine app_hidden.actions_of(app_public.requests,text[]) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.audit_log_document(seen app_public.audit_logs)
  RETURNS json
@@ -1055,16 +1074,15 @@ declare
   v_document json;
 begin
   select row_to_json(d) into v_document
-  from app_public.audit_logs a
+  from app_private.caller() c
   cross join lateral (
-    select a.id, (select p from app_private.people p where p.id = a.actor_id) as actor, a.action, a.request_id, a.user_id,
-      a.metadata, host(a.ip_address) as ip_address, a."timestamp"
-  ) d
-  where a.id = seen.id and a."timestamp" = seen."timestamp";
+    select seen.id, (select p from app_private.people p where p.id = seen.actor_id) as actor, seen.action, seen.request_id, seen.user_id,
+      seen.metadata, host(seen.ip_address) as ip_address, seen."timestamp"
+  ) d;
   return v_document;
 end
 $function$;
-comment on routine app_hidden.audit_log_document(app_public.audit_logs) is 'An audit entry that the caller has seen, as REST shows it.';
+comment on routine app_hidden.audit_log_document(app_public.audit_logs) is 'An audit entry as REST shows it: what the row holds, which the caller has read, and the name of its actor. Null without a live session.';
 grant execute on routine app_hidden.audit_log_document(app_public.audit_logs) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.authenticate(secret text)
@@ -1090,6 +1108,19 @@ end
 $function$;
 comment on routine app_hidden.authenticate(text) is 'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown. A browser sends its cookie unasked: a dead one counts as none.';
 grant execute on routine app_hidden.authenticate(text) to assent_authenticator;
+
+CREATE OR REPLACE FUNCTION app_hidden.become(secret text, ip text)
+ RETURNS name
+ LANGUAGE plpgsql
+AS $function$
+begin
+  -- Both are set every time, '' for none: what an earlier transaction left must not count.
+  perform set_config('assent.session', secret, true), set_config('assent.ip', ip, true);
+  return set_config('role', app_hidden.authenticate(secret), true);
+end
+$function$;
+comment on routine app_hidden.become(text,text) is 'Begins a transaction of the person behind a session''s secret ('''' without credentials), who calls from an address ('''' when it is unknown): from here to its end it runs under their database role, which is the answer. Raises RQ401 as authenticate() does.';
+grant execute on routine app_hidden.become(text,text) to assent_authenticator;
 
 CREATE OR REPLACE FUNCTION app_hidden.begin_login(email text, OUT attempt_id uuid, OUT retry_after integer)
  RETURNS record
@@ -1152,6 +1183,16 @@ $function$;
 comment on routine app_hidden.can_decide(uuid,uuid,uuid,boolean) is 'The rule of who can decide a request, of a person in app_hidden.deciders: not their own; and unassigned, or assigned to them, unless they decide any. An assignee who is no longer in app_hidden.deciders counts as none.';
 grant execute on routine app_hidden.can_decide(uuid,uuid,uuid,boolean) to assent_admin, assent_auditor, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.can_see(creator_id uuid, status text, is_deleted boolean, person_id uuid, reads_others boolean, reads_all boolean)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select reads_all or (not is_deleted and (creator_id = person_id or (reads_others and status <> 'DRAFT')))
+$function$;
+comment on routine app_hidden.can_see(uuid,text,boolean,uuid,boolean,boolean) is 'The rule of which requests a person sees, by their permissions request.read and request.read_all: their own; those of others once submitted; all, deleted ones too. PostgreSQL writes the body in its place, so that each policy below is a plain condition.';
+grant execute on routine app_hidden.can_see(uuid,text,boolean,uuid,boolean,boolean) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.change_password(attempt_id uuid, old_digest text, new_digest text, OUT user_id uuid, OUT retry_after integer)
  RETURNS record
  LANGUAGE plpgsql
@@ -1175,14 +1216,22 @@ begin
   set revoked_at = now()
   where s.user_id = v_me and s.revoked_at is null
     and s.id is distinct from (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l);
-  insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
-  values (v_me, 'PASSWORD_CHANGE', v_me, app_private.current_ip());
+  perform app_private.log_action('PASSWORD_CHANGE', v_me, v_me);
 end
 $function$;
 comment on routine app_hidden.change_password(uuid,text,text) is 'Changes the caller''s password and ends their other sessions. Raises RQ401 when the session has ended. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
 grant execute on routine app_hidden.change_password(uuid,text,text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.change_user(seen app_public.users, changes jsonb)
+ RETURNS app_public.users
+ LANGUAGE sql
+AS $function$
+  select app_hidden.change_user(seen.id, changes)
+$function$;
+comment on routine app_hidden.change_user(app_public.users,jsonb) is 'For servers of migration 000009: see change_user(uuid, jsonb).';
+grant execute on routine app_hidden.change_user(app_public.users,jsonb) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.change_user(user_id uuid, changes jsonb)
  RETURNS app_public.users
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -1191,28 +1240,26 @@ AS $function$
 declare
   v_old app_public.users;
   v_new app_public.users;
-  v_constraint text;
-  v_column text;
+  v_faults jsonb;
 begin
-  -- Whose role has changed since they looked has seen nobody, and may no longer.
-  if seen.id is not null or not exists (select from app_private.caller()) then
-    perform app_private.permit_user_management();
-  end if;
-  -- One at a time, so that of two admins who demote each other the second is an admin no longer.
-  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
-  -- As in transition(): who has seen the person also knows, to the microsecond, when they were added.
-  select * into v_old from app_public.users u where u.id = seen.id and u.created_at = seen.created_at for no key update;
-  if not found then
+  if not exists (select from app_public.users u where u.id = user_id) and exists (select from app_private.caller()) then
     raise exception using errcode = 'RQ404', message = 'There is no such person.';
   end if;
-  perform app_private.permit_user_management();
+  perform app_private.require_permission('user.manage');
+  -- One at a time: of two admins who demote each other, the second is no admin any more. So the permission is asked again.
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  select * into v_old from app_public.users u where u.id = user_id for no key update;
+  perform app_private.require_permission('user.manage');
 
-  -- Before what is wrong with the values is told.
+  -- Before anything is said of the values.
   perform app_private.keep_an_admin(v_old, coalesce(changes ->> 'role', v_old.role),
     coalesce(changes -> 'is_deleted' = 'true', v_old.is_deleted));
 
-  perform app_private.check_types(changes, 'app_public.users');
-  v_new := jsonb_populate_record(v_old, changes);
+  v_faults := app_private.type_faults(changes, 'app_public.users');
+  v_new := jsonb_populate_record(v_old, changes - array(select f ->> 'field' from jsonb_array_elements(v_faults) f));
+  if v_faults <> '[]' then
+    perform app_private.raise_faults(v_faults || app_private.violations('app_public.users', to_jsonb(v_new)));
+  end if;
   if v_new is not distinct from v_old then
     return v_old;
   end if;
@@ -1222,13 +1269,12 @@ begin
   returning * into v_new;
   return v_new;
 exception
-  when check_violation or not_null_violation or foreign_key_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  when integrity_constraint_violation then
+    perform app_private.raise_faults(app_private.violations('app_public.users', to_jsonb(v_new)));
 end
 $function$;
-comment on routine app_hidden.change_user(app_public.users,jsonb) is 'Changes name, role or is_deleted of a person that the caller has seen (RQ404), as one who may (RQ401, RQ403). Raises RQ409 rather than lose the last active admin, and RQ422 for what a constraint refuses.';
-grant execute on routine app_hidden.change_user(app_public.users,jsonb) to assent_admin, assent_manager, assent_user;
+comment on routine app_hidden.change_user(uuid,jsonb) is 'Changes name, role or is_deleted of a person (RQ404), as one who may (RQ401, RQ403). Raises RQ409 rather than lose the last active admin, and RQ422 for everything that is wrong with the values.';
+grant execute on routine app_hidden.change_user(uuid,jsonb) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.claim_idempotency_key(key text, fingerprints bytea[], OUT state text, OUT answer json)
  RETURNS record
@@ -1304,8 +1350,11 @@ CREATE OR REPLACE FUNCTION app_hidden.create_user(email text, name text, role te
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  perform app_private.permit_user_management();
-  perform app_private.refuse_weakness(weakness, 'password');
+  perform app_private.require_permission('user.manage');
+  if weakness is not null then
+    perform app_private.raise_faults(app_private.person_faults(email, name, coalesce(role, 'USER'))
+      || jsonb_build_object('field', 'password', 'message', weakness));
+  end if;
   return app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
 end
 $function$;
@@ -1343,8 +1392,7 @@ begin
   where s.user_id = l.user_id and s.id <> l.session_id and app_private.is_live(s);
   get diagnostics v_count = row_count;
   if v_count > 0 then
-    insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-    values (v_me, 'SESSION_REVOKE', v_me, jsonb_build_object('sessions', v_count), app_private.current_ip());
+    perform app_private.log_action('SESSION_REVOKE', v_me, v_me, jsonb_build_object('sessions', v_count));
   end if;
 end
 $function$;
@@ -1365,12 +1413,21 @@ begin
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such session.';
   end if;
-  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-  values (v_me, 'SESSION_REVOKE', v_me, jsonb_build_object('session_id', end_session.session_id), app_private.current_ip());
+  perform app_private.log_action('SESSION_REVOKE', v_me, v_me, jsonb_build_object('session_id', end_session.session_id));
 end
 $function$;
 comment on routine app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ401 without one, RQ404 when there is none of that id.';
 grant execute on routine app_hidden.end_session(uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.expected(version integer)
+ RETURNS integer[]
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select case when version is not null then array[version] end
+$function$;
+comment on routine app_hidden.expected(integer) is 'The versions that transition() is to expect: this one, or any when the caller named none.';
+grant execute on routine app_hidden.expected(integer) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, password_digest text, by_cookie boolean, user_agent text, OUT user_id uuid, OUT session_secret text, OUT refresh_token text, OUT retry_after integer)
  RETURNS record
@@ -1380,31 +1437,29 @@ CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, 
 AS $function$
 declare
   v_known_id uuid;
+  v_replaced record;
 begin
   select v.user_id, v.known_id, v.retry_after into user_id, v_known_id, retry_after
   from app_private.verify_password(attempt_id, email, password_digest) v;
   if retry_after is not null then
     return;
   end if;
-  insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
-  values (user_id, case when user_id is null then 'LOGIN_FAILED' else 'LOGIN' end, v_known_id, app_private.current_ip());
+  perform app_private.log_action(case when user_id is null then 'LOGIN_FAILED' else 'LOGIN' end, user_id, v_known_id);
   if user_id is null then
     return;
   end if;
 
   -- The session that the browser had gives way to the new one.
   if by_cookie then
-    with replaced as (
-      update app_private.sessions s
-      set revoked_at = now()
-      from app_private.live_session(current_setting('assent.session', true)) l
-      where s.id = l.session_id and app_private.is_live(s)
-      returning s.id, s.user_id
-    )
-    insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-    select r.user_id, 'SESSION_REVOKE', r.user_id,
-      jsonb_build_object('session_id', r.id, 'reason', 'Its browser logged in anew.'), app_private.current_ip()
-    from replaced r;
+    update app_private.sessions s
+    set revoked_at = now()
+    from app_private.live_session(current_setting('assent.session', true)) l
+    where s.id = l.session_id and app_private.is_live(s)
+    returning s.id, s.user_id into v_replaced;
+    if found then
+      perform app_private.log_action('SESSION_REVOKE', v_replaced.user_id, v_replaced.user_id,
+        jsonb_build_object('session_id', v_replaced.id, 'reason', 'Its browser logged in again.'));
+    end if;
   end if;
   select o.session_secret, o.refresh_token into session_secret, refresh_token
   from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
@@ -1450,6 +1505,36 @@ $function$;
 comment on routine app_hidden.has_permission(text) is 'May the person who is asking do this? False for nobody.';
 grant execute on routine app_hidden.has_permission(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.is_listed(r app_public.requests, is_asked_for boolean)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select not r.is_deleted or is_asked_for
+$function$;
+comment on routine app_hidden.is_listed(app_public.requests,boolean) is 'Is it in a list? A deleted one only where the caller asks for deleted ones.';
+grant execute on routine app_hidden.is_listed(app_public.requests,boolean) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.is_listed(u app_public.users, is_asked_for boolean)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select not u.is_deleted or (is_asked_for and (select app_hidden.has_permission('user.manage')))
+$function$;
+comment on routine app_hidden.is_listed(app_public.users,boolean) is 'Is the person in a list? Deactivated ones only where somebody who administers people asks for them.';
+grant execute on routine app_hidden.is_listed(app_public.users,boolean) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.is_waiting(r app_public.requests)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select r.submitted_at is not null and r.reviewed_at is null and not r.is_deleted
+$function$;
+comment on routine app_hidden.is_waiting(app_public.requests) is 'Does it wait for a decision? The condition of requests_waiting_idx: PostgreSQL writes the body in its place, and so finds the index.';
+grant execute on routine app_hidden.is_waiting(app_public.requests) to assent_admin, assent_auditor, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.keep_answer(key text, fingerprint bytea, answer json)
  RETURNS void
  LANGUAGE sql
@@ -1481,8 +1566,8 @@ CREATE OR REPLACE FUNCTION app_hidden.matching_requests(search text, status text
 AS $function$
 declare
   v_me uuid := app_hidden.current_user_id();
-  v_sees_others boolean := app_hidden.has_permission('request.read');
-  v_sees_drafts boolean := app_hidden.has_permission('request.read_all');
+  v_reads_others boolean := app_hidden.has_permission('request.read');
+  v_reads_all boolean := app_hidden.has_permission('request.read_all');
   v_patterns text[];
 begin
   -- The longest first. Fewer than three letters or digits together have no trigram to look up.
@@ -1504,11 +1589,11 @@ begin
       and (v_patterns[2] is null or r.title || ' ' || coalesce(r.description, '') ilike v_patterns[2])
       and (v_patterns[3] is null or r.title || ' ' || coalesce(r.description, '') ilike v_patterns[3])
       and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns[4:])
-      and (r.creator_id = v_me or v_sees_drafts or (v_sees_others and r.submitted_at is not null))
+      and app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v_me, v_reads_others, v_reads_all)
       and (matching_requests.status is null or r.status = matching_requests.status)
       and (matching_requests.creator_id is null or r.creator_id = matching_requests.creator_id)
       and (matching_requests.assigned_to_id is null or r.assigned_to_id = matching_requests.assigned_to_id)
-      and not r.is_deleted
+      and app_hidden.is_listed(r, false)
     order by r.created_at desc, r.id desc
     limit 500
   );
@@ -1526,46 +1611,35 @@ AS $function$
 declare
   v_me uuid;
   v_may text[];
-  v_live_assignee_id uuid;
-  v_decider boolean;
 begin
-  select c.user_id, array(select p.permission from app_hidden.effective_permissions p where p.role = c.role)
-  into v_me, v_may
-  from app_private.caller() c;
-
-  if r.assigned_to_id is not null then
-    select d.user_id into v_live_assignee_id from app_hidden.deciders d where d.user_id = r.assigned_to_id;
-  end if;
-  v_decider := 'request.decide' = any (v_may)
-    and app_hidden.can_decide(r.creator_id, v_live_assignee_id, v_me, 'request.decide_any' = any (v_may));
-
-  return array_remove(array[
-    case when v_me = r.creator_id and 'request.create' = any (v_may) then 'CREATOR' end,
-    case when v_decider then 'DECIDER' end,
-    case when v_decider or 'request.assign_any' = any (v_may) then 'ASSIGNER' end
-  ], null);
+  select c.user_id, c.permissions into v_me, v_may from app_private.caller_with_permissions() c;
+  return app_private.parties(r, v_me, v_may);
 end
 $function$;
-comment on routine app_hidden.my_parties(app_public.requests) is 'What the person who is asking is to the request, whatever its status: of the rows of request_parties.';
+comment on routine app_hidden.my_parties(app_public.requests) is 'What the person who is asking is to the request.';
 grant execute on routine app_hidden.my_parties(app_public.requests) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.my_session()
  RETURNS TABLE(session_id uuid, user_id uuid)
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE SECURITY DEFINER ROWS 1
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  select c.session_id, c.user_id from app_private.caller() c
+begin
+  return query select c.session_id, c.user_id from app_private.caller() c;
+end
 $function$;
 comment on routine app_hidden.my_session() is 'The session and the person that announcements name; no row for nobody.';
 grant execute on routine app_hidden.my_session() to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.my_sessions()
  RETURNS TABLE(id uuid, created_at timestamp with time zone, document json)
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+begin
+  return query
   select s.id, s.created_at, row_to_json(d)
   from app_private.caller() c
   join app_private.sessions s on s.user_id = c.user_id
@@ -1573,7 +1647,8 @@ AS $function$
     select s.id, s.created_at, s.last_used_at, s.expires_at, host(s.ip_address) as ip_address, s.user_agent,
       s.id = c.session_id as is_current
   ) d
-  where app_private.is_live(s)
+  where app_private.is_live(s);
+end
 $function$;
 comment on routine app_hidden.my_sessions() is 'The live sessions of the person who is asking, as REST shows them.';
 grant execute on routine app_hidden.my_sessions() to assent_admin, assent_manager, assent_user;
@@ -1595,37 +1670,6 @@ $function$;
 comment on routine app_hidden.notification_document(app_public.notifications) is 'A notification as REST shows it, of a row that the caller has seen.';
 grant execute on routine app_hidden.notification_document(app_public.notifications) to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.people_on_my_requests()
- RETURNS uuid[]
- LANGUAGE sql
- STABLE SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-  -- Each is looked up as the next after the one before (a loose index scan): it costs as much as there are people, and not
-  -- as there are requests.
-  with recursive me as materialized (
-    select app_hidden.current_user_id() as id
-  ),
-  assignees as (
-    (select r.assigned_to_id as id from me, app_public.requests r
-      where r.creator_id = me.id and not r.is_deleted order by r.assigned_to_id limit 1)
-    union all
-    select (select r.assigned_to_id from app_public.requests r
-      where r.creator_id = me.id and not r.is_deleted and r.assigned_to_id > last.id order by r.assigned_to_id limit 1)
-    from me, assignees last where last.id is not null
-  ),
-  actors as (
-    (select l.actor_id as id from me, app_public.audit_logs l where l.request_creator_id = me.id order by l.actor_id limit 1)
-    union all
-    select (select l.actor_id from app_public.audit_logs l
-      where l.request_creator_id = me.id and l.actor_id > last.id order by l.actor_id limit 1)
-    from me, actors last where last.id is not null
-  )
-  select array(select a.id from assignees a where a.id is not null union select a.id from actors a where a.id is not null)
-$function$;
-comment on routine app_hidden.people_on_my_requests() is 'Whoever was assigned, or did anything to, a request of the caller: deciders too, by their audit entry.';
-grant execute on routine app_hidden.people_on_my_requests() to assent_user;
-
 CREATE OR REPLACE FUNCTION app_hidden.refresh_session(given_token text, OUT user_id uuid, OUT session_secret text, OUT refresh_token text)
  RETURNS record
  LANGUAGE plpgsql
@@ -1646,9 +1690,8 @@ begin
 
   if v_session.refresh_hash <> app_private.hash_secret(given_token) then
     update app_private.sessions s set revoked_at = now() where s.id = v_session.id;
-    insert into app_public.audit_logs (action, user_id, metadata, ip_address)
-    values ('SESSION_REVOKE', v_session.user_id,
-      jsonb_build_object('session_id', v_session.id, 'reason', 'A refresh token was used twice.'), app_private.current_ip());
+    perform app_private.log_action('SESSION_REVOKE', null, v_session.user_id,
+      jsonb_build_object('session_id', v_session.id, 'reason', 'A refresh token was used twice.'));
     return;
   end if;
 
@@ -1672,22 +1715,20 @@ AS $function$
 declare
   v_document json;
 begin
-  -- As in transition(): who has seen the request also knows, to the microsecond, when it was created.
   select row_to_json(d) into v_document
-  from app_public.requests r
+  from app_private.caller_with_permissions() c
   cross join lateral (
-    select r.id, r.title, r.description, r.status, r.version,
-      (select p from app_private.people p where p.id = r.creator_id) as creator,
-      (select p from app_private.people p where p.id = r.assigned_to_id) as assigned_to,
-      (select p from app_private.people p where p.id = r.reviewed_by_id) as reviewed_by,
-      r.reviewed_at, r.review_comment, r.submitted_at, r.created_at, r.updated_at,
-      app_public.requests_available_actions(r) as available_actions
-  ) d
-  where r.id = seen.id and r.created_at = seen.created_at;
+    select seen.id, seen.title, seen.description, seen.status, seen.version,
+      (select p from app_private.people p where p.id = seen.creator_id) as creator,
+      (select p from app_private.people p where p.id = seen.assigned_to_id) as assigned_to,
+      (select p from app_private.people p where p.id = seen.reviewed_by_id) as reviewed_by,
+      seen.reviewed_at, seen.review_comment, seen.submitted_at, seen.created_at, seen.updated_at,
+      app_hidden.actions_of(seen, app_private.parties(seen, c.user_id, c.permissions)) as available_actions
+  ) d;
   return v_document;
 end
 $function$;
-comment on routine app_hidden.request_document(app_public.requests) is 'A request that the caller has seen, as REST shows it.';
+comment on routine app_hidden.request_document(app_public.requests) is 'A request as REST shows it: what the row holds, which the caller has read, and the names of the people on it. Null without a live session.';
 grant execute on routine app_hidden.request_document(app_public.requests) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.reset_password(token text, new_digest text, weakness text)
@@ -1718,8 +1759,7 @@ begin
   using app_private.credentials c
   where c.user_id = v_user_id and a.account_key = app_private.account_key(c.email) and a.failed;
   update app_private.sessions s set revoked_at = now() where s.user_id = v_user_id and s.revoked_at is null;
-  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-  values (v_user_id, 'PASSWORD_CHANGE', v_user_id, '{"by": "a mailed link"}', app_private.current_ip());
+  perform app_private.log_action('PASSWORD_CHANGE', v_user_id, v_user_id, '{"by": "a mailed link"}');
 end
 $function$;
 comment on routine app_hidden.reset_password(text,text,text) is 'Sets a new password by the secret of a mailed link, ends all sessions of its person, and opens the account to logins again. Raises RQ422: the link is used, expired or unknown, or the password weak, which leaves the link as it is.';
@@ -1740,7 +1780,7 @@ $function$;
 comment on routine app_hidden.touch_session() is 'Notes that the session is in use, to the minute, and tells whose it is. A request of its own, so that a request that reads writes nothing.';
 grant execute on routine app_hidden.touch_session() to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.transition(seen app_public.requests, action text, expected_version integer DEFAULT NULL::integer, changes jsonb DEFAULT '{}'::jsonb)
+CREATE OR REPLACE FUNCTION app_hidden.transition(request_id uuid, action text, expected_versions integer[] DEFAULT NULL::integer[], changes jsonb DEFAULT '{}'::jsonb)
  RETURNS app_public.requests
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -1750,65 +1790,41 @@ declare
   v_old app_public.requests;
   v_new app_public.requests;
   v_edge app_public.request_transitions;
-  v_constraint text;
-  v_column text;
+  v_faults jsonb;
+  v_changes jsonb;
 begin
-  -- The lock comes before any look at the state, so that of two deciders the second meets what the first has done.
-  if action = 'CREATE' then
+  if exists (select from app_public.request_transitions t where t.action = transition.action and t.from_status is null) then
     v_old.creator_id := app_hidden.current_user_id();
+  elsif app_private.is_visible(request_id) then
+    -- The lock comes before any look at the state, so that of two deciders the second meets what the first has done.
+    select * into v_old from app_public.requests r where r.id = request_id for no key update;
   else
-    -- To name an id is not enough: who has seen the request also knows, to the microsecond, when it was created.
-    select * into v_old from app_public.requests r where r.id = seen.id and r.created_at = seen.created_at for no key update;
-    if not found then
-      perform app_private.require_session();
-      raise exception using errcode = 'RQ404', message = 'There is no such request.';
-    end if;
+    perform app_private.require_session();
+    raise exception using errcode = 'RQ404', message = 'There is no such request.';
   end if;
 
-  v_edge := app_private.permitted_transition(v_old, action, expected_version);
+  v_edge := app_private.permitted_transition(v_old, action, expected_versions);
   if not v_edge.writes @> array(select jsonb_object_keys(changes)) then
-    raise exception using errcode = 'RQ403', message = format('%s writes nothing but %s.', action, v_edge.writes);
+    raise exception using errcode = 'RQ403',
+      message = format('To %s a request writes nothing but %s.', lower(action), v_edge.writes);
   end if;
 
-  perform app_private.check_types(changes, 'app_public.requests');
-  v_new := jsonb_populate_record(v_old, changes);
+  v_faults := app_private.type_faults(changes, 'app_public.requests');
+  v_changes := changes - array(select f ->> 'field' from jsonb_array_elements(v_faults) f);
+  v_new := jsonb_populate_record(v_old, v_changes || app_private.stamps(v_edge));
   v_new.status := v_edge.to_status;
-  v_new.is_deleted := action = 'DELETE';
-  if action = 'SUBMIT' then
-    v_new.submitted_at := clock_timestamp();
-  elsif v_edge.who = 'DECIDER' then
-    v_new.reviewed_by_id := app_hidden.current_user_id();
-    v_new.reviewed_at := clock_timestamp();
+  if v_faults <> '[]' then
+    perform app_private.raise_faults(v_faults || app_private.request_faults(v_new, v_changes));
   end if;
   -- An edit that changes nothing is no action, and leaves no trace.
   if v_new is not distinct from v_old then
     return v_old;
   end if;
-
-  -- The guard below lets a write pass only while this names the action.
-  perform set_config('assent.action', action, true);
-  if action = 'CREATE' then
-    insert into app_public.requests (title, description, status, creator_id, assigned_to_id)
-    values (v_new.title, v_new.description, v_new.status, v_new.creator_id, v_new.assigned_to_id)
-    returning * into v_new;
-  else
-    update app_public.requests r
-    set (title, description, status, assigned_to_id, submitted_at, reviewed_at, reviewed_by_id, review_comment, is_deleted) =
-      (v_new.title, v_new.description, v_new.status, v_new.assigned_to_id, v_new.submitted_at, v_new.reviewed_at,
-       v_new.reviewed_by_id, v_new.review_comment, v_new.is_deleted)
-    where r.id = v_old.id
-    returning * into v_new;
-  end if;
-  perform set_config('assent.action', '', true);
-  return v_new;
-exception
-  when check_violation or not_null_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  return app_private.write_request(v_new, action, v_changes);
 end
 $function$;
-comment on routine app_hidden.transition(app_public.requests,text,integer,jsonb) is 'The one way in which a request changes: is the session live (RQ401), has the caller seen it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and tell a violated constraint as RQ422. The API functions read the request as the caller and hand it over.';
-grant execute on routine app_hidden.transition(app_public.requests,text,integer,jsonb) to assent_admin, assent_manager, assent_user;
+comment on routine app_hidden.transition(uuid,text,integer[],jsonb) is 'The one way in which a request changes: is the session live (RQ401), can the caller see it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and report everything that is wrong with the values as RQ422. The API functions call it.';
+grant execute on routine app_hidden.transition(uuid,text,integer[],jsonb) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.user_document(seen app_public.users)
  RETURNS json
@@ -1831,20 +1847,6 @@ $function$;
 comment on routine app_hidden.user_document(app_public.users) is 'A person that the caller has seen, as REST shows them.';
 grant execute on routine app_hidden.user_document(app_public.users) to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.visible_request(request_id uuid)
- RETURNS app_public.requests
- LANGUAGE plpgsql
-AS $function$
-declare
-  v_request app_public.requests;
-begin
-  select * into v_request from app_public.requests r where r.id = request_id;
-  return v_request;
-end
-$function$;
-comment on routine app_hidden.visible_request(uuid) is 'The request as the caller may see it, or nulls.';
-grant execute on routine app_hidden.visible_request(uuid) to assent_admin, assent_manager, assent_user;
-
 CREATE OR REPLACE FUNCTION app_hidden.visible_user(user_id uuid)
  RETURNS app_public.users
  LANGUAGE plpgsql
@@ -1856,8 +1858,18 @@ begin
   return v_user;
 end
 $function$;
-comment on routine app_hidden.visible_user(uuid) is 'The person as the caller may see them, or nulls.';
+comment on routine app_hidden.visible_user(uuid) is 'For servers of migration 000009: see change_user(uuid, jsonb).';
 grant execute on routine app_hidden.visible_user(uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.waiting_since(submitted_at timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select coalesce(submitted_at, '9999-12-31Z')
+$function$;
+comment on routine app_hidden.waiting_since(timestamp with time zone) is 'What inboxes are ordered by, as requests_waiting_idx has it. Drafts come last; it is never null, because pages by cursor lose rows where the order''s column is null.';
+grant execute on routine app_hidden.waiting_since(timestamp with time zone) to assent_admin, assent_auditor, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_private.account_key(email text)
  RETURNS bytea
@@ -1886,7 +1898,7 @@ AS $function$
     union
     select d.user_id from app_hidden.deciders d
     where exists (select from app_public.requests r
-      where r.assigned_to_id = entry.user_id and r.submitted_at is not null and r.reviewed_at is null)
+      where r.assigned_to_id = entry.user_id and app_hidden.is_waiting(r))
   ) d
   where entry.action in ('USER_DEACTIVATE', 'USER_REACTIVATE') or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
 $function$;
@@ -1896,13 +1908,8 @@ CREATE OR REPLACE FUNCTION app_private.audit_webhook(action text, webhook app_pu
  RETURNS void
  LANGUAGE sql
 AS $function$
-  insert into app_public.audit_logs (actor_id, action, metadata, ip_address)
-  values (
-    app_hidden.current_user_id(),
-    action,
-    jsonb_build_object('webhook_id', webhook.id, 'origin', app_private.origin(webhook.url)) || details,
-    app_private.current_ip()
-  )
+  select app_private.log_action(action, app_hidden.current_user_id(),
+    metadata => jsonb_build_object('webhook_id', webhook.id, 'origin', app_private.origin(webhook.url)) || details)
 $function$;
 comment on routine app_private.audit_webhook(text,app_public.webhooks,jsonb) is 'One entry for each change of a webhook, and for what is sent again; never its key.';
 
@@ -1985,8 +1992,7 @@ begin
     return;
   end if;
   insert into app_private.password_reset_requests (account_key, network) values (v_account_key, v_network);
-  insert into app_public.audit_logs (action, user_id, ip_address)
-  select 'PASSWORD_RESET_REQUEST', u.id, app_private.current_ip()
+  perform app_private.log_action('PASSWORD_RESET_REQUEST', null, u.id)
   from app_private.credentials c
   join app_public.users u on u.id = c.user_id and not u.is_deleted
   where lower(c.email) = lower(begin_password_reset.email);
@@ -2015,6 +2021,16 @@ AS $function$
 $function$;
 comment on routine app_private.caller_network() is 'What the failures of an address are counted under.';
 
+CREATE OR REPLACE FUNCTION app_private.caller_with_permissions()
+ RETURNS TABLE(user_id uuid, permissions text[])
+ LANGUAGE sql
+ STABLE ROWS 1
+AS $function$
+  select c.user_id, array(select p.permission from app_hidden.effective_permissions p where p.role = c.role)
+  from app_private.caller() c
+$function$;
+comment on routine app_private.caller_with_permissions() is 'Who is asking and what they may do; no row for nobody.';
+
 CREATE OR REPLACE FUNCTION app_private.changes(old_row jsonb, new_row jsonb)
  RETURNS jsonb
  LANGUAGE sql
@@ -2025,31 +2041,6 @@ AS $function$
   where n.value is distinct from old_row -> n.key and n.key not in ('version', 'updated_at')
 $function$;
 comment on routine app_private.changes(jsonb,jsonb) is 'The fields in which two versions of a row differ: {"field": {"old": …, "new": …}}.';
-
-CREATE OR REPLACE FUNCTION app_private.check_types(changes jsonb, of_table regclass)
- RETURNS void
- LANGUAGE plpgsql
- STABLE
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-declare
-  v_column text;
-  v_type text;
-begin
-  select e.key, case a.atttypid when 'uuid'::regtype then 'a UUID' when 'boolean'::regtype then 'true or false' else 'a string' end
-  into v_column, v_type
-  from jsonb_each(changes) e
-  join pg_attribute a on a.attrelid = of_table and a.attname = e.key
-  where jsonb_typeof(e.value) not in ('null', case a.atttypid when 'boolean'::regtype then 'boolean' else 'string' end)
-    or (a.atttypid = 'uuid'::regtype and e.value #>> '{}' !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
-  order by a.attnum
-  limit 1;
-  if found then
-    raise exception using errcode = 'RQ422', message = format('This must be %s.', v_type), column = v_column;
-  end if;
-end
-$function$;
-comment on routine app_private.check_types(jsonb,regclass) is 'Is each change of the type of its column? PostgreSQL itself would take a number for a text. Raises RQ422, with the column.';
 
 CREATE OR REPLACE FUNCTION app_private.clear_away()
  RETURNS void
@@ -2072,6 +2063,19 @@ AS $function$
   select nullif(current_setting('assent.ip', true), '')::inet
 $function$;
 comment on routine app_private.current_ip() is 'The address that the request came from, for the audit trail.';
+
+CREATE OR REPLACE FUNCTION app_private.deciders_to_notify(of_request_id uuid)
+ RETURNS TABLE(user_id uuid)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select d.user_id
+  from app_hidden.request_deciders d
+  where (d.request).id = of_request_id
+    and (d.user_id = (d.request).assigned_to_id
+      or not exists (select from app_hidden.deciders assignee where assignee.user_id = (d.request).assigned_to_id))
+$function$;
+comment on routine app_private.deciders_to_notify(uuid) is 'Who is told that a request waits: of those who can decide it, its assignee alone if it has one. Nobody once it is decided.';
 
 CREATE OR REPLACE FUNCTION app_private.delivery_done(delivery_id uuid, response_status integer)
  RETURNS void
@@ -2141,7 +2145,7 @@ AS $function$
         cross join lateral (select (d.request).*) r
         join app_public.users u on u.id = r.creator_id
         where d.user_id = of_user_id
-        order by coalesce(r.submitted_at, '9999-12-31Z'), r.id
+        order by app_hidden.waiting_since(r.submitted_at), r.id
         limit 20
       ) w), '[]'),
     'waiting_count', (
@@ -2159,6 +2163,31 @@ AS $function$
       ) w), '[]'))
 $function$;
 comment on routine app_private.digest_document(uuid) is 'What a digest holds: the 20 requests that have waited longest for this person''s decision, how many wait (as far as 1,000), and the notifications that they want in digests.';
+
+CREATE OR REPLACE FUNCTION app_private.dispatch(audit_log_id uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+  v_entry app_public.audit_logs;
+begin
+  select * into strict v_entry from app_public.audit_logs a where a.id = audit_log_id;
+  insert into app_public.notifications (recipient_id, kind, event, request_id, actor_id, mail_state)
+  select u.id, k.kind, v_entry.id::text, v_entry.request_id, v_entry.actor_id, app_private.mail_state_for(u.id, k.kind)
+  from app_public.notification_kinds k
+  cross join app_private.recipients(v_entry) r
+  -- OFFSET 0 keeps it a look-up for each: there are few recipients, and many people.
+  cross join lateral (select u.id from app_public.users u where u.id = r.user_id and not u.is_deleted offset 0) u
+  where k.action = v_entry.action
+  order by u.id
+  on conflict on constraint notifications_event_key do nothing;
+  perform app_private.announce_inboxes(v_entry);
+  perform app_private.queue_deliveries(v_entry);
+end
+$function$;
+comment on routine app_private.dispatch(uuid) is 'The job of an action that others are told of: one notification for each recipient, one delivery for each webhook, live news of inboxes. Run twice, it tells nobody a second time.';
 
 CREATE OR REPLACE FUNCTION app_private.failing_jobs()
  RETURNS TABLE(id bigint, task text, attempts integer, max_attempts integer, next_try timestamp with time zone, error text, created_at timestamp with time zone)
@@ -2186,7 +2215,7 @@ AS $function$
   select (
     select true from app_hidden.request_deciders d
     where d.user_id = person_id
-    order by coalesce((d.request).submitted_at, '9999-12-31Z'), (d.request).id
+    order by app_hidden.waiting_since((d.request).submitted_at), (d.request).id
     limit 1
   ) is not null
 $function$;
@@ -2234,13 +2263,30 @@ CREATE OR REPLACE FUNCTION app_private.is_pointless(n app_public.notifications)
  STABLE
 AS $function$
   select u.is_deleted
-    or (k.asks_for_decision and not exists (select from app_private.people_to_ask(n.request_id) p where p.user_id = n.recipient_id))
+    or (k.asks_for_decision and not exists (select from app_private.deciders_to_notify(n.request_id) p where p.user_id = n.recipient_id))
     or (k.kind = 'DIGEST' and not app_private.has_to_decide(n.recipient_id)
       and not exists (select from app_public.notifications w where w.recipient_id = n.recipient_id and w.mail_state = 'DIGEST'))
   from app_public.users u, app_public.notification_kinds k
   where u.id = n.recipient_id and k.kind = n.kind
 $function$;
 comment on routine app_private.is_pointless(app_public.notifications) is 'Is the recipient deactivated, the decision that is asked for not theirs to take any more, or the digest empty?';
+
+CREATE OR REPLACE FUNCTION app_private.is_visible(request_id uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return exists (
+    select from app_public.requests r
+    where r.id = request_id
+      and app_hidden.can_see(r.creator_id, r.status, r.is_deleted, (select app_hidden.current_user_id()),
+        (select app_hidden.has_permission('request.read')), (select app_hidden.has_permission('request.read_all')))
+  );
+end
+$function$;
+comment on routine app_private.is_visible(uuid) is 'Does the caller see this request? For functions that run as the owner, whom no policy stops.';
 
 CREATE OR REPLACE FUNCTION app_private.issue_reset_token(of_user_id uuid)
  RETURNS text
@@ -2272,7 +2318,7 @@ begin
   if not exists (
     select from app_public.users u where u.id <> person.id and u.role = any (v_admin_roles) and not u.is_deleted
   ) then
-    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
+    raise exception using errcode = 'RQ409', message = 'This is the last active admin: make somebody else an admin first.';
   end if;
 end
 $function$;
@@ -2292,6 +2338,21 @@ AS $function$
     and not u.is_deleted
 $function$;
 comment on routine app_private.live_session(text) is 'The session that a secret opens, if it is live and of an active person. The one definition of it.';
+
+CREATE OR REPLACE FUNCTION app_private.log_action(action text, actor_id uuid, user_id uuid DEFAULT NULL::uuid, metadata jsonb DEFAULT '{}'::jsonb, request_id uuid DEFAULT NULL::uuid, request_creator_id uuid DEFAULT NULL::uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  insert into app_public.audit_logs (actor_id, action, user_id, request_id, request_creator_id, metadata, ip_address)
+  values (
+    log_action.actor_id, log_action.action, log_action.user_id, log_action.request_id, log_action.request_creator_id,
+    log_action.metadata, app_private.current_ip()
+  );
+end
+$function$;
+comment on routine app_private.log_action(text,uuid,uuid,jsonb,uuid,uuid) is 'The one way to write an entry: what was done, by whom (null: by nobody who is known), about which person or request. It adds the address and the time.';
 
 CREATE OR REPLACE FUNCTION app_private.mail_document(n app_public.notifications)
  RETURNS jsonb
@@ -2393,28 +2454,11 @@ comment on routine app_private.make_digests(date) is 'Queues a mail for everybod
 
 CREATE OR REPLACE FUNCTION app_private.notify(audit_log_id uuid)
  RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
- SET plan_cache_mode TO 'force_generic_plan'
+ LANGUAGE sql
 AS $function$
-declare
-  v_entry app_public.audit_logs;
-begin
-  select * into strict v_entry from app_public.audit_logs a where a.id = audit_log_id;
-  insert into app_public.notifications (recipient_id, kind, event, request_id, actor_id, mail_state)
-  select u.id, k.kind, v_entry.id::text, v_entry.request_id, v_entry.actor_id, app_private.mail_state_for(u.id, k.kind)
-  from app_public.notification_kinds k
-  cross join app_private.recipients(v_entry) r
-  -- OFFSET 0 keeps it a look-up for each: there are few recipients, and many people.
-  cross join lateral (select u.id from app_public.users u where u.id = r.user_id and not u.is_deleted offset 0) u
-  where k.action = v_entry.action
-  order by u.id
-  on conflict on constraint notifications_event_key do nothing;
-  perform app_private.announce_inboxes(v_entry);
-  perform app_private.queue_deliveries(v_entry);
-end
+  select app_private.dispatch(audit_log_id)
 $function$;
-comment on routine app_private.notify(uuid) is 'The job of an action that is told: one notification for each recipient, one delivery for each webhook, live news of inboxes. Run twice, it tells nobody a second time.';
+comment on routine app_private.notify(uuid) is 'For workers of migration 000009, and the jobs that they added: see dispatch(uuid).';
 
 CREATE OR REPLACE FUNCTION app_private.open_session(user_id uuid, by_cookie boolean, user_agent text, OUT session_secret text, OUT refresh_token text)
  RETURNS record
@@ -2448,6 +2492,31 @@ AS $function$
 $function$;
 comment on routine app_private.origin(text) is 'The scheme and the host of a URL. What follows them can be a secret, which the trail must never have.';
 
+CREATE OR REPLACE FUNCTION app_private.parties(r app_public.requests, person_id uuid, permissions text[])
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_live_assignee_id uuid;
+  v_decider boolean;
+begin
+  if r.assigned_to_id is not null then
+    select d.user_id into v_live_assignee_id from app_hidden.deciders d where d.user_id = r.assigned_to_id;
+  end if;
+  v_decider := 'request.decide' = any (permissions)
+    and app_hidden.can_decide(r.creator_id, v_live_assignee_id, person_id, 'request.decide_any' = any (permissions));
+
+  return array_remove(array[
+    case when person_id = r.creator_id and 'request.create' = any (permissions) then 'CREATOR' end,
+    case when v_decider then 'DECIDER' end,
+    case when v_decider or 'request.assign_any' = any (permissions) then 'ASSIGNER' end
+  ], null);
+end
+$function$;
+comment on routine app_private.parties(app_public.requests,uuid,text[]) is 'What a person with these permissions is to the request, whatever its status: of the rows of request_parties.';
+
 CREATE OR REPLACE FUNCTION app_private.password_digest(password text)
  RETURNS text
  LANGUAGE sql
@@ -2457,35 +2526,7 @@ AS $function$
 $function$;
 comment on routine app_private.password_digest(text) is 'The digest that stands for a password on its way to the database: base64(SHA-256("assent:" || password)).';
 
-CREATE OR REPLACE FUNCTION app_private.people_to_ask(of_request_id uuid)
- RETURNS TABLE(user_id uuid)
- LANGUAGE sql
- STABLE
-AS $function$
-  select d.user_id
-  from app_hidden.request_deciders d
-  where (d.request).id = of_request_id
-    and (d.user_id = (d.request).assigned_to_id
-      or not exists (select from app_hidden.deciders assignee where assignee.user_id = (d.request).assigned_to_id))
-$function$;
-comment on routine app_private.people_to_ask(uuid) is 'Who is told that a request waits: of those who can decide it, its assignee alone if it has one. Nobody once it is decided.';
-
-CREATE OR REPLACE FUNCTION app_private.permit_user_management()
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-begin
-  if not app_hidden.has_permission('user.manage') then
-    -- Asked after it, so that a session that ends between the two is told as such.
-    perform app_private.require_session();
-    raise exception using errcode = 'RQ403', message = 'You may not administer people.';
-  end if;
-end
-$function$;
-comment on routine app_private.permit_user_management() is 'Raises RQ401 without a live session, RQ403 without the permission.';
-
-CREATE OR REPLACE FUNCTION app_private.permitted_transition(r app_public.requests, action text, expected_version integer)
+CREATE OR REPLACE FUNCTION app_private.permitted_transition(r app_public.requests, action text, expected_versions integer[])
  RETURNS app_public.request_transitions
  LANGUAGE plpgsql
  STABLE
@@ -2501,7 +2542,7 @@ begin
     select from app_public.request_transitions t
     where t.action = permitted_transition.action and t.who = any (v_parties)
   ) then
-    raise exception using errcode = 'RQ403', message = format('%s is not yours to do on this request.', action);
+    raise exception using errcode = 'RQ403', message = format('You are not allowed to %s this request.', lower(action));
   end if;
 
   select * into v_edge
@@ -2511,18 +2552,30 @@ begin
     and t.who = any (v_parties)
     and r.is_deleted is not true;
   if not found then
-    raise exception using errcode = 'RQ409',
-      message = format('%s is not possible: the request is %s.', action, case when r.is_deleted then 'deleted' else r.status end);
+    raise exception using errcode = 'RQ409', message = format('You cannot %s this request: it is %s.',
+      lower(action), case when r.is_deleted then 'deleted' else r.status end);
   end if;
 
-  if expected_version <> r.version then
+  if expected_versions is not null and r.version = any (expected_versions) is not true then
     raise exception using errcode = 'RQ412',
-      message = format('The request is at version %s, which is not the one that was named.', r.version);
+      message = format('The request has changed: it is at version %s. Read it again before you change it.', r.version);
   end if;
   return v_edge;
 end
 $function$;
-comment on routine app_private.permitted_transition(app_public.requests,text,integer) is 'The edge that an action takes from where the request stands. Raises RQ401 when the session has ended meanwhile, RQ403 when the caller is not the party for it, else RQ409 when no edge leads from here, else RQ412 when the version is another.';
+comment on routine app_private.permitted_transition(app_public.requests,text,integer[]) is 'The edge that an action takes from where the request stands. Raises RQ401 when the session has ended meanwhile, RQ403 when the caller is not the party for it, else RQ409 when no edge leads from here, else RQ412 when versions are expected and its own is not among them.';
+
+CREATE OR REPLACE FUNCTION app_private.person_faults(email text, name text, role text)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select app_private.violations('app_private.credentials', jsonb_build_object('user_id', gen_random_uuid(), 'email', email, 'password_hash', ''))
+    || case when exists (select from app_private.credentials c where lower(c.email) = lower(person_faults.email))
+      then '[{"field": "email", "message": "This email address is taken."}]' else '[]' end::jsonb
+    || app_private.violations('app_public.users', jsonb_build_object('name', name, 'role', role))
+$function$;
+comment on routine app_private.person_faults(text,text,text) is 'Everything that is wrong with a new person, as faults.';
 
 CREATE OR REPLACE FUNCTION app_private.queue_deliveries(entry app_public.audit_logs)
  RETURNS void
@@ -2538,30 +2591,29 @@ AS $function$
 $function$;
 comment on routine app_private.queue_deliveries(app_public.audit_logs) is 'One delivery for each webhook that is told of the action. Run twice, it does nothing the second time.';
 
-CREATE OR REPLACE FUNCTION app_private.raise_violation(violated_constraint text, violated_column text)
+CREATE OR REPLACE FUNCTION app_private.raise_faults(faults jsonb)
  RETURNS void
  LANGUAGE plpgsql
- STABLE
+ IMMUTABLE
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_message text;
-  v_column text := violated_column;
+  v_faults jsonb;
 begin
-  if violated_constraint <> '' then
-    select obj_description(c.oid, 'pg_constraint'), a.attname into v_message, v_column
-    from pg_constraint c
-    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
-    where c.conname = violated_constraint
-      and c.connamespace in ('app_public'::regnamespace, 'app_private'::regnamespace)
-    order by a.attnum desc -- The column that was written; what it is compared with stands before it in the table.
-    limit 1;
-  end if;
+  -- One fault a field: the first, which is the one to mend first.
+  select jsonb_agg(f.fault order by f.place) into v_faults
+  from (
+    select distinct on (e.fault ->> 'field') e.fault, e.place
+    from jsonb_array_elements(faults) with ordinality e (fault, place)
+    order by e.fault ->> 'field', e.place
+  ) f;
   raise exception using errcode = 'RQ422',
-    message = coalesce(v_message, format('The %s must not be null.', replace(violated_column, '_', ' '))), column = coalesce(v_column, '');
+    column = coalesce(v_faults #>> '{0,field}', ''),
+    message = coalesce(v_faults #>> '{0,message}', 'The change breaks a rule of the database.'),
+    detail = coalesce(v_faults, '[]')::text;
 end
 $function$;
-comment on routine app_private.raise_violation(text,text) is 'Tells a caller what a violated constraint says of itself by its comment. Raises RQ422, with the column.';
+comment on routine app_private.raise_faults(jsonb) is 'Raises RQ422 for faults as violations() and type_faults() find them: the first is the message, with its field as COLUMN; all of them are the DETAIL, as JSON.';
 
 CREATE OR REPLACE FUNCTION app_private.random_secret()
  RETURNS text
@@ -2577,9 +2629,9 @@ CREATE OR REPLACE FUNCTION app_private.recipients(entry app_public.audit_logs)
  LANGUAGE sql
  STABLE
 AS $function$
-  select p.user_id from app_private.people_to_ask(entry.request_id) p where entry.action = 'SUBMIT'
+  select p.user_id from app_private.deciders_to_notify(entry.request_id) p where entry.action = 'SUBMIT'
   union all
-  select p.user_id from app_private.people_to_ask(entry.request_id) p
+  select p.user_id from app_private.deciders_to_notify(entry.request_id) p
   where entry.action = 'ASSIGN' and p.user_id::text = entry.metadata -> 'assigned_to_id' ->> 'new' and p.user_id <> entry.actor_id
   union all
   select entry.request_creator_id where entry.action in ('APPROVE', 'REJECT')
@@ -2604,7 +2656,7 @@ begin
   end if;
 end
 $function$;
-comment on routine app_private.refuse_weakness(text,text) is 'Raises RQ422 with what the server, which alone sees a password, finds wrong with it; nothing for null.';
+comment on routine app_private.refuse_weakness(text,text) is 'Raises RQ422 with what the server found wrong with a new password; null: nothing. Only the server sees a password, and only SQL knows whether everything that comes before holds: so it is found there and raised here.';
 
 CREATE OR REPLACE FUNCTION app_private.register_user(email text, name text, role text, password_digest text)
  RETURNS app_public.users
@@ -2613,19 +2665,14 @@ CREATE OR REPLACE FUNCTION app_private.register_user(email text, name text, role
 AS $function$
 declare
   v_user app_public.users;
-  v_constraint text;
-  v_column text;
 begin
   insert into app_public.users (name, role) values (register_user.name, register_user.role) returning * into v_user;
   insert into app_private.credentials (user_id, email, password_hash)
   values (v_user.id, register_user.email, app_private.hash_password(register_user.password_digest));
   return v_user;
 exception
-  when unique_violation then
-    raise exception using errcode = 'RQ422', column = 'email', message = 'This email address is taken.';
-  when check_violation or not_null_violation or foreign_key_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  when integrity_constraint_violation then
+    perform app_private.raise_faults(app_private.person_faults(email, name, role));
 end
 $function$;
 comment on routine app_private.register_user(text,text,text,text) is 'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger. Raises RQ422: an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
@@ -2649,17 +2696,43 @@ begin
         r.submitted_at) as at
     ) asked
     -- As requests_waiting_idx has it: as much as waits, however much has been decided.
-    where coalesce(r.submitted_at, '9999-12-31Z') <= now() - interval '2 days'
-      and r.submitted_at is not null and r.reviewed_at is null and not r.is_deleted
+    where app_hidden.waiting_since(r.submitted_at) <= now() - interval '2 days'
+      and app_hidden.is_waiting(r)
       and asked.at <= now() - interval '2 days'
   ) due
-  cross join lateral app_private.people_to_ask(due.request_id) p
+  cross join lateral app_private.deciders_to_notify(due.request_id) p
   where not exists (select from app_public.notifications n where n.event = due.event)
   order by due.request_id, p.user_id
   on conflict on constraint notifications_event_key do nothing;
 end
 $function$;
 comment on routine app_private.remind() is 'Reminds those who are to decide of what has waited for 2 days since it was submitted or last assigned, and again every 2 days. Nobody is reminded twice of the same 2 days, and only of the latest if it comes late.';
+
+CREATE OR REPLACE FUNCTION app_private.request_faults(r app_public.requests, changes jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select app_private.violations('app_public.requests',
+    -- What has a default is null in a new row, and no fault.
+    case when r.id is null then jsonb_strip_nulls(to_jsonb(r)) || changes else to_jsonb(r) end)
+$function$;
+comment on routine app_private.request_faults(app_public.requests,jsonb) is 'What is wrong with a request as changes would have it.';
+
+CREATE OR REPLACE FUNCTION app_private.require_permission(permission text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if not app_hidden.has_permission(permission) then
+    -- Asked second, so that a session which ends between the two is reported as ended.
+    perform app_private.require_session();
+    raise exception using errcode = 'RQ403', message = format('You are not allowed to do this: it takes the permission %s.', permission);
+  end if;
+end
+$function$;
+comment on routine app_private.require_permission(text) is 'Raises RQ401 without a live session, RQ403 without the permission.';
 
 CREATE OR REPLACE FUNCTION app_private.require_session()
  RETURNS uuid
@@ -2679,6 +2752,24 @@ end
 $function$;
 comment on routine app_private.require_session() is 'Whose session it is, also when their role has changed since the transaction began. Raises RQ401 without a live one.';
 
+CREATE OR REPLACE FUNCTION app_private.stamps(edge app_public.request_transitions)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return (
+    select coalesce(jsonb_object_agg(s.key, case s.value
+      when '"@now"' then to_jsonb(clock_timestamp())
+      when '"@caller"' then to_jsonb(app_hidden.current_user_id())
+      else s.value
+    end), '{}')
+    from jsonb_each(edge.stamps) s
+  );
+end
+$function$;
+comment on routine app_private.stamps(app_public.request_transitions) is 'What an edge itself writes, with @now and @caller filled in.';
+
 CREATE OR REPLACE FUNCTION app_private.tg__refuse()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -2691,7 +2782,7 @@ end
 $function$;
 comment on routine app_private.tg__refuse() is 'Refuses a statement altogether, even one that meets no row. Raises RQ403.';
 
-CREATE OR REPLACE FUNCTION app_private.tg_audit_logs__notify()
+CREATE OR REPLACE FUNCTION app_private.tg_audit_logs__dispatch()
  RETURNS trigger
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2699,13 +2790,13 @@ AS $function$
 begin
   if exists (select from app_public.audit_actions a where a.action = new.action and a.is_told) then
     -- "unsafe_dedupe" is one insert, and unsafe only where a key comes again: an entry has its key to itself.
-    perform graphile_worker.add_job('notify', json_build_object('id', new.id),
-      job_key => 'notify ' || new.id, job_key_mode => 'unsafe_dedupe');
+    perform graphile_worker.add_job('dispatch', json_build_object('id', new.id),
+      job_key => 'dispatch ' || new.id, job_key_mode => 'unsafe_dedupe');
   end if;
   return null;
 end
 $function$;
-comment on routine app_private.tg_audit_logs__notify() is 'Adds the job that tells of an action, in the action''s own transaction: rolled back with it, there with it.';
+comment on routine app_private.tg_audit_logs__dispatch() is 'Adds the job that tells of an action, in the action''s own transaction: rolled back with it, there with it.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_credentials__end_resets()
  RETURNS trigger
@@ -2764,18 +2855,16 @@ CREATE OR REPLACE FUNCTION app_private.tg_requests__audit()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  insert into app_public.audit_logs (actor_id, action, request_id, request_creator_id, metadata, ip_address)
-  values (
-    app_hidden.current_user_id(),
+  perform app_private.log_action(
     current_setting('assent.action'),
-    new.id,
-    new.creator_id,
-    case
+    app_hidden.current_user_id(),
+    request_id => new.id,
+    request_creator_id => new.creator_id,
+    metadata => case
       when tg_op = 'INSERT' then jsonb_build_object('old_status', null, 'new_status', new.status)
       when new.status <> old.status then jsonb_build_object('old_status', old.status, 'new_status', new.status)
       else app_private.changes(to_jsonb(old), to_jsonb(new))
-    end,
-    app_private.current_ip()
+    end
   );
   return null;
 end
@@ -2797,7 +2886,7 @@ begin
       and t.to_status = new.status
   ) then
     raise exception using errcode = 'RQ403',
-      message = format('A request changes by the functions of the API alone: no action is taking it from %s to %s.',
+      message = format('Requests can only be changed through the API functions; no action in progress leads from %s to %s.',
         coalesce(v_from, 'nothing'), new.status);
   end if;
 
@@ -2814,7 +2903,7 @@ begin
     and not exists (select from app_hidden.deciders d where d.user_id = new.assigned_to_id)
   then
     raise exception using errcode = 'RQ422', column = 'assigned_to_id',
-      message = 'A request is assigned to an active manager or admin.';
+      message = 'A request can only be assigned to an active manager or admin.';
   end if;
   return new;
 end
@@ -2844,23 +2933,21 @@ begin
   if tg_op = 'UPDATE' and new is not distinct from old then
     return new;
   end if;
-  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-  values (
-    v_actor_id,
+  perform app_private.log_action(
     case
       when tg_op = 'INSERT' then 'USER_CREATE'
       when new.is_deleted and not old.is_deleted then 'USER_DEACTIVATE'
       when old.is_deleted and not new.is_deleted then 'USER_REACTIVATE'
       else 'USER_UPDATE'
     end,
+    v_actor_id,
     new.id,
     case
       when tg_op = 'INSERT' then jsonb_build_object('name', new.name, 'role', new.role)
       else app_private.changes(to_jsonb(old), to_jsonb(new))
     end
     -- With no person behind it, it was done by SQL: the login then is what is known.
-    || case when v_actor_id is null then jsonb_build_object('database_user', session_user) else '{}' end,
-    app_private.current_ip()
+    || case when v_actor_id is null then jsonb_build_object('database_user', session_user) else '{}' end
   );
   return new;
 end
@@ -2921,6 +3008,26 @@ begin
 end
 $function$;
 comment on routine app_private.tg_webhooks__check_events() is 'A webhook is told of events that there are. Raises RQ422.';
+
+CREATE OR REPLACE FUNCTION app_private.type_faults(changes jsonb, of_table regclass)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object('field', e.key, 'message', format('This must be %s.',
+      case a.atttypid when 'uuid'::regtype then 'a UUID' when 'boolean'::regtype then 'true or false' else 'a string' end))
+      order by a.attnum), '[]')
+    from jsonb_each(changes) e
+    join pg_attribute a on a.attrelid = of_table and a.attname = e.key
+    where jsonb_typeof(e.value) not in ('null', case a.atttypid when 'boolean'::regtype then 'boolean' else 'string' end)
+      or (a.atttypid = 'uuid'::regtype and e.value #>> '{}' !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
+  );
+end
+$function$;
+comment on routine app_private.type_faults(jsonb,regclass) is 'The changes that are not of the type of their column, as faults. PostgreSQL itself would take a number for a text.';
 
 CREATE OR REPLACE FUNCTION app_private.uuid_v7()
  RETURNS uuid
@@ -2997,6 +3104,47 @@ end
 $function$;
 comment on routine app_private.verify_password(uuid,text,text) is 'Is it the password of an active account? user_id if so; else the attempt counts as failed, and known_id says whose account it was, if anybody''s. retry_after (seconds): 10 have failed on this account within 15 minutes. An attempt is good once: raises RQ401 for one that is over, unknown or of another account.';
 
+CREATE OR REPLACE FUNCTION app_private.violations(of_table regclass, refused jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_rule record;
+  v_holds boolean;
+  v_faults jsonb := '[]';
+begin
+  for v_rule in
+    select a.attname as field, format('A value for %s is required.', replace(a.attname, '_', ' ')) as message,
+      'false' as condition, a.attnum as place
+    from pg_attribute a
+    where a.attrelid = of_table and a.attnum > 0 and not a.attisdropped and a.attnotnull
+      and coalesce(refused -> a.attname::text, case when not a.atthasdef then jsonb 'null' end) = jsonb 'null'
+    union all
+    -- A rule of several columns is about the last of them: what it is compared with stands before it in the table.
+    select a.attname, obj_description(c.oid, 'pg_constraint'),
+      case c.contype
+        when 'c' then pg_get_expr(c.conbin, c.conrelid)
+        else format('r.%1$I is null or exists (select from %2$s f where f.%3$I = r.%1$I)', a.attname, c.confrelid::regclass, f.attname)
+      end,
+      a.attnum
+    from pg_constraint c
+    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = (select max(k) from unnest(c.conkey) k)
+    left join pg_attribute f on f.attrelid = c.confrelid and f.attnum = c.confkey[1]
+    where c.conrelid = of_table and c.contype in ('c', 'f') and obj_description(c.oid, 'pg_constraint') !~ '^@'
+    order by place
+  loop
+    execute format('select %s from jsonb_populate_record(null::%s, $1) r', v_rule.condition, of_table) into v_holds using refused;
+    if not v_holds then
+      v_faults := v_faults || jsonb_build_object('field', v_rule.field, 'message', v_rule.message);
+    end if;
+  end loop;
+  return v_faults;
+end
+$function$;
+comment on routine app_private.violations(regclass,jsonb) is 'Every NOT NULL, CHECK and foreign key of the table that a row, as far as it is given, violates, as [{"field": …, "message": …}], the message being the comment on the constraint. To be asked when PostgreSQL has refused the row: it stops at the first.';
+
 CREATE OR REPLACE FUNCTION app_private.webhook_payload(entry app_public.audit_logs, event text)
  RETURNS jsonb
  LANGUAGE sql
@@ -3026,11 +3174,48 @@ AS $function$
 $function$;
 comment on routine app_private.webhook_payload(app_public.audit_logs,text) is 'What a webhook is told: the type, the time, what has changed, and what it is about as that is now, as Standard Webhooks recommends. No address of anybody.';
 
+CREATE OR REPLACE FUNCTION app_private.write_request(r app_public.requests, action text, changes jsonb)
+ RETURNS app_public.requests
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_written app_public.requests;
+  v_field text;
+  v_message text;
+begin
+  -- The guard below lets a write pass only while this names the action.
+  perform set_config('assent.action', action, true);
+  if r.id is null then
+    insert into app_public.requests (title, description, status, creator_id, assigned_to_id)
+    values (r.title, r.description, r.status, r.creator_id, r.assigned_to_id)
+    returning * into v_written;
+  else
+    update app_public.requests w
+    set (title, description, status, assigned_to_id, submitted_at, reviewed_at, reviewed_by_id, review_comment, is_deleted) =
+      (r.title, r.description, r.status, r.assigned_to_id, r.submitted_at, r.reviewed_at, r.reviewed_by_id, r.review_comment,
+       r.is_deleted)
+    where w.id = r.id
+    returning * into v_written;
+  end if;
+  perform set_config('assent.action', '', true);
+  return v_written;
+exception
+  when integrity_constraint_violation then
+    perform app_private.raise_faults(app_private.request_faults(r, changes));
+  when sqlstate 'RQ422' then -- the guard's
+    get stacked diagnostics v_field = column_name, v_message = message_text;
+    perform app_private.raise_faults(app_private.request_faults(r, changes)
+      || jsonb_build_object('field', v_field, 'message', v_message));
+end
+$function$;
+comment on routine app_private.write_request(app_public.requests,text,jsonb) is 'Writes what an action has made of a request: a new one, which has no id yet, or a changed one. Raises RQ422 for everything that is wrong with it.';
+
 CREATE OR REPLACE FUNCTION app_public.approve_request(request_id uuid, comment text DEFAULT NULL::text, version integer DEFAULT NULL::integer)
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'APPROVE', version, jsonb_build_object('review_comment', comment))
+  select app_hidden.transition(request_id, 'APPROVE', app_hidden.expected(version), jsonb_build_object('review_comment', comment))
 $function$;
 comment on routine app_public.approve_request(uuid,text,integer) is 'Approves a submitted request, for good. Of two decisions at once the second gets INVALID_TRANSITION.';
 grant execute on routine app_public.approve_request(uuid,text,integer) to assent_admin, assent_manager, assent_user;
@@ -3039,7 +3224,7 @@ CREATE OR REPLACE FUNCTION app_public.assign_request(request_id uuid, assigned_t
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'ASSIGN', version, app_hidden.given('assigned_to_id', assigned_to_id))
+  select app_hidden.transition(request_id, 'ASSIGN', app_hidden.expected(version), app_hidden.given('assigned_to_id', assigned_to_id))
 $function$;
 comment on routine app_public.assign_request(uuid,uuid,integer) is 'Assigns a submitted request to one manager or admin, or by null to none in particular.';
 grant execute on routine app_public.assign_request(uuid,uuid,integer) to assent_admin, assent_manager, assent_user;
@@ -3048,7 +3233,7 @@ CREATE OR REPLACE FUNCTION app_public.create_request(title text, description tex
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$
-  select app_hidden.transition(null, 'CREATE', null,
+  select app_hidden.transition(null::uuid, 'CREATE', null,
     jsonb_build_object('title', title, 'description', description, 'assigned_to_id', assigned_to_id))
 $function$;
 comment on routine app_public.create_request(text,text,uuid) is 'Creates a request, as a draft. VALIDATION_FAILED: the title is blank or too long, the description too long, or the assignee no active manager or admin other than oneself.';
@@ -3062,22 +3247,17 @@ CREATE OR REPLACE FUNCTION app_public.create_webhook(url text, events text[])
 AS $function$
 declare
   v_webhook app_public.webhooks;
-  v_constraint text;
-  v_column text;
 begin
-  perform app_private.require_session();
-  if not app_hidden.has_permission('webhook.manage') then
-    raise exception using errcode = 'RQ403', message = 'You may not manage webhooks.';
-  end if;
+  perform app_private.require_permission('webhook.manage');
   insert into app_public.webhooks (url, events, signing_key)
   values (create_webhook.url, create_webhook.events, 'whsec_' || encode(app_private.gen_random_bytes(32), 'base64'))
   returning * into v_webhook;
   perform app_private.audit_webhook('WEBHOOK_CREATE', v_webhook, jsonb_build_object('events', to_jsonb(v_webhook.events)));
   return v_webhook;
 exception
-  when check_violation or not_null_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  when integrity_constraint_violation then
+    perform app_private.raise_faults(app_private.violations('app_public.webhooks',
+      jsonb_build_object('url', create_webhook.url, 'events', create_webhook.events, 'signing_key', '')));
 end
 $function$;
 comment on routine app_public.create_webhook(text,text[]) is 'Registers a webhook, for admins; the answer has the key that its deliveries are signed with. VALIDATION_FAILED: no URL by http or https, or an event that there is not.';
@@ -3087,7 +3267,7 @@ CREATE OR REPLACE FUNCTION app_public.deactivate_user(user_id uuid)
  RETURNS app_public.users
  LANGUAGE sql
 AS $function$
-  select app_hidden.change_user(app_hidden.visible_user(user_id), '{"is_deleted": true}')
+  select app_hidden.change_user(user_id, '{"is_deleted": true}')
 $function$;
 comment on routine app_public.deactivate_user(uuid) is 'Deactivates somebody, for admins: their sessions end, what they did keeps their name, and what was assigned to them any manager can decide. INVALID_TRANSITION: it is the last active admin.';
 grant execute on routine app_public.deactivate_user(uuid) to assent_admin, assent_manager, assent_user;
@@ -3096,7 +3276,7 @@ CREATE OR REPLACE FUNCTION app_public.delete_request(request_id uuid, version in
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'DELETE', version)
+  select app_hidden.transition(request_id, 'DELETE', app_hidden.expected(version))
 $function$;
 comment on routine app_public.delete_request(uuid,integer) is 'Deletes a draft of one''s own. Admins still see it, and so does the audit trail.';
 grant execute on routine app_public.delete_request(uuid,integer) to assent_admin, assent_manager, assent_user;
@@ -3153,8 +3333,7 @@ begin
   if not found then
     raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
   end if;
-  insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
-  values (v_me, 'LOGOUT', v_me, app_private.current_ip());
+  perform app_private.log_action('LOGOUT', v_me, v_me);
 end
 $function$;
 comment on routine app_public.logout() is 'Ends the session that the request came with, at once and for every token of it. Raises RQ401 when it is over.';
@@ -3222,7 +3401,7 @@ CREATE OR REPLACE FUNCTION app_public.reactivate_user(user_id uuid)
  RETURNS app_public.users
  LANGUAGE sql
 AS $function$
-  select app_hidden.change_user(app_hidden.visible_user(user_id), '{"is_deleted": false}')
+  select app_hidden.change_user(user_id, '{"is_deleted": false}')
 $function$;
 comment on routine app_public.reactivate_user(uuid) is 'Lets somebody in again, for admins.';
 grant execute on routine app_public.reactivate_user(uuid) to assent_admin, assent_manager, assent_user;
@@ -3231,7 +3410,7 @@ CREATE OR REPLACE FUNCTION app_public.reject_request(request_id uuid, comment te
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'REJECT', version, jsonb_build_object('review_comment', comment))
+  select app_hidden.transition(request_id, 'REJECT', app_hidden.expected(version), jsonb_build_object('review_comment', comment))
 $function$;
 comment on routine app_public.reject_request(uuid,text,integer) is 'Rejects a submitted request, for good. VALIDATION_FAILED without a comment.';
 grant execute on routine app_public.reject_request(uuid,text,integer) to assent_admin, assent_manager, assent_user;
@@ -3257,9 +3436,7 @@ CREATE OR REPLACE FUNCTION app_public.requests_available_actions(r app_public.re
  LANGUAGE sql
  STABLE
 AS $function$
-  select coalesce(array_agg(t.action order by t.action), '{}')
-  from app_public.request_transitions t
-  where t.from_status = r.status and not r.is_deleted and t.who = any ((select app_hidden.my_parties(r))::text[])
+  select app_hidden.actions_of(r, app_hidden.my_parties(r))
 $function$;
 comment on routine app_public.requests_available_actions(app_public.requests) is 'What the caller may do with the request now: of UPDATE DELETE SUBMIT APPROVE REJECT ASSIGN.';
 grant execute on routine app_public.requests_available_actions(app_public.requests) to assent_admin, assent_manager, assent_user;
@@ -3295,14 +3472,8 @@ begin
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such undelivered mail.';
   end if;
-  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-  values (
-    app_hidden.current_user_id(),
-    'MAIL_RESEND',
-    v_notification.recipient_id,
-    jsonb_build_object('notification_id', v_notification.id, 'kind', v_notification.kind),
-    app_private.current_ip()
-  );
+  perform app_private.log_action('MAIL_RESEND', app_hidden.current_user_id(), v_notification.recipient_id,
+    jsonb_build_object('notification_id', v_notification.id, 'kind', v_notification.kind));
 end
 $function$;
 comment on routine app_public.resend_mail(uuid) is 'Tries again to send a mail that had failed, for admins. NOT_FOUND: there is none of that id.';
@@ -3349,8 +3520,6 @@ AS $function$
 declare
   v_me uuid := app_private.require_session();
   v_preference app_public.notification_preferences;
-  v_constraint text;
-  v_column text;
 begin
   if exists (select from app_public.notification_kinds k where k.kind = set_notification_preference.kind and k.is_mandatory) then
     raise exception using errcode = 'RQ422', column = 'kind', message = 'Mails about one''s own account cannot be declined.';
@@ -3361,9 +3530,9 @@ begin
   select * into v_preference from app_public.my_notification_preferences() m where m.kind = set_notification_preference.kind;
   return v_preference;
 exception
-  when check_violation or not_null_violation or foreign_key_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  when integrity_constraint_violation then
+    perform app_private.raise_faults(app_private.violations('app_private.notification_preferences', jsonb_build_object(
+      'user_id', v_me, 'kind', set_notification_preference.kind, 'delivery', set_notification_preference.delivery)));
 end
 $function$;
 comment on routine app_public.set_notification_preference(text,text) is 'Says how one kind of notification shall reach the caller by mail: AT_ONCE, DIGEST or NONE. VALIDATION_FAILED: no such kind or delivery, or a kind about one''s account, which is always mailed.';
@@ -3373,7 +3542,7 @@ CREATE OR REPLACE FUNCTION app_public.submit_request(request_id uuid, version in
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'SUBMIT', version)
+  select app_hidden.transition(request_id, 'SUBMIT', app_hidden.expected(version))
 $function$;
 comment on routine app_public.submit_request(uuid,integer) is 'Submits a draft of one''s own for decision. It can no longer be edited.';
 grant execute on routine app_public.submit_request(uuid,integer) to assent_admin, assent_manager, assent_user;
@@ -3393,7 +3562,7 @@ CREATE OR REPLACE FUNCTION app_public.update_request(request_id uuid, title text
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'UPDATE', version,
+  select app_hidden.transition(request_id, 'UPDATE', app_hidden.expected(version),
     app_hidden.given('title', title) || app_hidden.given('description', description) || app_hidden.given('assigned_to_id', assigned_to_id))
 $function$;
 comment on routine app_public.update_request(uuid,text,text,uuid,integer) is 'Edits a draft of one''s own. What is left out stays as it is; null clears description and assignedToId.';
@@ -3403,7 +3572,7 @@ CREATE OR REPLACE FUNCTION app_public.update_user(user_id uuid, name text DEFAUL
  RETURNS app_public.users
  LANGUAGE sql
 AS $function$
-  select app_hidden.change_user(app_hidden.visible_user(user_id), app_hidden.given('name', name) || app_hidden.given('role', role))
+  select app_hidden.change_user(user_id, app_hidden.given('name', name) || app_hidden.given('role', role))
 $function$;
 comment on routine app_public.update_user(uuid,text,text) is 'Renames somebody or changes their role, for admins; it holds from their next request on. What is left out stays as it is. INVALID_TRANSITION: it is the last active admin.';
 grant execute on routine app_public.update_user(uuid,text,text) to assent_admin, assent_manager, assent_user;
@@ -3417,8 +3586,6 @@ AS $function$
 declare
   v_old app_public.webhooks;
   v_new app_public.webhooks;
-  v_constraint text;
-  v_column text;
 begin
   perform app_private.require_session();
   select * into v_old from app_public.webhooks w
@@ -3442,9 +3609,9 @@ begin
   end if;
   return v_new;
 exception
-  when check_violation or not_null_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  when integrity_constraint_violation then
+    perform app_private.raise_faults(app_private.violations('app_public.webhooks', to_jsonb(v_old)
+      || jsonb_strip_nulls(jsonb_build_object('url', update_webhook.url, 'events', update_webhook.events))));
 end
 $function$;
 comment on routine app_public.update_webhook(uuid,text,text[],boolean) is 'Changes a webhook, for admins, or switches it on or off; what is left out, or null, stays as it is.';
@@ -3458,8 +3625,6 @@ CREATE OR REPLACE FUNCTION app_public.users_email(u app_public.users)
 AS $function$
   select c.email
   from app_private.credentials c
-  -- To make up an id is not enough: who has seen the person also knows, to the microsecond, when they were added.
-  join app_public.users seen on seen.id = c.user_id and seen.created_at = u.created_at
   where c.user_id = u.id
     and (u.id = (select app_hidden.current_user_id()) or (select app_hidden.has_permission('user.read_email')))
 $function$;
@@ -3521,13 +3686,13 @@ insert into app_public.request_statuses values ('DRAFT', 'Its creator is still w
 insert into app_public.request_statuses values ('REJECTED', 'Rejected, for good.');
 insert into app_public.request_statuses values ('SUBMITTED', 'It waits for a decision, and can no longer be edited.');
 
-insert into app_public.request_transitions values ('DRAFT', 'DELETE', 'DRAFT', 'CREATOR', '{}');
-insert into app_public.request_transitions values ('DRAFT', 'SUBMIT', 'SUBMITTED', 'CREATOR', '{}');
-insert into app_public.request_transitions values ('DRAFT', 'UPDATE', 'DRAFT', 'CREATOR', '{title,description,assigned_to_id}');
-insert into app_public.request_transitions values ('SUBMITTED', 'APPROVE', 'APPROVED', 'DECIDER', '{review_comment}');
-insert into app_public.request_transitions values ('SUBMITTED', 'ASSIGN', 'SUBMITTED', 'ASSIGNER', '{assigned_to_id}');
-insert into app_public.request_transitions values ('SUBMITTED', 'REJECT', 'REJECTED', 'DECIDER', '{review_comment}');
-insert into app_public.request_transitions values (NULL, 'CREATE', 'DRAFT', 'CREATOR', '{title,description,assigned_to_id}');
+insert into app_public.request_transitions values ('DRAFT', 'DELETE', 'DRAFT', 'CREATOR', '{}', '{"is_deleted": true}');
+insert into app_public.request_transitions values ('DRAFT', 'SUBMIT', 'SUBMITTED', 'CREATOR', '{}', '{"submitted_at": "@now"}');
+insert into app_public.request_transitions values ('DRAFT', 'UPDATE', 'DRAFT', 'CREATOR', '{title,description,assigned_to_id}', '{}');
+insert into app_public.request_transitions values ('SUBMITTED', 'APPROVE', 'APPROVED', 'DECIDER', '{review_comment}', '{"reviewed_at": "@now", "reviewed_by_id": "@caller"}');
+insert into app_public.request_transitions values ('SUBMITTED', 'ASSIGN', 'SUBMITTED', 'ASSIGNER', '{assigned_to_id}', '{}');
+insert into app_public.request_transitions values ('SUBMITTED', 'REJECT', 'REJECTED', 'DECIDER', '{review_comment}', '{"reviewed_at": "@now", "reviewed_by_id": "@caller"}');
+insert into app_public.request_transitions values (NULL, 'CREATE', 'DRAFT', 'CREATOR', '{title,description,assigned_to_id}', '{}');
 
 insert into app_public.role_permissions values ('audit.read_all', 'ADMIN', 'See every audit entry.');
 insert into app_public.role_permissions values ('mail.manage', 'ADMIN', 'See which mails could not be delivered, and send them again.');

@@ -64,9 +64,18 @@ async function readReference(connectionString: string): Promise<Reference> {
   }
 }
 
-/** Starts the API. `close` stops listening, lets what is under way finish, and closes the pools, in this order. */
-export async function startServer(config: ConfigFor<'server'>, log: Logger): Promise<{ url: string; close(): Promise<void> }> {
-  const { schema, resolvedPreset } = await buildSchema(config.authDatabaseUrl)
+export type BuiltSchema = Awaited<ReturnType<typeof buildSchema>>
+
+/**
+ * Starts the API, with a schema of its own unless it is given one of the same catalog. `close` stops listening, lets what is
+ * under way finish, and closes the pools, in this order.
+ */
+export async function startServer(
+  config: ConfigFor<'server'>,
+  log: Logger,
+  built?: BuiltSchema,
+): Promise<{ url: string; close(): Promise<void> }> {
+  const { schema, resolvedPreset } = built ?? (await buildSchema(config.authDatabaseUrl))
   const reference = await readReference(config.authDatabaseUrl)
   const routes = makeRoutes(reference)
   const pool = openPool(config.authDatabaseUrl, POOL_SIZE, log)

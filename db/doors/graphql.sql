@@ -1,20 +1,5 @@
--- The API: what PostGraphile shows beside the tables. Each function runs as the caller, so that row-level security
--- decides what exists for them; everything after that is transition()'s (rules/lifecycle.sql).
-
-create or replace function app_hidden.visible_request(request_id uuid)
-  returns app_public.requests
-  language plpgsql
-  volatile -- Sees what the same statement has created just before; a stable function would not.
-as $$
-declare
-  v_request app_public.requests;
-begin
-  select * into v_request from app_public.requests r where r.id = request_id;
-  return v_request;
-end
-$$;
-comment on function app_hidden.visible_request(uuid) is 'The request as the caller may see it, or nulls.';
-grant execute on function app_hidden.visible_request(uuid) to assent_user, assent_manager, assent_admin;
+-- The GraphQL door: what PostGraphile shows beside the tables. Queries run as the caller, so that row-level security
+-- decides what exists for them; what an action may do is transition()'s to say (rules/lifecycle.sql).
 
 -- "Left out" must differ from null in an edit, and from every value that a caller could send.
 create or replace function app_hidden.left_out()
@@ -43,7 +28,16 @@ as $$
   select case when value is not distinct from app_hidden.left_out() then '{}' else jsonb_build_object(field, value) end
 $$;
 comment on function app_hidden.given(text, uuid) is 'The field as a change, or no change when the caller left it out.';
-grant execute on function app_hidden.left_out(), app_hidden.given(text, text), app_hidden.given(text, uuid)
+create or replace function app_hidden.expected(version integer)
+  returns integer[]
+  language sql
+  immutable
+as $$
+  select case when version is not null then array[version] end
+$$;
+comment on function app_hidden.expected(integer) is 'The versions that transition() is to expect: this one, or any when the caller named none.';
+grant execute on function
+  app_hidden.left_out(), app_hidden.given(text, text), app_hidden.given(text, uuid), app_hidden.expected(integer)
   to assent_user, assent_manager, assent_admin;
 
 -- Mutations --------------------------------------------------------------------------------------------------------
@@ -53,7 +47,7 @@ create or replace function app_public.create_request(title text, description tex
   language sql
   volatile
 as $$
-  select app_hidden.transition(null, 'CREATE', null,
+  select app_hidden.transition(null::uuid, 'CREATE', null,
     jsonb_build_object('title', title, 'description', description, 'assigned_to_id', assigned_to_id))
 $$;
 comment on function app_public.create_request(text, text, uuid) is
@@ -70,7 +64,7 @@ create or replace function app_public.update_request(
   language sql
   volatile
 as $$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'UPDATE', version,
+  select app_hidden.transition(request_id, 'UPDATE', app_hidden.expected(version),
     app_hidden.given('title', title) || app_hidden.given('description', description) || app_hidden.given('assigned_to_id', assigned_to_id))
 $$;
 comment on function app_public.update_request(uuid, text, text, uuid, integer) is
@@ -81,7 +75,7 @@ create or replace function app_public.delete_request(request_id uuid, version in
   language sql
   volatile
 as $$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'DELETE', version)
+  select app_hidden.transition(request_id, 'DELETE', app_hidden.expected(version))
 $$;
 comment on function app_public.delete_request(uuid, integer) is
   'Deletes a draft of one''s own. Admins still see it, and so does the audit trail.';
@@ -91,7 +85,7 @@ create or replace function app_public.submit_request(request_id uuid, version in
   language sql
   volatile
 as $$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'SUBMIT', version)
+  select app_hidden.transition(request_id, 'SUBMIT', app_hidden.expected(version))
 $$;
 comment on function app_public.submit_request(uuid, integer) is 'Submits a draft of one''s own for decision. It can no longer be edited.';
 
@@ -100,7 +94,7 @@ create or replace function app_public.approve_request(request_id uuid, comment t
   language sql
   volatile
 as $$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'APPROVE', version, jsonb_build_object('review_comment', comment))
+  select app_hidden.transition(request_id, 'APPROVE', app_hidden.expected(version), jsonb_build_object('review_comment', comment))
 $$;
 comment on function app_public.approve_request(uuid, text, integer) is
   'Approves a submitted request, for good. Of two decisions at once the second gets INVALID_TRANSITION.';
@@ -110,7 +104,7 @@ create or replace function app_public.reject_request(request_id uuid, comment te
   language sql
   volatile
 as $$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'REJECT', version, jsonb_build_object('review_comment', comment))
+  select app_hidden.transition(request_id, 'REJECT', app_hidden.expected(version), jsonb_build_object('review_comment', comment))
 $$;
 comment on function app_public.reject_request(uuid, text, integer) is
   'Rejects a submitted request, for good. VALIDATION_FAILED without a comment.';
@@ -124,7 +118,7 @@ create or replace function app_public.assign_request(
   language sql
   volatile
 as $$
-  select app_hidden.transition(app_hidden.visible_request(request_id), 'ASSIGN', version, app_hidden.given('assigned_to_id', assigned_to_id))
+  select app_hidden.transition(request_id, 'ASSIGN', app_hidden.expected(version), app_hidden.given('assigned_to_id', assigned_to_id))
 $$;
 comment on function app_public.assign_request(uuid, uuid, integer) is
   'Assigns a submitted request to one manager or admin, or by null to none in particular.';
@@ -148,7 +142,7 @@ create or replace function app_public.update_user(
   language sql
   volatile
 as $$
-  select app_hidden.change_user(app_hidden.visible_user(user_id), app_hidden.given('name', name) || app_hidden.given('role', role))
+  select app_hidden.change_user(user_id, app_hidden.given('name', name) || app_hidden.given('role', role))
 $$;
 comment on function app_public.update_user(uuid, text, text) is
   'Renames somebody or changes their role, for admins; it holds from their next request on. What is left out stays as it is. INVALID_TRANSITION: it is the last active admin.';
@@ -158,7 +152,7 @@ create or replace function app_public.deactivate_user(user_id uuid)
   language sql
   volatile
 as $$
-  select app_hidden.change_user(app_hidden.visible_user(user_id), '{"is_deleted": true}')
+  select app_hidden.change_user(user_id, '{"is_deleted": true}')
 $$;
 comment on function app_public.deactivate_user(uuid) is
   'Deactivates somebody, for admins: their sessions end, what they did keeps their name, and what was assigned to them any manager can decide. INVALID_TRANSITION: it is the last active admin.';
@@ -168,7 +162,7 @@ create or replace function app_public.reactivate_user(user_id uuid)
   language sql
   volatile
 as $$
-  select app_hidden.change_user(app_hidden.visible_user(user_id), '{"is_deleted": false}')
+  select app_hidden.change_user(user_id, '{"is_deleted": false}')
 $$;
 comment on function app_public.reactivate_user(uuid) is 'Lets somebody in again, for admins.';
 
@@ -210,9 +204,7 @@ create or replace function app_public.requests_available_actions(r app_public.re
   language sql
   stable
 as $$
-  select coalesce(array_agg(t.action order by t.action), '{}')
-  from app_public.request_transitions t
-  where t.from_status = r.status and not r.is_deleted and t.who = any ((select app_hidden.my_parties(r))::text[])
+  select app_hidden.actions_of(r, app_hidden.my_parties(r))
 $$;
 comment on function app_public.requests_available_actions(app_public.requests) is
   'What the caller may do with the request now: of UPDATE DELETE SUBMIT APPROVE REJECT ASSIGN.';
@@ -227,8 +219,6 @@ create or replace function app_public.users_email(u app_public.users)
 as $$
   select c.email
   from app_private.credentials c
-  -- To make up an id is not enough: who has seen the person also knows, to the microsecond, when they were added.
-  join app_public.users seen on seen.id = c.user_id and seen.created_at = u.created_at
   where c.user_id = u.id
     and (u.id = (select app_hidden.current_user_id()) or (select app_hidden.has_permission('user.read_email')))
 $$;

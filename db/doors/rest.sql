@@ -1,11 +1,7 @@
 -- What REST shows: each resource as one JSON document; and how a request changes by a JSON body. server/rest/routes.ts says
 -- which route shows what. Rows are read as the caller, so that row-level security decides which there are. Their documents
--- are made as the owner: who sees a request sees the names of the people on it, which row-level security on people would
--- find out at many times the cost; and a plan of the owner's holds for callers of every role.
-
-create or replace view app_private.people with (security_invoker = true) as
-  select u.id, u.name, u.role from app_public.users u;
-comment on view app_private.people is 'A person as part of something else.';
+-- are made as the owner, because a plan of the owner's holds for callers of every role. They add nothing but the names of
+-- people, which are no secret among those who are logged in: a row that somebody made up comes back as it was made up.
 
 create or replace function app_hidden.request_document(seen app_public.requests)
   returns json
@@ -17,22 +13,21 @@ as $$
 declare
   v_document json;
 begin
-  -- As in transition(): who has seen the request also knows, to the microsecond, when it was created.
   select row_to_json(d) into v_document
-  from app_public.requests r
+  from app_private.caller_with_permissions() c
   cross join lateral (
-    select r.id, r.title, r.description, r.status, r.version,
-      (select p from app_private.people p where p.id = r.creator_id) as creator,
-      (select p from app_private.people p where p.id = r.assigned_to_id) as assigned_to,
-      (select p from app_private.people p where p.id = r.reviewed_by_id) as reviewed_by,
-      r.reviewed_at, r.review_comment, r.submitted_at, r.created_at, r.updated_at,
-      app_public.requests_available_actions(r) as available_actions
-  ) d
-  where r.id = seen.id and r.created_at = seen.created_at;
+    select seen.id, seen.title, seen.description, seen.status, seen.version,
+      (select p from app_private.people p where p.id = seen.creator_id) as creator,
+      (select p from app_private.people p where p.id = seen.assigned_to_id) as assigned_to,
+      (select p from app_private.people p where p.id = seen.reviewed_by_id) as reviewed_by,
+      seen.reviewed_at, seen.review_comment, seen.submitted_at, seen.created_at, seen.updated_at,
+      app_hidden.actions_of(seen, app_private.parties(seen, c.user_id, c.permissions)) as available_actions
+  ) d;
   return v_document;
 end
 $$;
-comment on function app_hidden.request_document(app_public.requests) is 'A request that the caller has seen, as REST shows it.';
+comment on function app_hidden.request_document(app_public.requests) is
+  'A request as REST shows it: what the row holds, which the caller has read, and the names of the people on it. Null without a live session.';
 
 create or replace function app_hidden.audit_log_document(seen app_public.audit_logs)
   returns json
@@ -45,16 +40,16 @@ declare
   v_document json;
 begin
   select row_to_json(d) into v_document
-  from app_public.audit_logs a
+  from app_private.caller() c
   cross join lateral (
-    select a.id, (select p from app_private.people p where p.id = a.actor_id) as actor, a.action, a.request_id, a.user_id,
-      a.metadata, host(a.ip_address) as ip_address, a."timestamp"
-  ) d
-  where a.id = seen.id and a."timestamp" = seen."timestamp";
+    select seen.id, (select p from app_private.people p where p.id = seen.actor_id) as actor, seen.action, seen.request_id, seen.user_id,
+      seen.metadata, host(seen.ip_address) as ip_address, seen."timestamp"
+  ) d;
   return v_document;
 end
 $$;
-comment on function app_hidden.audit_log_document(app_public.audit_logs) is 'An audit entry that the caller has seen, as REST shows it.';
+comment on function app_hidden.audit_log_document(app_public.audit_logs) is
+  'An audit entry as REST shows it: what the row holds, which the caller has read, and the name of its actor. Null without a live session.';
 
 create or replace function app_hidden.user_document(seen app_public.users)
   returns json
@@ -97,17 +92,8 @@ as $$
 declare
   v_request app_public.requests;
 begin
-  if request_id is not null then
-    v_request := app_hidden.visible_request(request_id);
-  end if;
-  v_request := app_hidden.transition(
-    v_request,
-    action,
-    -- Any of them will do: the one that may still be current once the request is locked. None at all is no version.
-    case when v_request.version = any (expected_versions) then v_request.version
-      when expected_versions is not null then coalesce(expected_versions[1], 0) end,
-    body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
-  );
+  v_request := app_hidden.transition(request_id, action, expected_versions,
+    body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end);
   version := v_request.version;
   -- A statement of its own sees what transition() has written.
   document := app_hidden.request_document(v_request);

@@ -79,21 +79,8 @@ as $$
     union
     select d.user_id from app_hidden.deciders d
     where exists (select from app_public.requests r
-      where r.assigned_to_id = entry.user_id and r.submitted_at is not null and r.reviewed_at is null)
+      where r.assigned_to_id = entry.user_id and app_hidden.is_waiting(r))
   ) d
   where entry.action in ('USER_DEACTIVATE', 'USER_REACTIVATE') or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
 $$;
 comment on function app_private.announce_inboxes(app_public.audit_logs) is 'Announces to everybody whose inbox an action has changed that it has.';
-
-create or replace function app_hidden.my_session()
-  returns table (session_id uuid, user_id uuid)
-  language sql
-  stable
-  security definer
-  rows 1
-  set search_path to pg_catalog, pg_temp
-as $$
-  select c.session_id, c.user_id from app_private.caller() c
-$$;
-comment on function app_hidden.my_session() is 'The session and the person that announcements name; no row for nobody.';
-grant execute on function app_hidden.my_session() to assent_user, assent_manager, assent_admin;

@@ -1,28 +1,13 @@
--- Who is asking. A transaction says it by three settings, sent in one statement before anything else:
---
---   select set_config('assent.session', $1, true),                    -- the session's secret, '' when there is none
---          set_config('assent.ip', $2, true),                         -- the address, '' when unknown
---          set_config('role', app_hidden.authenticate($1), true)      -- the database role of that person
---
--- Setting them by hand makes nobody somebody: the secret is unguessable and looked up by its hash, and
+-- Who is asking. A transaction says so before anything else: select app_hidden.become(secret, ip). That sets three
+-- settings, and setting them by hand makes nobody somebody: the secret is unguessable and looked up by its hash, and
 -- current_user_id() answers only while the role in force is the one that the person behind the secret has now.
 
-create or replace function app_private.live_session(secret text)
-  returns table (session_id uuid, user_id uuid, role text, database_role name)
-  language sql
-  stable
-  rows 1
-as $$
-  select s.id, u.id, r.role, r.database_role
-  from app_private.sessions s
-  join app_public.users u on u.id = s.user_id
-  join app_public.roles r on r.role = u.role
-  where s.secret_hash = app_private.hash_secret(secret)
-    and app_private.is_live(s)
-    and not u.is_deleted
-$$;
-comment on function app_private.live_session(text) is
-  'The session that a secret opens, if it is live and of an active person. The one definition of it.';
+create or replace view app_hidden.effective_permissions with (security_invoker = true) as
+  select mine.role, granted.permission
+  from app_public.roles mine
+  join app_public.roles below on below.level <= mine.level
+  join app_public.role_permissions granted on granted.role = below.role;
+comment on view app_hidden.effective_permissions is 'Every permission of every role, the inherited ones included.';
 
 create or replace function app_hidden.authenticate(secret text)
   returns name
@@ -49,6 +34,21 @@ $$;
 comment on function app_hidden.authenticate(text) is
   'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown. A browser sends its cookie unasked: a dead one counts as none.';
 grant execute on function app_hidden.authenticate(text) to :DATABASE_AUTHENTICATOR;
+
+create or replace function app_hidden.become(secret text, ip text)
+  returns name
+  language plpgsql
+  volatile
+as $$
+begin
+  -- Both are set every time, '' for none: what an earlier transaction left must not count.
+  perform set_config('assent.session', secret, true), set_config('assent.ip', ip, true);
+  return set_config('role', app_hidden.authenticate(secret), true);
+end
+$$;
+comment on function app_hidden.become(text, text) is
+  'Begins a transaction of the person behind a session''s secret ('''' without credentials), who calls from an address ('''' when it is unknown): from here to its end it runs under their database role, which is the answer. Raises RQ401 as authenticate() does.';
+grant execute on function app_hidden.become(text, text) to :DATABASE_AUTHENTICATOR;
 
 create or replace function app_private.require_session()
   returns uuid
@@ -81,6 +81,17 @@ as $$
 $$;
 comment on function app_private.caller() is
   'Who is asking: no row without a live session, and none while the database role in force is not that person''s own.';
+
+create or replace function app_private.caller_with_permissions()
+  returns table (user_id uuid, permissions text[])
+  language sql
+  stable
+  rows 1
+as $$
+  select c.user_id, array(select p.permission from app_hidden.effective_permissions p where p.role = c.role)
+  from app_private.caller() c
+$$;
+comment on function app_private.caller_with_permissions() is 'Who is asking and what they may do; no row for nobody.';
 
 create or replace function app_hidden.current_user_id()
   returns uuid
@@ -126,3 +137,19 @@ end
 $$;
 comment on function app_hidden.has_permission(text) is 'May the person who is asking do this? False for nobody.';
 grant execute on function app_hidden.has_permission(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
+
+create or replace function app_private.require_permission(permission text)
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if not app_hidden.has_permission(permission) then
+    -- Asked second, so that a session which ends between the two is reported as ended.
+    perform app_private.require_session();
+    raise exception using errcode = 'RQ403', message = format('You are not allowed to do this: it takes the permission %s.', permission);
+  end if;
+end
+$$;
+comment on function app_private.require_permission(text) is 'Raises RQ401 without a live session, RQ403 without the permission.';

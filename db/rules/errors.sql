@@ -1,56 +1,94 @@
--- How input that breaks a rule is told to the caller. The rules themselves are constraints, where the tables are.
+-- How input that breaks a rule is reported. The rules themselves are constraints, next to their tables; a constraint's
+-- comment is the message that its violation gives the caller. A form wants every fault at once, PostgreSQL stops at the
+-- first: violations() therefore looks at a row that was refused once more, and only then.
 
-create or replace function app_private.raise_violation(violated_constraint text, violated_column text)
-  returns void
+create or replace function app_private.violations(of_table regclass, refused jsonb)
+  returns jsonb
   language plpgsql
   stable
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_message text;
-  v_column text := violated_column;
+  v_rule record;
+  v_holds boolean;
+  v_faults jsonb := '[]';
 begin
-  if violated_constraint <> '' then
-    select obj_description(c.oid, 'pg_constraint'), a.attname into v_message, v_column
+  for v_rule in
+    select a.attname as field, format('A value for %s is required.', replace(a.attname, '_', ' ')) as message,
+      'false' as condition, a.attnum as place
+    from pg_attribute a
+    where a.attrelid = of_table and a.attnum > 0 and not a.attisdropped and a.attnotnull
+      and coalesce(refused -> a.attname::text, case when not a.atthasdef then jsonb 'null' end) = jsonb 'null'
+    union all
+    -- A rule of several columns is about the last of them: what it is compared with stands before it in the table.
+    select a.attname, obj_description(c.oid, 'pg_constraint'),
+      case c.contype
+        when 'c' then pg_get_expr(c.conbin, c.conrelid)
+        else format('r.%1$I is null or exists (select from %2$s f where f.%3$I = r.%1$I)', a.attname, c.confrelid::regclass, f.attname)
+      end,
+      a.attnum
     from pg_constraint c
-    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = any (c.conkey)
-    where c.conname = violated_constraint
-      and c.connamespace in ('app_public'::regnamespace, 'app_private'::regnamespace)
-    order by a.attnum desc -- The column that was written; what it is compared with stands before it in the table.
-    limit 1;
-  end if;
-  raise exception using errcode = 'RQ422',
-    message = coalesce(v_message, format('The %s must not be null.', replace(violated_column, '_', ' '))), column = coalesce(v_column, '');
+    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = (select max(k) from unnest(c.conkey) k)
+    left join pg_attribute f on f.attrelid = c.confrelid and f.attnum = c.confkey[1]
+    where c.conrelid = of_table and c.contype in ('c', 'f') and obj_description(c.oid, 'pg_constraint') !~ '^@'
+    order by place
+  loop
+    execute format('select %s from jsonb_populate_record(null::%s, $1) r', v_rule.condition, of_table) into v_holds using refused;
+    if not v_holds then
+      v_faults := v_faults || jsonb_build_object('field', v_rule.field, 'message', v_rule.message);
+    end if;
+  end loop;
+  return v_faults;
 end
 $$;
-comment on function app_private.raise_violation(text, text) is
-  'Tells a caller what a violated constraint says of itself by its comment. Raises RQ422, with the column.';
+comment on function app_private.violations(regclass, jsonb) is
+  'Every NOT NULL, CHECK and foreign key of the table that a row, as far as it is given, violates, as [{"field": …, "message": …}], the message being the comment on the constraint. To be asked when PostgreSQL has refused the row: it stops at the first.';
 
-create or replace function app_private.check_types(changes jsonb, of_table regclass)
+create or replace function app_private.raise_faults(faults jsonb)
   returns void
+  language plpgsql
+  immutable
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_faults jsonb;
+begin
+  -- One fault a field: the first, which is the one to mend first.
+  select jsonb_agg(f.fault order by f.place) into v_faults
+  from (
+    select distinct on (e.fault ->> 'field') e.fault, e.place
+    from jsonb_array_elements(faults) with ordinality e (fault, place)
+    order by e.fault ->> 'field', e.place
+  ) f;
+  raise exception using errcode = 'RQ422',
+    column = coalesce(v_faults #>> '{0,field}', ''),
+    message = coalesce(v_faults #>> '{0,message}', 'The change breaks a rule of the database.'),
+    detail = coalesce(v_faults, '[]')::text;
+end
+$$;
+comment on function app_private.raise_faults(jsonb) is
+  'Raises RQ422 for faults as violations() and type_faults() find them: the first is the message, with its field as COLUMN; all of them are the DETAIL, as JSON.';
+
+create or replace function app_private.type_faults(changes jsonb, of_table regclass)
+  returns jsonb
   language plpgsql
   stable
   set search_path to pg_catalog, pg_temp
 as $$
-declare
-  v_column text;
-  v_type text;
 begin
-  select e.key, case a.atttypid when 'uuid'::regtype then 'a UUID' when 'boolean'::regtype then 'true or false' else 'a string' end
-  into v_column, v_type
-  from jsonb_each(changes) e
-  join pg_attribute a on a.attrelid = of_table and a.attname = e.key
-  where jsonb_typeof(e.value) not in ('null', case a.atttypid when 'boolean'::regtype then 'boolean' else 'string' end)
-    or (a.atttypid = 'uuid'::regtype and e.value #>> '{}' !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
-  order by a.attnum
-  limit 1;
-  if found then
-    raise exception using errcode = 'RQ422', message = format('This must be %s.', v_type), column = v_column;
-  end if;
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object('field', e.key, 'message', format('This must be %s.',
+      case a.atttypid when 'uuid'::regtype then 'a UUID' when 'boolean'::regtype then 'true or false' else 'a string' end))
+      order by a.attnum), '[]')
+    from jsonb_each(changes) e
+    join pg_attribute a on a.attrelid = of_table and a.attname = e.key
+    where jsonb_typeof(e.value) not in ('null', case a.atttypid when 'boolean'::regtype then 'boolean' else 'string' end)
+      or (a.atttypid = 'uuid'::regtype and e.value #>> '{}' !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
+  );
 end
 $$;
-comment on function app_private.check_types(jsonb, regclass) is
-  'Is each change of the type of its column? PostgreSQL itself would take a number for a text. Raises RQ422, with the column.';
+comment on function app_private.type_faults(jsonb, regclass) is
+  'The changes that are not of the type of their column, as faults. PostgreSQL itself would take a number for a text.';
 
 create or replace function app_private.refuse_weakness(weakness text, field text)
   returns void
@@ -65,4 +103,4 @@ begin
 end
 $$;
 comment on function app_private.refuse_weakness(text, text) is
-  'Raises RQ422 with what the server, which alone sees a password, finds wrong with it; nothing for null.';
+  'Raises RQ422 with what the server found wrong with a new password; null: nothing. Only the server sees a password, and only SQL knows whether everything that comes before holds: so it is found there and raised here.';

@@ -2,24 +2,6 @@
 -- counted before the slow hash is computed and stays counted whatever becomes of it: begin_login, commit, finish_login.
 -- Neither raises on a wrong password, which would roll back the count and the audit entry: the outcome is data.
 
-create table if not exists app_private.login_attempts (
-  id uuid primary key default app_private.uuid_v7(),
-  account_key bytea not null,
-  network cidr,
-  attempted_at timestamptz not null default clock_timestamp(),
-  failed boolean not null default false
-);
-comment on table app_private.login_attempts is
-  'Attempts at a password under way, and those that failed in the last 15 minutes. A success removes its row: only failures count.';
-comment on column app_private.login_attempts.id is 'Time-ordered UUID (version 7).';
-comment on column app_private.login_attempts.account_key is 'SHA-256 of the address in lower case, whether or not there is such an account.';
-comment on column app_private.login_attempts.network is 'The caller''s IPv4 address, or the /64 of its IPv6 address, which is what one caller has there.';
-comment on column app_private.login_attempts.attempted_at is 'When it began.';
-comment on column app_private.login_attempts.failed is 'The password was wrong; false: still being looked at.';
-create index if not exists login_attempts_account_key_idx on app_private.login_attempts (account_key, attempted_at);
-create index if not exists login_attempts_network_idx on app_private.login_attempts (network, attempted_at);
-create index if not exists login_attempts_attempted_at_idx on app_private.login_attempts (attempted_at);
-
 create or replace function app_private.account_key(email text)
   returns bytea
   language sql
@@ -151,31 +133,29 @@ create or replace function app_hidden.finish_login(
 as $$
 declare
   v_known_id uuid;
+  v_replaced record;
 begin
   select v.user_id, v.known_id, v.retry_after into user_id, v_known_id, retry_after
   from app_private.verify_password(attempt_id, email, password_digest) v;
   if retry_after is not null then
     return;
   end if;
-  insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
-  values (user_id, case when user_id is null then 'LOGIN_FAILED' else 'LOGIN' end, v_known_id, app_private.current_ip());
+  perform app_private.log_action(case when user_id is null then 'LOGIN_FAILED' else 'LOGIN' end, user_id, v_known_id);
   if user_id is null then
     return;
   end if;
 
   -- The session that the browser had gives way to the new one.
   if by_cookie then
-    with replaced as (
-      update app_private.sessions s
-      set revoked_at = now()
-      from app_private.live_session(current_setting('assent.session', true)) l
-      where s.id = l.session_id and app_private.is_live(s)
-      returning s.id, s.user_id
-    )
-    insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-    select r.user_id, 'SESSION_REVOKE', r.user_id,
-      jsonb_build_object('session_id', r.id, 'reason', 'Its browser logged in anew.'), app_private.current_ip()
-    from replaced r;
+    update app_private.sessions s
+    set revoked_at = now()
+    from app_private.live_session(current_setting('assent.session', true)) l
+    where s.id = l.session_id and app_private.is_live(s)
+    returning s.id, s.user_id into v_replaced;
+    if found then
+      perform app_private.log_action('SESSION_REVOKE', v_replaced.user_id, v_replaced.user_id,
+        jsonb_build_object('session_id', v_replaced.id, 'reason', 'Its browser logged in again.'));
+    end if;
   end if;
   select o.session_secret, o.refresh_token into session_secret, refresh_token
   from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
@@ -185,213 +165,3 @@ comment on function app_hidden.finish_login(uuid, text, text, boolean, text) is
   'Compares the password''s digest and opens a session: for a cookie, or for a token with a refresh token. No user_id: the address or the password is wrong, and the answer is the same in the same time for both. retry_after (seconds): 10 have failed on this account within 15 minutes. Raises RQ401 for an attempt that is over, unknown or of another account.';
 grant execute on function app_hidden.finish_login(uuid, text, text, boolean, text)
   to assent_anonymous, assent_user, assent_manager, assent_admin;
-
-create or replace function app_hidden.refresh_session(
-  given_token text,
-  out user_id uuid,
-  out session_secret text,
-  out refresh_token text
-)
-  language plpgsql
-  volatile
-  security definer
-  set search_path to pg_catalog, pg_temp
-as $$
-declare
-  v_secret text := split_part(given_token, '.', 1);
-  v_session app_private.sessions;
-begin
-  -- Of two refreshes at once the second meets what the first has done.
-  select * into v_session from app_private.sessions s
-  where s.secret_hash = app_private.hash_secret(v_secret) and s.refresh_hash is not null
-  for no key update;
-  if not exists (select from app_private.live_session(v_secret) l where l.session_id = v_session.id) then
-    return;
-  end if;
-
-  if v_session.refresh_hash <> app_private.hash_secret(given_token) then
-    update app_private.sessions s set revoked_at = now() where s.id = v_session.id;
-    insert into app_public.audit_logs (action, user_id, metadata, ip_address)
-    values ('SESSION_REVOKE', v_session.user_id,
-      jsonb_build_object('session_id', v_session.id, 'reason', 'A refresh token was used twice.'), app_private.current_ip());
-    return;
-  end if;
-
-  user_id := v_session.user_id;
-  session_secret := v_secret;
-  refresh_token := v_secret || '.' || app_private.random_secret();
-  update app_private.sessions s
-  set refresh_hash = app_private.hash_secret(refresh_session.refresh_token), last_used_at = now()
-  where s.id = v_session.id;
-end
-$$;
-comment on function app_hidden.refresh_session(text) is
-  'Exchanges a refresh token for the next one. Another than the current one was used before, and is in two hands, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
-grant execute on function app_hidden.refresh_session(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
-
-create or replace function app_public.logout()
-  returns void
-  language plpgsql
-  volatile
-  security definer
-  set search_path to pg_catalog, pg_temp
-as $$
-declare
-  v_me uuid := app_private.require_session();
-begin
-  update app_private.sessions s
-  set revoked_at = now()
-  from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id and app_private.is_live(s);
-  -- Of two at once the first has ended it.
-  if not found then
-    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
-  end if;
-  insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
-  values (v_me, 'LOGOUT', v_me, app_private.current_ip());
-end
-$$;
-comment on function app_public.logout() is 'Ends the session that the request came with, at once and for every token of it. Raises RQ401 when it is over.';
-grant execute on function app_public.logout() to assent_user, assent_manager, assent_admin;
-
--- Changing the password --------------------------------------------------------------------------------------------
-
-create or replace function app_hidden.begin_password_change(weakness text, out attempt_id uuid, out retry_after integer)
-  language plpgsql
-  volatile
-  security definer
-  set search_path to pg_catalog, pg_temp
-as $$
-declare
-  v_me uuid := app_private.require_session();
-begin
-  perform app_private.refuse_weakness(weakness, 'new_password');
-  select b.attempt_id, b.retry_after into attempt_id, retry_after
-  from app_private.credentials c, app_hidden.begin_login(c.email) b
-  where c.user_id = v_me;
-end
-$$;
-comment on function app_hidden.begin_password_change(text) is
-  'As begin_login, of the caller''s own account: who has found an open session shall not guess at its password either. Raises RQ401, and RQ422 for a weakness of the new password.';
-
-create or replace function app_hidden.change_password(
-  attempt_id uuid,
-  old_digest text,
-  new_digest text,
-  out user_id uuid,
-  out retry_after integer
-)
-  language plpgsql
-  volatile
-  security definer
-  set search_path to pg_catalog, pg_temp
-as $$
-declare
-  v_me uuid := app_private.require_session();
-begin
-  select v.user_id, v.retry_after into user_id, retry_after
-  from app_private.credentials c, app_private.verify_password(attempt_id, c.email, old_digest) v
-  where c.user_id = v_me;
-  if user_id is null then
-    return;
-  end if;
-  -- Verifying may have waited for another change, which ended this session.
-  perform app_private.require_session();
-
-  update app_private.credentials c set password_hash = app_private.hash_password(new_digest) where c.user_id = v_me;
-  update app_private.sessions s
-  set revoked_at = now()
-  where s.user_id = v_me and s.revoked_at is null
-    and s.id is distinct from (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l);
-  insert into app_public.audit_logs (actor_id, action, user_id, ip_address)
-  values (v_me, 'PASSWORD_CHANGE', v_me, app_private.current_ip());
-end
-$$;
-comment on function app_hidden.change_password(uuid, text, text) is
-  'Changes the caller''s password and ends their other sessions. Raises RQ401 when the session has ended. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
-grant execute on function app_hidden.begin_password_change(text), app_hidden.change_password(uuid, text, text)
-  to assent_user, assent_manager, assent_admin;
-
--- One's own sessions -----------------------------------------------------------------------------------------------
-
-create or replace function app_hidden.my_sessions()
-  returns table (id uuid, created_at timestamptz, document json)
-  language sql
-  stable
-  security definer
-  set search_path to pg_catalog, pg_temp
-as $$
-  select s.id, s.created_at, row_to_json(d)
-  from app_private.caller() c
-  join app_private.sessions s on s.user_id = c.user_id
-  cross join lateral (
-    select s.id, s.created_at, s.last_used_at, s.expires_at, host(s.ip_address) as ip_address, s.user_agent,
-      s.id = c.session_id as is_current
-  ) d
-  where app_private.is_live(s)
-$$;
-comment on function app_hidden.my_sessions() is 'The live sessions of the person who is asking, as REST shows them.';
-
-create or replace function app_hidden.end_session(session_id uuid)
-  returns void
-  language plpgsql
-  volatile
-  security definer
-  set search_path to pg_catalog, pg_temp
-as $$
-declare
-  v_me uuid := app_private.require_session();
-begin
-  update app_private.sessions s set revoked_at = now()
-  where s.id = end_session.session_id and s.user_id = v_me and app_private.is_live(s);
-  if not found then
-    raise exception using errcode = 'RQ404', message = 'There is no such session.';
-  end if;
-  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-  values (v_me, 'SESSION_REVOKE', v_me, jsonb_build_object('session_id', end_session.session_id), app_private.current_ip());
-end
-$$;
-comment on function app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ401 without one, RQ404 when there is none of that id.';
-
-create or replace function app_hidden.end_other_sessions()
-  returns void
-  language plpgsql
-  volatile
-  security definer
-  set search_path to pg_catalog, pg_temp
-as $$
-declare
-  v_me uuid := app_private.require_session();
-  v_count integer;
-begin
-  update app_private.sessions s set revoked_at = now()
-  from app_private.live_session(current_setting('assent.session', true)) l
-  where s.user_id = l.user_id and s.id <> l.session_id and app_private.is_live(s);
-  get diagnostics v_count = row_count;
-  if v_count > 0 then
-    insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-    values (v_me, 'SESSION_REVOKE', v_me, jsonb_build_object('sessions', v_count), app_private.current_ip());
-  end if;
-end
-$$;
-comment on function app_hidden.end_other_sessions() is 'Ends all sessions of one''s own but the one that asks. Raises RQ401 without one.';
-
-create or replace function app_hidden.touch_session()
-  returns uuid
-  language sql
-  volatile
-  security definer
-  set search_path to pg_catalog, pg_temp
-as $$
-  update app_private.sessions s
-  set last_used_at = now()
-  from app_private.live_session(current_setting('assent.session', true)) l
-  where s.id = l.session_id and s.last_used_at < now() - interval '1 minute';
-  select l.user_id from app_private.live_session(current_setting('assent.session', true)) l
-$$;
-comment on function app_hidden.touch_session() is
-  'Notes that the session is in use, to the minute, and tells whose it is. A request of its own, so that a request that reads writes nothing.';
-
-grant execute on function
-  app_hidden.my_sessions(), app_hidden.end_session(uuid), app_hidden.end_other_sessions(), app_hidden.touch_session()
-  to assent_user, assent_manager, assent_admin;

@@ -44,7 +44,7 @@ as $$
   select (
     select true from app_hidden.request_deciders d
     where d.user_id = person_id
-    order by coalesce((d.request).submitted_at, '9999-12-31Z'), (d.request).id
+    order by app_hidden.waiting_since((d.request).submitted_at), (d.request).id
     limit 1
   ) is not null
 $$;
@@ -56,7 +56,7 @@ create or replace function app_private.is_pointless(n app_public.notifications)
   stable
 as $$
   select u.is_deleted
-    or (k.asks_for_decision and not exists (select from app_private.people_to_ask(n.request_id) p where p.user_id = n.recipient_id))
+    or (k.asks_for_decision and not exists (select from app_private.deciders_to_notify(n.request_id) p where p.user_id = n.recipient_id))
     or (k.kind = 'DIGEST' and not app_private.has_to_decide(n.recipient_id)
       and not exists (select from app_public.notifications w where w.recipient_id = n.recipient_id and w.mail_state = 'DIGEST'))
   from app_public.users u, app_public.notification_kinds k
@@ -79,7 +79,7 @@ as $$
         cross join lateral (select (d.request).*) r
         join app_public.users u on u.id = r.creator_id
         where d.user_id = of_user_id
-        order by coalesce(r.submitted_at, '9999-12-31Z'), r.id
+        order by app_hidden.waiting_since(r.submitted_at), r.id
         limit 20
       ) w), '[]'),
     'waiting_count', (
@@ -228,14 +228,8 @@ begin
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such undelivered mail.';
   end if;
-  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-  values (
-    app_hidden.current_user_id(),
-    'MAIL_RESEND',
-    v_notification.recipient_id,
-    jsonb_build_object('notification_id', v_notification.id, 'kind', v_notification.kind),
-    app_private.current_ip()
-  );
+  perform app_private.log_action('MAIL_RESEND', app_hidden.current_user_id(), v_notification.recipient_id,
+    jsonb_build_object('notification_id', v_notification.id, 'kind', v_notification.kind));
 end
 $$;
 comment on function app_public.resend_mail(uuid) is 'Tries again to send a mail that had failed, for admins. NOT_FOUND: there is none of that id.';

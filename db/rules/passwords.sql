@@ -1,33 +1,90 @@
--- A forgotten password. Asking is a job and nothing else, whether or not there is such an account: the answer and its time are
+-- Passwords: how they are kept, changed, and replaced when forgotten. They never enter the database: the server sends a
+-- digest, because a failing or slow statement can put its parameters into PostgreSQL's log, and because bcrypt ignores
+-- what follows byte 72.
+
+-- The prefix keeps digests of leaked lists from matching.
+create or replace function app_private.password_digest(password text)
+  returns text
+  language sql
+  immutable
+as $$
+  select encode(sha256(convert_to('assent:' || password, 'UTF8')), 'base64')
+$$;
+comment on function app_private.password_digest(text) is
+  'The digest that stands for a password on its way to the database: base64(SHA-256("assent:" || password)).';
+
+create or replace function app_private.hash_password(password_digest text)
+  returns text
+  language sql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+  select app_private.crypt(password_digest, app_private.gen_salt('bf', 10))
+$$;
+comment on function app_private.hash_password(text) is
+  'bcrypt at cost 10 (OWASP Password Storage Cheat Sheet: 10 or more) of a digest by app_private.password_digest.';
+
+-- Changing the password --------------------------------------------------------------------------------------------
+
+create or replace function app_hidden.begin_password_change(weakness text, out attempt_id uuid, out retry_after integer)
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_me uuid := app_private.require_session();
+begin
+  perform app_private.refuse_weakness(weakness, 'new_password');
+  select b.attempt_id, b.retry_after into attempt_id, retry_after
+  from app_private.credentials c, app_hidden.begin_login(c.email) b
+  where c.user_id = v_me;
+end
+$$;
+comment on function app_hidden.begin_password_change(text) is
+  'As begin_login, of the caller''s own account: who has found an open session shall not guess at its password either. Raises RQ401, and RQ422 for a weakness of the new password.';
+
+create or replace function app_hidden.change_password(
+  attempt_id uuid,
+  old_digest text,
+  new_digest text,
+  out user_id uuid,
+  out retry_after integer
+)
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_me uuid := app_private.require_session();
+begin
+  select v.user_id, v.retry_after into user_id, retry_after
+  from app_private.credentials c, app_private.verify_password(attempt_id, c.email, old_digest) v
+  where c.user_id = v_me;
+  if user_id is null then
+    return;
+  end if;
+  -- Verifying may have waited for another change, which ended this session.
+  perform app_private.require_session();
+
+  update app_private.credentials c set password_hash = app_private.hash_password(new_digest) where c.user_id = v_me;
+  update app_private.sessions s
+  set revoked_at = now()
+  where s.user_id = v_me and s.revoked_at is null
+    and s.id is distinct from (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l);
+  perform app_private.log_action('PASSWORD_CHANGE', v_me, v_me);
+end
+$$;
+comment on function app_hidden.change_password(uuid, text, text) is
+  'Changes the caller''s password and ends their other sessions. Raises RQ401 when the session has ended. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
+grant execute on function app_hidden.begin_password_change(text), app_hidden.change_password(uuid, text, text)
+  to assent_user, assent_manager, assent_admin;
+
+-- A forgotten password ---------------------------------------------------------------------------------------------
+--
+-- Asking is a job and nothing else, whether or not there is such an account: the answer and its time are
 -- the same. The link's secret is made when the mail is (mail_document in mails.sql), and kept as a hash alone.
-
-create table if not exists app_private.password_resets (
-  secret_hash bytea primary key,
-  user_id uuid not null references app_public.users on delete cascade,
-  expires_at timestamptz not null
-);
-create index if not exists password_resets_user_id_idx on app_private.password_resets (user_id);
-create index if not exists password_resets_expires_at_idx on app_private.password_resets (expires_at);
-comment on table app_private.password_resets is 'Links by which a new password can be chosen, once.';
-comment on column app_private.password_resets.secret_hash is 'SHA-256 of the secret that the link carries.';
-comment on column app_private.password_resets.user_id is 'Whose password.';
-comment on column app_private.password_resets.expires_at is '30 minutes after the mail was made.';
-
-create table if not exists app_private.password_reset_requests (
-  id uuid primary key default app_private.uuid_v7(),
-  account_key bytea not null,
-  network cidr,
-  requested_at timestamptz not null default now()
-);
-create index if not exists password_reset_requests_account_key_idx on app_private.password_reset_requests (account_key, requested_at);
-create index if not exists password_reset_requests_network_idx on app_private.password_reset_requests (network, requested_at);
-create index if not exists password_reset_requests_requested_at_idx on app_private.password_reset_requests (requested_at);
-comment on table app_private.password_reset_requests is
-  'Requests of the last 15 minutes, also for addresses without an account: were those not counted, the allowance of a network would tell which have one.';
-comment on column app_private.password_reset_requests.id is 'Time-ordered UUID (version 7).';
-comment on column app_private.password_reset_requests.account_key is 'SHA-256 of the address in lower case, whether or not there is such an account.';
-comment on column app_private.password_reset_requests.network is 'The caller''s IPv4 address, or the /64 of its IPv6 address.';
-comment on column app_private.password_reset_requests.requested_at is 'When its job was run.';
 
 create or replace function app_public.request_password_reset(email text)
   returns void
@@ -69,8 +126,7 @@ begin
     return;
   end if;
   insert into app_private.password_reset_requests (account_key, network) values (v_account_key, v_network);
-  insert into app_public.audit_logs (action, user_id, ip_address)
-  select 'PASSWORD_RESET_REQUEST', u.id, app_private.current_ip()
+  perform app_private.log_action('PASSWORD_RESET_REQUEST', null, u.id)
   from app_private.credentials c
   join app_public.users u on u.id = c.user_id and not u.is_deleted
   where lower(c.email) = lower(begin_password_reset.email);
@@ -125,8 +181,7 @@ begin
   using app_private.credentials c
   where c.user_id = v_user_id and a.account_key = app_private.account_key(c.email) and a.failed;
   update app_private.sessions s set revoked_at = now() where s.user_id = v_user_id and s.revoked_at is null;
-  insert into app_public.audit_logs (actor_id, action, user_id, metadata, ip_address)
-  values (v_user_id, 'PASSWORD_CHANGE', v_user_id, '{"by": "a mailed link"}', app_private.current_ip());
+  perform app_private.log_action('PASSWORD_CHANGE', v_user_id, v_user_id, '{"by": "a mailed link"}');
 end
 $$;
 comment on function app_hidden.reset_password(text, text, text) is

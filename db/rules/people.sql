@@ -1,35 +1,41 @@
 -- Administering people: who may is whoever has the permission user.manage. Nobody is ever removed.
 
-create or replace function app_hidden.visible_user(user_id uuid)
-  returns app_public.users
-  language plpgsql
-  volatile -- As visible_request.
-as $$
-declare
-  v_user app_public.users;
-begin
-  select * into v_user from app_public.users u where u.id = user_id;
-  return v_user;
-end
-$$;
-comment on function app_hidden.visible_user(uuid) is 'The person as the caller may see them, or nulls.';
-grant execute on function app_hidden.visible_user(uuid) to assent_user, assent_manager, assent_admin;
+create or replace view app_private.people with (security_invoker = true) as
+  select u.id, u.name, u.role from app_public.users u;
+comment on view app_private.people is 'A person as part of something else.';
 
-create or replace function app_private.permit_user_management()
-  returns void
+create or replace function app_private.person_faults(email text, name text, role text)
+  returns jsonb
+  language sql
+  stable
+as $$
+  select app_private.violations('app_private.credentials', jsonb_build_object('user_id', gen_random_uuid(), 'email', email, 'password_hash', ''))
+    || case when exists (select from app_private.credentials c where lower(c.email) = lower(person_faults.email))
+      then '[{"field": "email", "message": "This email address is taken."}]' else '[]' end::jsonb
+    || app_private.violations('app_public.users', jsonb_build_object('name', name, 'role', role))
+$$;
+comment on function app_private.person_faults(text, text, text) is 'Everything that is wrong with a new person, as faults.';
+
+create or replace function app_private.register_user(email text, name text, role text, password_digest text)
+  returns app_public.users
   language plpgsql
   volatile
   set search_path to pg_catalog, pg_temp
 as $$
+declare
+  v_user app_public.users;
 begin
-  if not app_hidden.has_permission('user.manage') then
-    -- Asked after it, so that a session that ends between the two is told as such.
-    perform app_private.require_session();
-    raise exception using errcode = 'RQ403', message = 'You may not administer people.';
-  end if;
+  insert into app_public.users (name, role) values (register_user.name, register_user.role) returning * into v_user;
+  insert into app_private.credentials (user_id, email, password_hash)
+  values (v_user.id, register_user.email, app_private.hash_password(register_user.password_digest));
+  return v_user;
+exception
+  when integrity_constraint_violation then
+    perform app_private.raise_faults(app_private.person_faults(email, name, role));
 end
 $$;
-comment on function app_private.permit_user_management() is 'Raises RQ401 without a live session, RQ403 without the permission.';
+comment on function app_private.register_user(text, text, text, text) is
+  'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger. Raises RQ422: an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
 
 create or replace function app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
   returns app_public.users
@@ -39,8 +45,11 @@ create or replace function app_hidden.create_user(email text, name text, role te
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  perform app_private.permit_user_management();
-  perform app_private.refuse_weakness(weakness, 'password');
+  perform app_private.require_permission('user.manage');
+  if weakness is not null then
+    perform app_private.raise_faults(app_private.person_faults(email, name, coalesce(role, 'USER'))
+      || jsonb_build_object('field', 'password', 'message', weakness));
+  end if;
   return app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
 end
 $$;
@@ -64,14 +73,14 @@ begin
   if not exists (
     select from app_public.users u where u.id <> person.id and u.role = any (v_admin_roles) and not u.is_deleted
   ) then
-    raise exception using errcode = 'RQ409', message = 'The last active admin stays one: nobody could administer people.';
+    raise exception using errcode = 'RQ409', message = 'This is the last active admin: make somebody else an admin first.';
   end if;
 end
 $$;
 comment on function app_private.keep_an_admin(app_public.users, text, boolean) is
   'Would this change leave nobody who can administer people? Raises RQ409.';
 
-create or replace function app_hidden.change_user(seen app_public.users, changes jsonb)
+create or replace function app_hidden.change_user(user_id uuid, changes jsonb)
   returns app_public.users
   language plpgsql
   volatile
@@ -81,28 +90,26 @@ as $$
 declare
   v_old app_public.users;
   v_new app_public.users;
-  v_constraint text;
-  v_column text;
+  v_faults jsonb;
 begin
-  -- Whose role has changed since they looked has seen nobody, and may no longer.
-  if seen.id is not null or not exists (select from app_private.caller()) then
-    perform app_private.permit_user_management();
-  end if;
-  -- One at a time, so that of two admins who demote each other the second is an admin no longer.
-  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
-  -- As in transition(): who has seen the person also knows, to the microsecond, when they were added.
-  select * into v_old from app_public.users u where u.id = seen.id and u.created_at = seen.created_at for no key update;
-  if not found then
+  if not exists (select from app_public.users u where u.id = user_id) and exists (select from app_private.caller()) then
     raise exception using errcode = 'RQ404', message = 'There is no such person.';
   end if;
-  perform app_private.permit_user_management();
+  perform app_private.require_permission('user.manage');
+  -- One at a time: of two admins who demote each other, the second is no admin any more. So the permission is asked again.
+  perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
+  select * into v_old from app_public.users u where u.id = user_id for no key update;
+  perform app_private.require_permission('user.manage');
 
-  -- Before what is wrong with the values is told.
+  -- Before anything is said of the values.
   perform app_private.keep_an_admin(v_old, coalesce(changes ->> 'role', v_old.role),
     coalesce(changes -> 'is_deleted' = 'true', v_old.is_deleted));
 
-  perform app_private.check_types(changes, 'app_public.users');
-  v_new := jsonb_populate_record(v_old, changes);
+  v_faults := app_private.type_faults(changes, 'app_public.users');
+  v_new := jsonb_populate_record(v_old, changes - array(select f ->> 'field' from jsonb_array_elements(v_faults) f));
+  if v_faults <> '[]' then
+    perform app_private.raise_faults(v_faults || app_private.violations('app_public.users', to_jsonb(v_new)));
+  end if;
   if v_new is not distinct from v_old then
     return v_old;
   end if;
@@ -112,14 +119,13 @@ begin
   returning * into v_new;
   return v_new;
 exception
-  when check_violation or not_null_violation or foreign_key_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  when integrity_constraint_violation then
+    perform app_private.raise_faults(app_private.violations('app_public.users', to_jsonb(v_new)));
 end
 $$;
-comment on function app_hidden.change_user(app_public.users, jsonb) is
-  'Changes name, role or is_deleted of a person that the caller has seen (RQ404), as one who may (RQ401, RQ403). Raises RQ409 rather than lose the last active admin, and RQ422 for what a constraint refuses.';
-grant execute on function app_hidden.change_user(app_public.users, jsonb) to assent_user, assent_manager, assent_admin;
+comment on function app_hidden.change_user(uuid, jsonb) is
+  'Changes name, role or is_deleted of a person (RQ404), as one who may (RQ401, RQ403). Raises RQ409 rather than lose the last active admin, and RQ422 for everything that is wrong with the values.';
+grant execute on function app_hidden.change_user(uuid, jsonb) to assent_user, assent_manager, assent_admin;
 
 -- Whoever writes, psql included ------------------------------------------------------------------------------------
 

@@ -21,11 +21,11 @@ begin
         r.submitted_at) as at
     ) asked
     -- As requests_waiting_idx has it: as much as waits, however much has been decided.
-    where coalesce(r.submitted_at, '9999-12-31Z') <= now() - interval '2 days'
-      and r.submitted_at is not null and r.reviewed_at is null and not r.is_deleted
+    where app_hidden.waiting_since(r.submitted_at) <= now() - interval '2 days'
+      and app_hidden.is_waiting(r)
       and asked.at <= now() - interval '2 days'
   ) due
-  cross join lateral app_private.people_to_ask(due.request_id) p
+  cross join lateral app_private.deciders_to_notify(due.request_id) p
   where not exists (select from app_public.notifications n where n.event = due.event)
   order by due.request_id, p.user_id
   on conflict on constraint notifications_event_key do nothing;

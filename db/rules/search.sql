@@ -2,11 +2,6 @@
 -- look at every row: this function looks by the index, as the owner, and answers nothing but ids, which row-level
 -- security then filters as any others.
 
-create index if not exists requests_search_idx on app_public.requests
-  using gin ((title || ' ' || coalesce(description, '')) app_private.gin_trgm_ops);
--- Tells rare words, best found by this index, from those in one of a hundred requests, best found by time.
-alter index app_public.requests_search_idx alter column 1 set statistics 300;
-
 create or replace function app_hidden.matching_requests(search text, status text, creator_id uuid, assigned_to_id uuid)
   returns uuid[]
   language plpgsql
@@ -18,8 +13,8 @@ create or replace function app_hidden.matching_requests(search text, status text
 as $$
 declare
   v_me uuid := app_hidden.current_user_id();
-  v_sees_others boolean := app_hidden.has_permission('request.read');
-  v_sees_drafts boolean := app_hidden.has_permission('request.read_all');
+  v_reads_others boolean := app_hidden.has_permission('request.read');
+  v_reads_all boolean := app_hidden.has_permission('request.read_all');
   v_patterns text[];
 begin
   -- The longest first. Fewer than three letters or digits together have no trigram to look up.
@@ -41,11 +36,11 @@ begin
       and (v_patterns[2] is null or r.title || ' ' || coalesce(r.description, '') ilike v_patterns[2])
       and (v_patterns[3] is null or r.title || ' ' || coalesce(r.description, '') ilike v_patterns[3])
       and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns[4:])
-      and (r.creator_id = v_me or v_sees_drafts or (v_sees_others and r.submitted_at is not null))
+      and app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v_me, v_reads_others, v_reads_all)
       and (matching_requests.status is null or r.status = matching_requests.status)
       and (matching_requests.creator_id is null or r.creator_id = matching_requests.creator_id)
       and (matching_requests.assigned_to_id is null or r.assigned_to_id = matching_requests.assigned_to_id)
-      and not r.is_deleted
+      and app_hidden.is_listed(r, false)
     order by r.created_at desc, r.id desc
     limit 500
   );

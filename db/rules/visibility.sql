@@ -5,6 +5,11 @@
 -- for all would hide it behind an OR. The caller's identity stands in a sub-select, so that it runs once a statement.
 -- In each, the identity also proves the role (caller.sql): who merely sets a role sees nothing.
 
+revoke all on schema public from public;
+grant usage on schema app_public, app_hidden
+  to assent_anonymous, assent_user, assent_manager, assent_admin, assent_auditor, :DATABASE_AUTHENTICATOR;
+grant usage on schema audit to assent_auditor;
+
 do $$
 declare
   v_table regclass;
@@ -48,26 +53,69 @@ grant select on app_hidden.effective_permissions
 
 -- Requests ---------------------------------------------------------------------------------------------------------
 
+create or replace function app_hidden.can_see(
+  creator_id uuid,
+  status text,
+  is_deleted boolean,
+  person_id uuid,
+  reads_others boolean,
+  reads_all boolean
+)
+  returns boolean
+  language sql
+  immutable
+as $$
+  select reads_all or (not is_deleted and (creator_id = person_id or (reads_others and status <> 'DRAFT')))
+$$;
+comment on function app_hidden.can_see(uuid, text, boolean, uuid, boolean, boolean) is
+  'The rule of which requests a person sees, by their permissions request.read and request.read_all: their own; those of others once submitted; all, deleted ones too. PostgreSQL writes the body in its place, so that each policy below is a plain condition.';
+grant execute on function app_hidden.can_see(uuid, text, boolean, uuid, boolean, boolean) to assent_user, assent_manager, assent_admin;
+
 drop policy if exists user_select on app_public.requests;
 create policy user_select on app_public.requests for select to assent_user
-  using (creator_id = (select app_hidden.current_user_id()) and not is_deleted);
+  using (app_hidden.can_see(creator_id, status, is_deleted, (select app_hidden.current_user_id()), false, false));
 
 drop policy if exists manager_select on app_public.requests;
 create policy manager_select on app_public.requests for select to assent_manager
-  using (
-    not is_deleted
-    and (creator_id = (select app_hidden.current_user_id())
-      or (status <> 'DRAFT' and (select app_hidden.has_permission('request.read'))))
-  );
+  using (app_hidden.can_see(creator_id, status, is_deleted, (select app_hidden.current_user_id()),
+    (select app_hidden.has_permission('request.read')), false));
 
 drop policy if exists admin_select on app_public.requests;
 create policy admin_select on app_public.requests for select to assent_admin
+  -- What can_see() comes to with that permission; written out, it is asked once and not for each row.
   using ((select app_hidden.has_permission('request.read_all')));
 
 drop policy if exists auditor_select on app_public.requests;
 create policy auditor_select on app_public.requests for select to assent_auditor using (true);
 
 grant select on app_public.requests to assent_user, assent_manager, assent_admin, assent_auditor;
+
+create or replace function app_private.is_visible(request_id uuid)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return exists (
+    select from app_public.requests r
+    where r.id = request_id
+      and app_hidden.can_see(r.creator_id, r.status, r.is_deleted, (select app_hidden.current_user_id()),
+        (select app_hidden.has_permission('request.read')), (select app_hidden.has_permission('request.read_all')))
+  );
+end
+$$;
+comment on function app_private.is_visible(uuid) is 'Does the caller see this request? For functions that run as the owner, whom no policy stops.';
+
+create or replace function app_hidden.is_listed(r app_public.requests, is_asked_for boolean)
+  returns boolean
+  language sql
+  immutable
+as $$
+  select not r.is_deleted or is_asked_for
+$$;
+comment on function app_hidden.is_listed(app_public.requests, boolean) is
+  'Is it in a list? A deleted one only where the caller asks for deleted ones.';
 
 -- The audit trail --------------------------------------------------------------------------------------------------
 
@@ -98,62 +146,31 @@ grant select on app_public.audit_logs to assent_user, assent_manager, assent_adm
 
 -- People -----------------------------------------------------------------------------------------------------------
 
-create or replace function app_hidden.people_on_my_requests()
-  returns uuid[]
+-- Names of colleagues are no secret: whoever is logged in sees everybody. One plain policy, because it is asked for each
+-- join to a person, of which a request alone has three.
+do $$
+declare
+  v_role text;
+begin
+  foreach v_role in array array['user', 'manager', 'admin'] loop
+    execute format('drop policy if exists %I on app_public.users', v_role || '_select');
+    execute format('create policy %I on app_public.users for select to %I using ((select app_hidden.current_user_id()) is not null)',
+      v_role || '_select', 'assent_' || v_role);
+  end loop;
+end
+$$;
+
+create or replace function app_hidden.is_listed(u app_public.users, is_asked_for boolean)
+  returns boolean
   language sql
   stable
-  security definer
-  set search_path to pg_catalog, pg_temp
 as $$
-  -- Each is looked up as the next after the one before (a loose index scan): it costs as much as there are people, and not
-  -- as there are requests.
-  with recursive me as materialized (
-    select app_hidden.current_user_id() as id
-  ),
-  assignees as (
-    (select r.assigned_to_id as id from me, app_public.requests r
-      where r.creator_id = me.id and not r.is_deleted order by r.assigned_to_id limit 1)
-    union all
-    select (select r.assigned_to_id from app_public.requests r
-      where r.creator_id = me.id and not r.is_deleted and r.assigned_to_id > last.id order by r.assigned_to_id limit 1)
-    from me, assignees last where last.id is not null
-  ),
-  actors as (
-    (select l.actor_id as id from me, app_public.audit_logs l where l.request_creator_id = me.id order by l.actor_id limit 1)
-    union all
-    select (select l.actor_id from app_public.audit_logs l
-      where l.request_creator_id = me.id and l.actor_id > last.id order by l.actor_id limit 1)
-    from me, actors last where last.id is not null
-  )
-  select array(select a.id from assignees a where a.id is not null union select a.id from actors a where a.id is not null)
+  select not u.is_deleted or (is_asked_for and (select app_hidden.has_permission('user.manage')))
 $$;
-comment on function app_hidden.people_on_my_requests() is
-  'Whoever was assigned, or did anything to, a request of the caller: deciders too, by their audit entry.';
-grant execute on function app_hidden.people_on_my_requests() to assent_user;
-
--- An array in a sub-select, not a join: it is computed once, and = any (array) reaches the primary key.
-drop policy if exists user_select on app_public.users;
-create policy user_select on app_public.users for select to assent_user
-  using (
-    id = (select app_hidden.current_user_id())
-    or ((select app_hidden.current_user_id()) is not null and id = any (array(select d.user_id from app_hidden.deciders d)))
-    or id = any ((select app_hidden.people_on_my_requests())::uuid[])
-  );
-
-drop policy if exists manager_select on app_public.users;
-create policy manager_select on app_public.users for select to assent_manager
-  using (
-    (select app_hidden.has_permission('request.read'))
-    and (not is_deleted
-      -- Deactivated people stay visible on what they did, as far as the caller can see it. OFFSET 0: as above.
-      or exists (select from app_public.requests r where r.creator_id = users.id offset 0)
-      or exists (select from app_public.requests r where r.assigned_to_id = users.id offset 0)
-      or exists (select from app_public.audit_logs a where a.actor_id = users.id offset 0))
-  );
-
-drop policy if exists admin_select on app_public.users;
-create policy admin_select on app_public.users for select to assent_admin
-  using ((select app_hidden.has_permission('user.manage')));
+comment on function app_hidden.is_listed(app_public.users, boolean) is
+  'Is the person in a list? Deactivated ones only where somebody who administers people asks for them.';
+grant execute on function app_hidden.is_listed(app_public.requests, boolean), app_hidden.is_listed(app_public.users, boolean)
+  to assent_user, assent_manager, assent_admin;
 
 drop policy if exists auditor_select on app_public.users;
 create policy auditor_select on app_public.users for select to assent_auditor using (true);

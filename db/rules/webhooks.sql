@@ -1,92 +1,6 @@
 -- Webhooks: programs that are told. An admin registers a URL and the events it is told of; each event becomes one delivery for
 -- each webhook, by a job of its own, signed as Standard Webhooks 1.0 (standardwebhooks.com) says: server/jobs/webhooks.ts.
 
-create table if not exists app_public.webhook_events (
-  event text primary key,
-  action text not null references app_public.audit_actions on update cascade on delete restrict,
-  description text not null,
-  constraint webhook_events_action_key unique (action)
-);
-comment on table app_public.webhook_events is E'@behavior -*\nWhat a webhook can be told of.';
-comment on column app_public.webhook_events.event is 'The name of the event, as deliveries carry it.';
-comment on column app_public.webhook_events.action is 'The action that it tells of.';
-comment on column app_public.webhook_events.description is 'What has happened.';
-
-insert into app_public.webhook_events (event, action, description) values
-  ('request.submitted', 'SUBMIT',          'A request was submitted.'),
-  ('request.assigned',  'ASSIGN',          'A submitted request was assigned.'),
-  ('request.approved',  'APPROVE',         'A request was approved.'),
-  ('request.rejected',  'REJECT',          'A request was rejected.'),
-  ('user.created',      'USER_CREATE',     'A person was added.'),
-  ('user.updated',      'USER_UPDATE',     'A person''s name or role was changed.'),
-  ('user.deactivated',  'USER_DEACTIVATE', 'A person was deactivated.'),
-  ('user.reactivated',  'USER_REACTIVATE', 'A person was reactivated.')
-on conflict (event) do update
-  set action = excluded.action, description = excluded.description
-  where (webhook_events.*) is distinct from (excluded.*);
-
-create table if not exists app_public.webhooks (
-  id uuid primary key default app_private.uuid_v7(),
-  url text not null,
-  events text[] not null,
-  signing_key text not null,
-  is_enabled boolean not null default true,
-  failing_since timestamptz,
-  failed_at timestamptz,
-  created_at timestamptz not null default clock_timestamp(),
-  constraint webhooks_url_length check (char_length(url) <= 2000),
-  constraint webhooks_url_form check (url ~ '^https?://[^[:space:][:cntrl:]/?#@\\]+([/?#][^[:space:][:cntrl:]]*)?$'),
-  constraint webhooks_events_check check (cardinality(events) > 0)
-);
-comment on table app_public.webhooks is E'@defaultOrderBy CREATED_AT_DESC\nA program that is told of events by signed POSTs (Standard Webhooks). For admins.';
-comment on column app_public.webhooks.id is 'Time-ordered UUID (version 7).';
-comment on column app_public.webhooks.url is E'@behavior -orderBy\nWhere it is told: http or https, without a user.';
-comment on column app_public.webhooks.events is E'@behavior -orderBy -filterBy\nOf what: request.submitted, request.assigned, request.approved, request.rejected, user.created, user.updated, user.deactivated, user.reactivated.';
-comment on column app_public.webhooks.signing_key is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nWhat its deliveries are signed with: "whsec_" and base64 of 256 random bits.';
-comment on column app_public.webhooks.is_enabled is E'@behavior -orderBy\nOff: nothing is sent. After a week of failures it is switched off by itself.';
-comment on column app_public.webhooks.failing_since is E'@behavior -orderBy\nThe first failure since the last success, or since nothing had failed for two days: so long no attempt waits for its next.';
-comment on column app_public.webhooks.failed_at is E'@behavior -*\nThe last failure.';
-comment on column app_public.webhooks.created_at is 'When it was registered.';
-comment on constraint webhooks_url_length on app_public.webhooks is 'The URL must have at most 2,000 characters.';
-comment on constraint webhooks_url_form on app_public.webhooks is 'The URL must begin with https:// or http://, and name no user.';
-comment on constraint webhooks_events_check on app_public.webhooks is 'A webhook is told of one event at least.';
-create index if not exists webhooks_created_at_idx on app_public.webhooks (created_at, id);
-
-create table if not exists app_public.webhook_deliveries (
-  id uuid primary key default app_private.uuid_v7(),
-  webhook_id uuid not null references app_public.webhooks on delete cascade,
-  audit_log_id uuid not null references app_public.audit_logs on delete restrict,
-  event text not null,
-  payload jsonb not null,
-  state text not null default 'QUEUED',
-  attempts integer not null default 0,
-  response_status integer,
-  error text,
-  created_at timestamptz not null default clock_timestamp(),
-  delivered_at timestamptz,
-  constraint webhook_deliveries_event_key unique (webhook_id, audit_log_id),
-  constraint webhook_deliveries_state_check check (state in ('QUEUED', 'DELIVERED', 'FAILED', 'CANCELLED')),
-  constraint webhook_deliveries_delivered_at_check check ((delivered_at is not null) = (state = 'DELIVERED'))
-);
-comment on table app_public.webhook_deliveries is E'@defaultOrderBy CREATED_AT_DESC\nWhat a webhook was told: one row for each event.';
-comment on column app_public.webhook_deliveries.id is 'Time-ordered UUID (version 7). The header webhook-id has it, the same at each attempt.';
-comment on column app_public.webhook_deliveries.webhook_id is E'@behavior -orderBy\nWhich webhook.';
-comment on column app_public.webhook_deliveries.audit_log_id is E'@behavior -orderBy\nThe audit entry of what happened.';
-comment on column app_public.webhook_deliveries.event is E'@behavior -orderBy\nWhat happened.';
-comment on column app_public.webhook_deliveries.payload is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nThe body: as things stood when it was queued.';
-comment on column app_public.webhook_deliveries.state is E'@behavior -orderBy\nQUEUED: to be sent, or sent again. DELIVERED: answered by 2xx. FAILED: given up. CANCELLED: the webhook was off.';
-comment on column app_public.webhook_deliveries.attempts is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nHow often it was sent.';
-comment on column app_public.webhook_deliveries.response_status is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nThe HTTP status of the last answer.';
-comment on column app_public.webhook_deliveries.error is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nWhy the last attempt failed.';
-comment on column app_public.webhook_deliveries.created_at is 'When it was queued.';
-comment on column app_public.webhook_deliveries.delivered_at is E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nWhen it was answered by 2xx.';
-comment on constraint webhook_deliveries_event_key on app_public.webhook_deliveries is '@behavior -*';
-comment on constraint webhook_deliveries_state_check on app_public.webhook_deliveries is 'There is no such state of a delivery.';
-comment on constraint webhook_deliveries_delivered_at_check on app_public.webhook_deliveries is 'What is delivered was delivered at some time.';
-create index if not exists webhook_deliveries_created_at_idx on app_public.webhook_deliveries (created_at, id);
-create index if not exists webhook_deliveries_webhook_id_idx on app_public.webhook_deliveries (webhook_id, created_at, id);
-create index if not exists webhook_deliveries_audit_log_id_idx on app_public.webhook_deliveries (audit_log_id);
-
 -- Telling them -------------------------------------------------------------------------------------------------------
 
 create or replace function app_private.webhook_payload(entry app_public.audit_logs, event text)
@@ -263,13 +177,8 @@ create or replace function app_private.audit_webhook(action text, webhook app_pu
   language sql
   volatile
 as $$
-  insert into app_public.audit_logs (actor_id, action, metadata, ip_address)
-  values (
-    app_hidden.current_user_id(),
-    action,
-    jsonb_build_object('webhook_id', webhook.id, 'origin', app_private.origin(webhook.url)) || details,
-    app_private.current_ip()
-  )
+  select app_private.log_action(action, app_hidden.current_user_id(),
+    metadata => jsonb_build_object('webhook_id', webhook.id, 'origin', app_private.origin(webhook.url)) || details)
 $$;
 comment on function app_private.audit_webhook(text, app_public.webhooks, jsonb) is 'One entry for each change of a webhook, and for what is sent again; never its key.';
 
@@ -302,22 +211,17 @@ create or replace function app_public.create_webhook(url text, events text[])
 as $$
 declare
   v_webhook app_public.webhooks;
-  v_constraint text;
-  v_column text;
 begin
-  perform app_private.require_session();
-  if not app_hidden.has_permission('webhook.manage') then
-    raise exception using errcode = 'RQ403', message = 'You may not manage webhooks.';
-  end if;
+  perform app_private.require_permission('webhook.manage');
   insert into app_public.webhooks (url, events, signing_key)
   values (create_webhook.url, create_webhook.events, 'whsec_' || encode(app_private.gen_random_bytes(32), 'base64'))
   returning * into v_webhook;
   perform app_private.audit_webhook('WEBHOOK_CREATE', v_webhook, jsonb_build_object('events', to_jsonb(v_webhook.events)));
   return v_webhook;
 exception
-  when check_violation or not_null_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  when integrity_constraint_violation then
+    perform app_private.raise_faults(app_private.violations('app_public.webhooks',
+      jsonb_build_object('url', create_webhook.url, 'events', create_webhook.events, 'signing_key', '')));
 end
 $$;
 comment on function app_public.create_webhook(text, text[]) is
@@ -338,8 +242,6 @@ as $$
 declare
   v_old app_public.webhooks;
   v_new app_public.webhooks;
-  v_constraint text;
-  v_column text;
 begin
   perform app_private.require_session();
   select * into v_old from app_public.webhooks w
@@ -363,9 +265,9 @@ begin
   end if;
   return v_new;
 exception
-  when check_violation or not_null_violation then
-    get stacked diagnostics v_constraint = constraint_name, v_column = column_name;
-    perform app_private.raise_violation(v_constraint, v_column);
+  when integrity_constraint_violation then
+    perform app_private.raise_faults(app_private.violations('app_public.webhooks', to_jsonb(v_old)
+      || jsonb_strip_nulls(jsonb_build_object('url', update_webhook.url, 'events', update_webhook.events))));
 end
 $$;
 comment on function app_public.update_webhook(uuid, text, text[], boolean) is

@@ -48,10 +48,3 @@ insert into app_public.role_permissions (role, permission, description) values
 on conflict (permission) do update
   set role = excluded.role, description = excluded.description
   where (role_permissions.*) is distinct from (excluded.*);
-
-create or replace view app_hidden.effective_permissions with (security_invoker = true) as
-  select mine.role, granted.permission
-  from app_public.roles mine
-  join app_public.roles below on below.level <= mine.level
-  join app_public.role_permissions granted on granted.role = below.role;
-comment on view app_hidden.effective_permissions is 'Every permission of every role, the inherited ones included.';

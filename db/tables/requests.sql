@@ -86,3 +86,8 @@ create index if not exists requests_reviewed_by_id_idx on app_public.requests (r
 create index if not exists requests_waiting_idx on app_public.requests (coalesce(submitted_at, '9999-12-31Z'), id)
   include (status, creator_id, assigned_to_id)
   where submitted_at is not null and reviewed_at is null and not is_deleted;
+-- For searches: see rules/search.sql.
+create index if not exists requests_search_idx on app_public.requests
+  using gin ((title || ' ' || coalesce(description, '')) app_private.gin_trgm_ops);
+-- Tells rare words, best found by this index, from those in one of a hundred requests, best found by time.
+alter index app_public.requests_search_idx alter column 1 set statistics 300;

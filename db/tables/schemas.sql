@@ -9,11 +9,6 @@ comment on schema app_private is 'Secrets and the owner''s own functions; no cal
 create schema if not exists audit;
 comment on schema audit is 'Views for DBAs and auditors: who did what, and does it all agree.';
 
-revoke all on schema public from public;
-grant usage on schema app_public, app_hidden
-  to assent_anonymous, assent_user, assent_manager, assent_admin, assent_auditor, :DATABASE_AUTHENTICATOR;
-grant usage on schema audit to assent_auditor;
-
 -- PostgreSQL lets everybody execute a new function; here each grant is spelt out beside its function.
 alter default privileges revoke execute on functions from public;
 
@@ -21,6 +16,8 @@ alter default privileges revoke execute on functions from public;
 create extension if not exists pgcrypto with schema app_private;
 -- Trigrams, so that a search for a part of a word has an index. Trusted too.
 create extension if not exists pg_trgm with schema app_private;
+
+-- What tables themselves stand on: a CHECK and a default are kept with their table, and so are the functions they call.
 
 create or replace function app_private.is_blank(value text)
   returns boolean
@@ -57,3 +54,14 @@ end
 $$;
 comment on function app_private.uuid_v7() is
   'A time-ordered UUID, version 7 (RFC 9562, 5.7): inserts into a big table stay in its newest index pages.';
+
+-- The rules that have been applied: see server/setup/migrate.ts.
+create table if not exists app_private.applied_rules (
+  file text primary key,
+  hash text not null,
+  applied_at timestamptz not null default clock_timestamp()
+);
+comment on table app_private.applied_rules is 'The files of db/rules and db/doors as they were last applied: a file whose hash differs is applied again.';
+comment on column app_private.applied_rules.file is 'Its path below db/.';
+comment on column app_private.applied_rules.hash is 'SHA-256 of its text and of the migrations that it was applied after.';
+comment on column app_private.applied_rules.applied_at is 'When.';

@@ -29,63 +29,52 @@ create index if not exists sessions_user_id_idx on app_private.sessions (user_id
 -- For what clears away.
 create index if not exists sessions_expires_at_idx on app_private.sessions (expires_at);
 
-create or replace function app_private.random_secret()
-  returns text
-  language sql
-  volatile
-  set search_path to pg_catalog, pg_temp
-as $$
-  select translate(encode(app_private.gen_random_bytes(32), 'base64'), '+/=', '-_')
-$$;
-comment on function app_private.random_secret() is '256 random bits as base64url without padding (RFC 4648, 5).';
+-- Attempts at a password ---------------------------------------------------------------------------------------------
 
-create or replace function app_private.hash_secret(secret text)
-  returns bytea
-  language sql
-  immutable
-as $$
-  select sha256(convert_to(secret, 'UTF8'))
-$$;
-comment on function app_private.hash_secret(text) is
-  'How a secret is kept at rest. It has 256 random bits, so that a fast hash is enough.';
+create table if not exists app_private.login_attempts (
+  id uuid primary key default app_private.uuid_v7(),
+  account_key bytea not null,
+  network cidr,
+  attempted_at timestamptz not null default clock_timestamp(),
+  failed boolean not null default false
+);
+comment on table app_private.login_attempts is
+  'Attempts at a password under way, and those that failed in the last 15 minutes. A success removes its row: only failures count.';
+comment on column app_private.login_attempts.id is 'Time-ordered UUID (version 7).';
+comment on column app_private.login_attempts.account_key is 'SHA-256 of the address in lower case, whether or not there is such an account.';
+comment on column app_private.login_attempts.network is 'The caller''s IPv4 address, or the /64 of its IPv6 address, which is what one caller has there.';
+comment on column app_private.login_attempts.attempted_at is 'When it began.';
+comment on column app_private.login_attempts.failed is 'The password was wrong; false: still being looked at.';
+create index if not exists login_attempts_account_key_idx on app_private.login_attempts (account_key, attempted_at);
+create index if not exists login_attempts_network_idx on app_private.login_attempts (network, attempted_at);
+create index if not exists login_attempts_attempted_at_idx on app_private.login_attempts (attempted_at);
 
--- Idle: longer than a weekend. Absolute: NIST SP 800-63B, 4.1.3, at assurance level 1.
-create or replace function app_private.is_live(s app_private.sessions)
-  returns boolean
-  language sql
-  stable
-as $$
-  select s.revoked_at is null and s.expires_at > now() and s.last_used_at > now() - interval '3 days'
-$$;
-comment on function app_private.is_live(app_private.sessions) is
-  'Not ended, not older than the 30 days it was opened for, and used within the last 3 days. Of an active person: live_session asks.';
+-- Links by which a new password is chosen ----------------------------------------------------------------------------
 
-create or replace function app_private.open_session(
-  user_id uuid,
-  by_cookie boolean,
-  user_agent text,
-  out session_secret text,
-  out refresh_token text
-)
-  language plpgsql
-  volatile
-  set search_path to pg_catalog, pg_temp
-as $$
-begin
-  -- A secret says which door it opens: what a token carries is no cookie, however long the token has been expired.
-  session_secret := case when by_cookie then 'cookie:' else '' end || app_private.random_secret();
-  -- It names its session, so that one which is used again is known for what it is, and none need be kept.
-  refresh_token := case when not by_cookie then session_secret || '.' || app_private.random_secret() end;
-  insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at, ip_address, user_agent)
-  values (
-    open_session.user_id,
-    app_private.hash_secret(session_secret),
-    app_private.hash_secret(refresh_token),
-    now() + interval '30 days',
-    nullif(current_setting('assent.ip', true), '')::inet,
-    left(open_session.user_agent, 300)
-  );
-end
-$$;
-comment on function app_private.open_session(uuid, boolean, text) is
-  'A new session, always under new secrets: for an access token and its refresh token, or for a cookie.';
+create table if not exists app_private.password_resets (
+  secret_hash bytea primary key,
+  user_id uuid not null references app_public.users on delete cascade,
+  expires_at timestamptz not null
+);
+create index if not exists password_resets_user_id_idx on app_private.password_resets (user_id);
+create index if not exists password_resets_expires_at_idx on app_private.password_resets (expires_at);
+comment on table app_private.password_resets is 'Links by which a new password can be chosen, once.';
+comment on column app_private.password_resets.secret_hash is 'SHA-256 of the secret that the link carries.';
+comment on column app_private.password_resets.user_id is 'Whose password.';
+comment on column app_private.password_resets.expires_at is '30 minutes after the mail was made.';
+
+create table if not exists app_private.password_reset_requests (
+  id uuid primary key default app_private.uuid_v7(),
+  account_key bytea not null,
+  network cidr,
+  requested_at timestamptz not null default now()
+);
+create index if not exists password_reset_requests_account_key_idx on app_private.password_reset_requests (account_key, requested_at);
+create index if not exists password_reset_requests_network_idx on app_private.password_reset_requests (network, requested_at);
+create index if not exists password_reset_requests_requested_at_idx on app_private.password_reset_requests (requested_at);
+comment on table app_private.password_reset_requests is
+  'Requests of the last 15 minutes, also for addresses without an account: were those not counted, the allowance of a network would tell which have one.';
+comment on column app_private.password_reset_requests.id is 'Time-ordered UUID (version 7).';
+comment on column app_private.password_reset_requests.account_key is 'SHA-256 of the address in lower case, whether or not there is such an account.';
+comment on column app_private.password_reset_requests.network is 'The caller''s IPv4 address, or the /64 of its IPv6 address.';
+comment on column app_private.password_reset_requests.requested_at is 'When its job was run.';

@@ -89,7 +89,7 @@ const DEFAULT_FROM = 'Assent <assent@localhost>'
  * RFC 5321, 4.5.3.2.6, has for a mail to be accepted: who gives up before sends it twice. Unused for longer than `idleTimeout`
  * no connection is trusted to stand.
  */
-const TIMEOUTS = {
+export const TIMEOUTS = {
   dnsTimeout: 5_000,
   connectionTimeout: 10_000,
   greetingTimeout: 10_000,
@@ -98,11 +98,11 @@ const TIMEOUTS = {
 }
 
 /** Mails go to the SMTP server, or without one into files under `DATA_DIR/mail`. */
-export function makeMailer({ smtpUrl, mailFrom = DEFAULT_FROM, publicUrl, dataDir }: Config): Mailer {
+export function makeMailer({ smtpUrl, mailFrom = DEFAULT_FROM, publicUrl, dataDir }: Config, timeouts = TIMEOUTS): Mailer {
   const safe = { disableFileAccess: true, disableUrlAccess: true }
   const transport = smtpUrl
     ? // The job tries again, not the pool: of a connection that broke it alone knows what became.
-      createTransport({ ...safe, ...TIMEOUTS, url: smtpUrl, pool: true, maxConnections: MAILS_AT_ONCE, maxRequeues: 0 })
+      createTransport({ ...safe, ...timeouts, url: smtpUrl, pool: true, maxConnections: MAILS_AT_ONCE, maxRequeues: 0 })
     : createTransport({ ...safe, streamTransport: true, buffer: true, newline: 'unix' })
 
   return {

@@ -14,7 +14,9 @@ export const crontab = `
 
 /** What takes a moment: each is one statement, whose rules are in db/. */
 export const promptTasks: TaskList = {
-  notify: (payload, { query }) => query('select app_private.notify($1)', [(payload as { id: string }).id]).then(() => {}),
+  dispatch: (payload, { query }) => query('select app_private.dispatch($1)', [(payload as { id: string }).id]).then(() => {}),
+  // Jobs that a server of migration 000009 has added.
+  notify: (payload, { query }) => query('select app_private.dispatch($1)', [(payload as { id: string }).id]).then(() => {}),
   begin_password_reset(payload, { query }) {
     const { email, ip } = payload as { email: string; ip: string | null }
     return query('select app_private.begin_password_reset($1, $2)', [email, ip]).then(() => {})

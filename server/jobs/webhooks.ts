@@ -11,7 +11,7 @@ export interface Delivery {
 }
 
 /** Milliseconds that a webhook may take in all, from the look-up of its name to the end of its answer. */
-const TIMEOUT = 15_000
+export const TIMEOUT = 15_000
 /** Bytes of an answer that are read, and characters of it that are kept where it is an error. */
 const MOST_READ = 65_536
 const MOST_KEPT = 200
@@ -33,7 +33,12 @@ export class DeliveryError extends Error {
  * Sends a delivery, signed as Standard Webhooks 1.0 says, and answers the status if it is 2xx. A name is looked up once, and the
  * connection goes to the address that was found fit; no redirect is followed. Throws DeliveryError.
  */
-export async function deliver(id: string, { url, signing_key, body }: Delivery, allowPrivate: boolean): Promise<number> {
+export async function deliver(
+  id: string,
+  { url, signing_key, body }: Delivery,
+  allowPrivate: boolean,
+  timeout = TIMEOUT,
+): Promise<number> {
   const sentAt = new Date()
   const { request } = url.startsWith('https:') ? https : http
   const agent = useAgent(url, { allowPrivateIPAddress: allowPrivate, allowMetaIPAddress: allowPrivate })
@@ -41,7 +46,7 @@ export async function deliver(id: string, { url, signing_key, body }: Delivery, 
     const req = request(url, {
       method: 'POST',
       agent,
-      signal: AbortSignal.timeout(TIMEOUT),
+      signal: AbortSignal.timeout(timeout),
       headers: {
         'content-type': 'application/json',
         'content-length': Buffer.byteLength(body),
@@ -71,7 +76,7 @@ export async function deliver(id: string, { url, signing_key, body }: Delivery, 
     if (error instanceof DeliveryError) throw error
     const { name, message, errors } = error as AggregateError
     if (name === 'AbortError' || name === 'TimeoutError')
-      throw new DeliveryError(`It took longer than ${TIMEOUT / 1000} seconds.`, null)
+      throw new DeliveryError(`It took longer than ${timeout / 1000} seconds.`, null)
     // Of several addresses, each has an error of its own, and their sum has no text.
     const why = message || (errors ?? []).map((each: Error) => each.message).join('; ')
     // The agent's, of an address that only this network has.

@@ -14,11 +14,11 @@ import type { ConfigFor } from '../config.ts'
 import type { Service } from '../run-until.ts'
 import { graphileLogFactory, type Logger } from '../logger.ts'
 import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
-import { KEEPALIVE, makePresence, type Presence } from './rescue.ts'
+import { KEEPALIVE, makePresence, RESCUE, type Presence } from './rescue.ts'
 import { asError, crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
 
-/** Milliseconds that mails under way have to be accepted when the worker closes; those that are not may come twice. */
-const LAST_CALL = 20_000
+/** Milliseconds. `lastCall` is what mails under way have to be accepted when the worker closes; those that are not may come twice. */
+export const TIMES = { ...RESCUE, lastCall: 20_000 }
 
 /** So many may be silent before others have to wait for one of them to be given up. */
 const WEBHOOKS_AT_ONCE = 8
@@ -27,7 +27,7 @@ const WEBHOOKS_AT_ONCE = 8
  * Runs the jobs that SQL adds, until it is closed; then those under way are finished first. What waits for others, for an
  * SMTP server or for a webhook, has workers of its own, and holds nothing else up.
  */
-export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Promise<Service> {
+export async function startWorker(config: ConfigFor<'worker'>, log: Logger, times = TIMES): Promise<Service> {
   const { databaseUrl: connectionString } = config
   const logger = new WorkerLogger(graphileLogFactory(log))
   await runMigrations({ connectionString, logger })
@@ -35,7 +35,7 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Pro
   pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
   // What fails on a connection in use, its user hears; but an event that nobody heard would end the process.
   pool.on('connect', (client) => void client.on('error', () => {}))
-  const presence = await makePresence(connectionString, pool, log)
+  const presence = await makePresence(connectionString, pool, log, times)
   const mailer = makeMailer(config)
 
   const start = (taskList: TaskList, concurrency: number, cron = '') =>
@@ -52,7 +52,7 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger): Pro
           noHandleSignals: true,
           preset: {
             worker: {
-              gracefulShutdownAbortTimeout: LAST_CALL,
+              gracefulShutdownAbortTimeout: times.lastCall,
               // Without it, a job whose end cannot be recorded ends the process.
               completeJobBatchDelay: 0,
               failJobBatchDelay: 0,

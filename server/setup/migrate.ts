@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -5,6 +6,7 @@ import * as graphileMigrate from 'graphile-migrate'
 import { clearAllPools } from 'graphile-migrate/dist/pg.js'
 import { Logger as WorkerLogger, runMigrations } from 'graphile-worker'
 import JSON5 from 'json5'
+import pRetry from 'p-retry'
 import pg from 'pg'
 import { loginOf, StartError } from '../config.ts'
 import { graphileLogFactory, type Logger } from '../logger.ts'
@@ -14,27 +16,37 @@ export type Target = { databaseUrl: string; authDatabaseUrl?: string }
 
 const project = join(import.meta.dirname, '../..')
 
-/** Brings the schema up to the last committed migration. */
+/** Brings the tables up to the last committed migration, and then the rules to what db/ says. */
 export async function migrate(target: Target, log: Logger): Promise<void> {
-  await exclusively(target, log, (settings) => graphileMigrate.migrate(settings))
+  await exclusively(target, log, async (settings, client) => {
+    await graphileMigrate.migrate(settings)
+    await applyRules(settings, client, log)
+  })
 }
 
-/** As `migrate`, and then migrations/current.sql: the schema as it is being developed. */
+/** As `migrate`, with migrations/current.sql in between: the schema as it is being developed. */
 export async function applyCurrent(target: Target, log: Logger): Promise<void> {
-  await exclusively(target, log, (settings) => graphileMigrate.current(settings))
+  await exclusively(target, log, async (settings, client) => {
+    await graphileMigrate.current(settings)
+    await applyRules(settings, client, log, await readFile(join(project, 'migrations/current.sql'), 'utf8'))
+  })
 }
 
 type Settings = Parameters<typeof graphileMigrate.migrate>[0]
 
 /** One migration at a time: graphile-migrate itself would fail where it can wait. */
-async function exclusively(target: Target, log: Logger, work: (settings: Settings) => Promise<void>): Promise<void> {
+async function exclusively(
+  target: Target,
+  log: Logger,
+  work: (settings: Settings, client: pg.Client) => Promise<void>,
+): Promise<void> {
   const client = new pg.Client({ connectionString: target.databaseUrl })
   await client.connect()
   try {
     await lock(client)
     await dropUnfinishedIndexes(client)
     await runMigrations({ connectionString: target.databaseUrl, logger: new WorkerLogger(graphileLogFactory(log)) })
-    await work(await settingsFor(target, client, log))
+    await work(await settingsFor(target, client, log), client)
   } finally {
     // It keeps its connections for a while, and ends the whole process should one be lost: do not let it.
     clearAllPools()
@@ -61,6 +73,65 @@ async function dropUnfinishedIndexes(client: pg.Client): Promise<void> {
     from pg_index i join pg_class c on c.oid = i.indexrelid join pg_namespace n on n.oid = c.relnamespace
     where not i.indisvalid and n.nspname in ('app_public', 'app_private')`)
   for (const { name } of rows) await client.query(`drop index concurrently ${name}`)
+}
+
+/** The files of db/rules and db/doors, in the order of db/index.sql. */
+async function ruleFiles(): Promise<string[]> {
+  const index = await readFile(join(project, 'db/index.sql'), 'utf8')
+  return [...index.matchAll(/^--!include ((?:rules|doors)\/.*)$/gm)].map(([, file]) => file!)
+}
+
+/**
+ * Applies each file of rules that differs from what the database remembers, all in one transaction: no caller meets half of
+ * them. After a migration every file counts as different, because it may have taken away what an unchanged file had made.
+ */
+async function applyRules(settings: Settings, client: pg.Client, log: Logger, current = ''): Promise<void> {
+  const { rows: migrations } = await client.query('select filename, hash from graphile_migrate.migrations order by filename')
+  const { rows: applied } = await client.query<{ file: string; hash: string }>('select file, hash from app_private.applied_rules')
+  const known = new Map(applied.map(({ file, hash }) => [file, hash]))
+  const files = await Promise.all(
+    (await ruleFiles()).map(async (file) => {
+      const text = await graphileMigrate.compile(settings, await readFile(join(project, 'db', file), 'utf8'))
+      const hash = createHash('sha256')
+        .update(JSON.stringify([migrations, current, text]))
+        .digest('hex')
+      return { file, text, hash }
+    }),
+  )
+  const changed = files.filter(({ file, hash }) => known.get(file) !== hash)
+  if (changed.length === 0) return
+
+  // A policy or a trigger is replaced under a lock on its table, for which others then wait too: rather give up soon, let them
+  // pass, and try again.
+  await pRetry(() => applyInTransaction(client, changed), {
+    retries: 30,
+    minTimeout: 200,
+    maxTimeout: 2_000,
+    shouldRetry: ({ error }) => ['55P03', '40P01'].includes((error as { code?: string }).code ?? ''),
+    onFailedAttempt: () => log.info('The rules wait for a lock; they are tried again.'),
+  })
+  log.info(`Rules applied: ${changed.map(({ file }) => file).join(', ')}.`)
+}
+
+async function applyInTransaction(client: pg.Client, files: { file: string; text: string; hash: string }[]): Promise<void> {
+  await client.query(`begin; set local lock_timeout = '2s'`)
+  try {
+    for (const { file, text, hash } of files) {
+      await client.query(text).catch((error: Error) => {
+        error.message = `db/${file}: ${error.message}`
+        throw error
+      })
+      await client.query(
+        `insert into app_private.applied_rules (file, hash) values ($1, $2)
+         on conflict (file) do update set hash = excluded.hash, applied_at = clock_timestamp()`,
+        [file, hash],
+      )
+    }
+    await client.query('commit')
+  } catch (error) {
+    await client.query('rollback').catch(() => {}) // What failed first is what counts.
+    throw error
+  }
 }
 
 async function settingsFor({ databaseUrl, authDatabaseUrl }: Target, client: pg.Client, log: Logger): Promise<Settings> {

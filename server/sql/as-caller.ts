@@ -9,8 +9,7 @@ import type { Identity } from '../http/identity.ts'
 /** The one statement by which a transaction learns who is asking; see db/rules/caller.sql. */
 const IDENTIFY = {
   name: 'identify',
-  text: `select set_config('assent.session', $1, true), set_config('assent.ip', $2, true),
-    set_config('role', app_hidden.authenticate($1), true) as role`,
+  text: 'select app_hidden.become($1, $2) as role',
 }
 const ANONYMOUS = 'assent_anonymous'
 
@@ -39,7 +38,7 @@ export function openPool(connectionString: string, max: number, log: Logger, pat
     lock_timeout: 5_000,
     idle_in_transaction_session_timeout: 15_000,
     // Compiling pays only for long scans; the API has none.
-    options: '-c jit=off -c timezone=UTC',
+    options: '-c jit=off -c timezone=UTC -c plan_cache_mode=force_generic_plan',
   } as pg.PoolConfig)
   pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
   // Of a connection in use, what is under way on it fails; but an event that nobody heard would end the process.

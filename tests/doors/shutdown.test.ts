@@ -6,7 +6,7 @@ import { cloneDatabase, type TestDatabase } from '../harness/database.ts'
 let db: TestDatabase
 let root: Client
 beforeAll(async () => {
-  db = await cloneDatabase({ transactional: false })
+  db = await cloneDatabase()
   root = await db.connect('root')
 })
 afterAll(() => db.close())

@@ -4,10 +4,13 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { format } from 'node:util'
 import type { Client } from 'pg'
 import pino from 'pino'
-import { startServer } from '../../server/server.ts'
+import type { startServer } from '../../server/server.ts'
 import { parseConfig } from '../../server/config.ts'
 import { makeTokens } from '../../server/http/identity.ts'
 import { cloneDatabase, type Name, type TestDatabase } from './database.ts'
+
+/** What tests/harness/environment.ts has made on the other side of Jest's wall. */
+declare const outside: { readonly console: Console; readonly startServer: typeof startServer }
 
 export const PASSWORD = 'assent-demo-password'
 export const JWT_SECRET = 'a key that signs tokens in these tests alone'
@@ -74,16 +77,24 @@ export const fromElsewhere = (): { 'x-forwarded-for': string } => {
 /** A token that nothing is wrong with but that its session never was. */
 export const deadToken = (): string => makeTokens([JWT_SECRET]).sign('dead', randomUUID()).token
 
-/** The API over HTTP, on a clone of the template. `env` is what the process would find in its environment. */
-export async function startApi(env: Record<string, string> = {}, given?: TestDatabase): Promise<Api> {
-  const db = given ?? (await cloneDatabase({ transactional: false }))
+/**
+ * The API over HTTP, on a clone of the template. `env` is what the process would find in its environment. Where a test's own
+ * clock is to be the server's too, it brings the server's `start`.
+ */
+export async function startApi(
+  env: Record<string, string> = {},
+  given?: TestDatabase,
+  start = outside.startServer,
+): Promise<Api> {
+  const db = given ?? (await cloneDatabase())
   const lines: string[] = []
-  const { error, warn, log } = console
   // Libraries write here of what callers send: it is part of the log.
+  const console = start === outside.startServer ? outside.console : globalThis.console
+  const { error, warn, log } = console
   for (const level of ['error', 'warn', 'log'] as const) console[level] = (...args) => void lines.push(`${format(...args)}\n`)
   const config = parseConfig({ PORT: '0', AUTH_DATABASE_URL: db.urls.auth, JWT_SECRET, ...env }, 'server')
   // No redaction: what is secret must not even be handed to the logger.
-  const server = await startServer(config, pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) }))
+  const server = await start(config, pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) }))
   // Without a timeout of its own, an agent does not heed the server's, and now and then writes to a connection just closed.
   const agent = new Agent({ keepAlive: true, maxSockets: 50, timeout: 60_000 })
   const tokens = makeTokens([JWT_SECRET])

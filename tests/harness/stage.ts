@@ -120,9 +120,9 @@ const newcomers: [Person, string][] = [
   ['idler', 'USER'],
 ]
 
-/** Opens the stage. Call it in a `beforeAll`: nothing here is rolled back after a test. */
-export async function openStage(): Promise<Stage> {
-  const db = await cloneDatabase({ transactional: false })
+/** Opens the stage on a database of its own. Call it in a `beforeAll`: nothing here is rolled back after a test. */
+export async function openStage(given?: TestDatabase): Promise<Stage> {
+  const db = given ?? (await cloneDatabase())
   const root = await db.connect('root')
   await root.query(attemptFunctions)
   const { id, secret } = await addPeople(db, root)
@@ -168,11 +168,13 @@ export async function openStage(): Promise<Stage> {
     async tell() {
       const told = await root.query(
         `delete from graphile_worker._private_jobs j using graphile_worker._private_tasks t
-         where t.id = j.task_id and t.identifier = 'notify' returning j.payload ->> 'id' as entry`,
+         where t.id = j.task_id and t.identifier = 'dispatch' returning j.payload ->> 'id' as entry`,
       )
       const events = told.rows.map(({ entry }) => entry)
       await root.query('set role assent_owner')
-      await root.query('select app_private.notify(e) from unnest($1::uuid[]) e', [events]).finally(() => root.query('reset role'))
+      await root
+        .query('select app_private.dispatch(e) from unnest($1::uuid[]) e', [events])
+        .finally(() => root.query('reset role'))
       return (await root.query('select * from app_public.notifications where event = any ($1) order by created_at, id', [events]))
         .rows
     },
@@ -229,20 +231,33 @@ async function addPeople(db: TestDatabase, root: pg.Client) {
     id[name as Person] = person.id
     secret[name as Person] = person.session
   }
+  for (const [name, one] of Object.entries(await addNewcomers(root))) {
+    id[name as Person] = one
+    secret[name as Person] = `secret of ${name}`
+  }
+  return { id: id as Record<Person, string>, secret: secret as Record<Person, string> }
+}
+
+/** Adds those who are on the stage beside the demo people, unless they are there; their ids. */
+export async function addNewcomers(root: pg.Client): Promise<Partial<Record<Person, string>>> {
+  const id: Partial<Record<Person, string>> = {}
   for (const [name, role] of newcomers) {
+    const known = await root.query('select user_id from app_private.credentials where email = $1', [`${name}@assent.test`])
     // No hash: nobody logs in as them by password.
-    const { rows } = await root.query(
-      `with person as (insert into app_public.users (name, role) values ($1, $2) returning id),
+    const { rows } =
+      known.rows.length > 0
+        ? known
+        : await root.query(
+            `with person as (insert into app_public.users (name, role) values ($1, $2) returning id),
          login as (insert into app_private.credentials (user_id, email, password_hash) select id, $1 || '@assent.test', 'none' from person)
        insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at)
        select id, app_private.hash_secret($3), app_private.hash_secret($3 || '.r'), now() + interval '1 day' from person
        returning user_id`,
-      [name, role, `secret of ${name}`],
-    )
+            [name, role, `secret of ${name}`],
+          )
     id[name] = rows[0].user_id
-    secret[name] = `secret of ${name}`
   }
-  return { id: id as Record<Person, string>, secret: secret as Record<Person, string> }
+  return id
 }
 
 /** An entry without its id and time, which `leaves` has looked at. */
@@ -268,10 +283,7 @@ export async function asSession(
 ): Promise<Row[]> {
   await client.query('begin')
   try {
-    await client.query(
-      `select set_config('assent.session', $1, true), set_config('assent.ip', $2, true), set_config('role', app_hidden.authenticate($1), true)`,
-      [secret, ip],
-    )
+    await client.query(`select app_hidden.become($1, $2)`, [secret, ip])
     return (await client.query(statement, values)).rows
   } finally {
     await client.query('commit') // a rollback where it failed

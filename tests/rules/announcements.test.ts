@@ -207,9 +207,9 @@ describe('a notification', () => {
     const id = await draft('manager')
     const twice = async () => {
       await stage.rows('user', `select * from app_public.submit_request('${id}')`)
-      const [job] = await stage.jobs('notify')
-      await worker.query('select app_private.notify($1)', [job!['id']])
-      await worker.query('select app_private.notify($1)', [job!['id']])
+      const [job] = await stage.jobs('dispatch')
+      await worker.query('select app_private.dispatch($1)', [job!['id']])
+      await worker.query('select app_private.dispatch($1)', [job!['id']])
     }
     const found = legible(await announces(twice, { tell: false }))
     expect(found.filter((one) => one.startsWith('notification'))).toEqual(['notification manager'])

@@ -19,9 +19,7 @@ const answer = '{"status":201,  "body":"{\\"b\\":1,\\"a\\":2}"}' // as it was wr
 async function claim(person: Person, { on = 0, key = 'key', prints = ['aa'] } = {}): Promise<Row> {
   const client = clients[on]!
   await client.query('begin')
-  await client.query(`select set_config('assent.session', $1, true), set_config('role', app_hidden.authenticate($1), true)`, [
-    stage.secret[person],
-  ])
+  await client.query(`select app_hidden.become($1, '')`, [stage.secret[person]])
   const bytes = prints.map((print) => Buffer.from(print, 'hex'))
   const claim = 'select state, answer::text from app_hidden.claim_idempotency_key($1, $2)'
   return (await client.query(claim, [key, bytes])).rows[0]

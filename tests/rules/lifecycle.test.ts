@@ -241,7 +241,7 @@ describe('the product of status, action and caller', () => {
     const [invisible, absent] = await stage.attempts(
       [hidden.id, '00000000-0000-7000-8000-000000000000'].map((id) => ({
         actor: 'user2',
-        statement: `select app_hidden.transition(jsonb_populate_record(null::app_public.requests, '{"id": "${id}"}'), 'UPDATE', null, '{}')`,
+        statement: `select app_hidden.transition('${id}', 'UPDATE', null, '{}')`,
       })),
     )
     expect(invisible).toEqual(absent)
@@ -420,7 +420,7 @@ describe('a request', () => {
       const outcomes = await stage.attempts(
         rows.map(({ field }) => ({
           actor: decides ? 'manager' : 'user',
-          statement: `select app_hidden.transition((select r from app_public.requests r where r.id = '${decides ? submitted.id : draft.id}'), '${action}', null, '{"${field}": null}')`,
+          statement: `select app_hidden.transition('${decides ? submitted.id : draft.id}', '${action}', null, '{"${field}": null}')`,
         })),
       )
       const refused = rows.filter((_, i) => outcomes[i]!.code === 'RQ403').map(({ field }) => field)

@@ -37,7 +37,7 @@ const submitted = async (assignee: Person | null = null, creator: Person = 'user
   (await stage.request({ creator, assignee, status: 'SUBMITTED' })).id
 
 test('the accounts that a database begins with were told nothing', async () => {
-  expect((await stage.jobs('notify')).length).toBeGreaterThan(5)
+  expect((await stage.jobs('dispatch')).length).toBeGreaterThan(5)
   expect(await stage.tell()).toEqual([])
   expect((await stage.root.query('select * from app_public.notifications')).rows).toEqual([])
 })
@@ -76,7 +76,7 @@ describe('who is told', () => {
     const outcome: { code: string | null; told: string[]; jobs: number } = { code: null, told: [], jobs: 0 }
     const rows = await telling(async () => {
       outcome.code = (await stage.attempt(actor, statement, { keep: true })).code
-      outcome.jobs = (await stage.jobs('notify')).length
+      outcome.jobs = (await stage.jobs('dispatch')).length
     })
     for (const row of rows) expect(row).toMatchObject({ actor_id: stage.id[actor], read_at: null, mail_state: 'QUEUED' })
     return { ...outcome, told: brief(rows) }
@@ -133,7 +133,7 @@ describe('who is told', () => {
     let entry: Row | undefined
     const [row] = await telling(async () => {
       await stage.rows('user', act('submit', draft))
-      entry = (await stage.jobs('notify'))[0]
+      entry = (await stage.jobs('dispatch'))[0]
     })
     expect(row).toMatchObject({ request_id: draft, actor_id: stage.id.user, event: entry!['id'] })
   })
@@ -241,7 +241,7 @@ describe('the job', () => {
     for (const { action } of actions) {
       await stage.root.query('begin')
       const { rows } = await stage.root.query('insert into app_public.audit_logs (action) values ($1) returning id', [action])
-      const jobs = await stage.jobs('notify')
+      const jobs = await stage.jobs('dispatch')
       await stage.root.query('rollback')
       expect({ action, jobs }).toEqual({ action, jobs: isTold.includes(action) ? [{ id: rows[0].id }] : [] })
     }
@@ -257,23 +257,23 @@ describe('the job', () => {
         stage.secret.user,
       ])
       await client.query(act('submit', id))
-      expect(await stage.jobs('notify')).toEqual([])
+      expect(await stage.jobs('dispatch')).toEqual([])
     }
     await begin()
     await client.query('rollback')
-    expect(await stage.jobs('notify')).toEqual([])
+    expect(await stage.jobs('dispatch')).toEqual([])
     await begin()
     await client.query('commit')
     const [entry] = (
       await stage.root.query(`select id from app_public.audit_logs where request_id = $1 and action = 'SUBMIT'`, [id])
     ).rows
-    expect(await stage.jobs('notify')).toEqual([{ id: entry!.id }])
+    expect(await stage.jobs('dispatch')).toEqual([{ id: entry!.id }])
   })
 
   const entryOf = async (request: string) =>
     (await stage.root.query(`select id from app_public.audit_logs where request_id = $1 and action = 'SUBMIT'`, [request]))
       .rows[0].id
-  const notify = (worker: pg.Client, entry: string) => worker.query('select app_private.notify($1)', [entry])
+  const notify = (worker: pg.Client, entry: string) => worker.query('select app_private.dispatch($1)', [entry])
   const notified = async (event: string) =>
     (await stage.root.query('select recipient_id, id from app_public.notifications where event = $1 order by id', [event])).rows
   const mails = async (ids: string[]) => (await stage.jobs('send_mail')).filter(({ id }) => ids.includes(id)).length

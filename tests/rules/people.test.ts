@@ -56,18 +56,15 @@ async function invalid(actor: Actor, statement: string): Promise<string | null> 
 }
 
 describe('who may administer people', () => {
-  // A user sees managers and admins, a manager everybody active.
   test.each<[Person, Partial<Record<Person, string | null>>]>([
-    ['user', { user: 'RQ403', manager: 'RQ403', admin: 'RQ403', user2: 'RQ404', gone: 'RQ404' }],
-    ['manager', { manager: 'RQ403', user: 'RQ403', admin: 'RQ403', gone: 'RQ404' }],
+    ['user', { user: 'RQ403', manager: 'RQ403', admin: 'RQ403', user2: 'RQ403', gone: 'RQ403' }],
+    ['manager', { manager: 'RQ403', user: 'RQ403', admin: 'RQ403', gone: 'RQ403' }],
     ['admin', { admin2: null, manager: null, user: null, gone: null }],
   ])('%s', async (actor, targets) => {
     for (const [target, code] of Object.entries(targets)) {
       for (const [name, change] of Object.entries(changes)) {
         const outcome = await stage.attempt(actor, change(id(target as Person)), { fetch: true })
         expect({ name, target, code: outcome.code, rows: outcome.count }).toEqual({ name, target, code, rows: code ? 0 : 1 })
-        // What one may not see is as what is not there.
-        if (code === 'RQ404') expect(outcome).toEqual(await stage.attempt(actor, change(quote(NOBODY)), { fetch: true }))
       }
     }
     for (const change of Object.values(changes)) expect((await stage.attempt(actor, change(quote(NOBODY)))).code).toBe('RQ404')
@@ -94,12 +91,6 @@ describe('who may administer people', () => {
       const outcome = await stage.attempt('anonymous', create({ weakness: 'This is weak.' }), { role })
       expect(outcome.code).toBe('RQ401')
     }
-  })
-
-  test('whoever knows an id alone has not seen the person', async () => {
-    const made = `jsonb_populate_record(null::app_public.users, '{"id": "${stage.id.user}"}')`
-    const outcome = await stage.attempt('admin', `select app_hidden.change_user(${made}, '{"name": "Renamed"}')`)
-    expect(outcome.code).toBe('RQ404')
   })
 
   test('FORBIDDEN comes before what is wrong with the values', async () => {
@@ -240,15 +231,13 @@ describe('changing somebody', () => {
     ['{"is_deleted": null}', 'is_deleted'],
     ['{"name": "Fine", "is_deleted": []}', 'is_deleted'],
   ])('by JSON takes no value of another type: %s', async (json, column) => {
-    expect(await invalid('admin', `select app_hidden.change_user(app_hidden.visible_user(${id('user')}), '${json}')`)).toBe(
-      column,
-    )
+    expect(await invalid('admin', `select app_hidden.change_user(${id('user')}::uuid, '${json}')`)).toBe(column)
   })
 
   test('writes name, role and is_deleted, and nothing else', async () => {
     const before = await person('user')
     const json = `{"id": "${NOBODY}", "created_at": "2001-01-01T00:00:00Z", "email": "other@assent.test", "name": "${before['name']}"}`
-    expect(await done('admin', `select app_hidden.change_user(app_hidden.visible_user(${id('user')}), '${json}')`)).toEqual([])
+    expect(await done('admin', `select app_hidden.change_user(${id('user')}::uuid, '${json}')`)).toEqual([])
     expect(await person('user')).toEqual(before)
   })
 
@@ -369,7 +358,7 @@ describe('the last active admin', () => {
   test('INVALID_TRANSITION comes before what is wrong with the values', async () => {
     await retire()
     for (const json of ['{"name": "", "role": "USER"}', '{"name": 5, "role": "USER"}', '{"is_deleted": true, "role": "BOSS"}']) {
-      const statement = `select app_hidden.change_user(app_hidden.visible_user(${id('admin')}), '${json}')`
+      const statement = `select app_hidden.change_user(${id('admin')}::uuid, '${json}')`
       expect(await stage.attempt('admin', statement)).toMatchObject(lost)
     }
   })
@@ -415,7 +404,7 @@ describe('the last active admin', () => {
       rivals.map(async ([actor]) => {
         const client = await stage.db.connect(actor === 'owner' ? 'owner' : 'auth')
         await client.query('begin')
-        const identify = `select set_config('assent.session', $1, true), set_config('role', app_hidden.authenticate($1), true)`
+        const identify = `select app_hidden.become($1, '')`
         if (actor !== 'owner') await client.query(identify, [await open(actor)])
         return client
       }),

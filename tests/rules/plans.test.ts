@@ -1,5 +1,6 @@
 import { makeRoutes } from '../../server/rest/routes.ts'
 import type { Ask } from '../../server/sql/as-caller.ts'
+import { cloneCrowd, notifyCrowd } from '../harness/crowd.ts'
 import { openStage, type Person, type Stage } from '../harness/stage.ts'
 
 // No list may read through its table to find its page: each is met by an index, in spite of row-level security. Pages
@@ -16,67 +17,11 @@ let oneRequest: string
 let waiting: string
 
 beforeAll(async () => {
-  stage = await openStage()
-  await stage.root.query(`set session_replication_role = replica`)
-  await stage.root.query(
-    `with people as (
-       insert into app_public.users (name, created_at) select 'Person ' || n, now() - n * interval '1 hour' from generate_series(1, 20000) n returning id
-     ), logins as (
-       insert into app_private.credentials (user_id, email, password_hash) select id, id || '@assent.test', 'none' from people
-     )
-     insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at)
-     select id, app_private.hash_secret(id::text), app_private.hash_secret(id || 'r'), now() + interval '1 day' from people`,
-  )
-  // Of the crowd's 30,000 requests nearly all are approved: what one looks for is rare. One of them has 3,000.
-  await stage.root.query(
-    `with crowd as (select array_agg(id) as ids from app_public.users where name like 'Person %')
-     insert into app_public.requests (title, status, creator_id, assigned_to_id, reviewed_by_id, reviewed_at, submitted_at, created_at)
-     select 'Request ' || n, case when n % 1000 = 0 then 'SUBMITTED' else 'APPROVED' end,
-       case when n % 2000 = 7 then $1::uuid when n % 10 = 6 then $4::uuid else ids[1 + n % 20000] end,
-       case when n % 2000 = 8 then $2::uuid end,
-       case when n % 1000 > 0 then case when n % 2000 = 9 then $2::uuid else $3::uuid end end,
-       case when n % 1000 > 0 then now() - n * interval '1 minute' end, now() - n * interval '1 minute', now() - n * interval '1 minute'
-     from crowd, generate_series(1, 30000) n`,
-    [stage.id.user, stage.id.manager2, stage.id.admin, stage.id.idler],
-  )
-  await stage.root.query(
-    `insert into app_public.audit_logs (actor_id, action, request_id, request_creator_id, "timestamp")
-     select case when reviewed_by_id = $1 then $1 else creator_id end, case when status = 'SUBMITTED' then 'SUBMIT' else 'APPROVE' end, id, creator_id, created_at
-     from app_public.requests`,
-    [stage.id.manager2],
-  )
-  await stage.root.query(
-    `insert into app_public.audit_logs (actor_id, action, user_id) select $1, 'USER_UPDATE', $2 from generate_series(1, 20)`,
-    [stage.id.admin2, stage.id.user],
-  )
-  await stage.root.query(
-    `insert into app_private.login_attempts (account_key, network, failed)
-     select app_private.account_key(n || '@'), ('10.' || n / 65536 || '.' || n / 256 % 256 || '.' || n % 256 || '/32')::cidr, true from generate_series(1, 60000) n`,
-  )
-  await notifyCrowd(8)
-  // Most are read; one person has thousands, as who decides has in time.
-  await stage.root.query(
-    `insert into app_public.notifications (recipient_id, kind, event, mail_state, read_at, created_at, request_id)
-     select id, case when n % 3 = 0 then 'REMINDER' else 'SUBMITTED' end, 'mine ' || n,
-       case when n % 100 = 0 then 'FAILED' else 'NONE' end, case when n > 30 then now() end, now() - n * interval '1 minute', null
-     from unnest($1::uuid[]) id, generate_series(1, case when id = $2 then 12000 else 200 end) n`,
-    [[stage.id.user, stage.id.manager, stage.id.manager2, stage.id.admin], stage.id.manager2],
-  )
-  await stage.root.query('set session_replication_role = origin')
-  await stage.root.query('vacuum analyze')
+  stage = await openStage(await cloneCrowd())
   oneRequest = (await stage.root.query(`select id from app_public.requests where title = 'Request 2009'`)).rows[0].id
   waiting = (await stage.root.query(`select id from app_public.requests where title = 'Request 3000'`)).rows[0].id
 }, 60_000)
 afterAll(() => stage?.close())
-
-/** So many notifications more for each of the crowd, half of them unread. */
-const notifyCrowd = (count: number) =>
-  stage.root.query(
-    `insert into app_public.notifications (recipient_id, kind, event, mail_state, read_at, created_at)
-     select u.id, 'APPROVED', gen_random_uuid()::text, 'NONE', case when n % 2 = 0 then now() end, now() - n * interval '1 minute'
-     from app_public.users u, generate_series(1, $1) n where u.name like 'Person %'`,
-    [count],
-  )
 
 interface Plan {
   'Node Type': string
@@ -93,11 +38,7 @@ async function planOf(person: Person | 'owner', statement: string, before = ''):
   await stage.root.query('begin')
   try {
     if (person === 'owner') await stage.root.query('set local role assent_owner')
-    else
-      await stage.root.query(
-        `select set_config('assent.session', $1, true), set_config('role', app_hidden.authenticate($1), true)`,
-        [stage.secret[person]],
-      )
+    else await stage.root.query(`select app_hidden.become($1, '')`, [stage.secret[person]])
     await stage.root.query(`select set_config('assent.ip', '192.0.2.1', true)`)
     if (before) await stage.root.query(before)
     const { rows } = await stage.root.query(`explain (analyze, buffers, timing off, format json) ${statement}`)
@@ -351,7 +292,7 @@ test("nobody pays for others' notifications", async () => {
   }
   const before = await pages()
   await stage.root.query('begin; set local session_replication_role = replica')
-  await notifyCrowd(8)
+  await notifyCrowd(stage.root, 8)
   await stage.root.query('commit')
   await stage.root.query('vacuum analyze app_public.notifications')
   const after = await pages()
@@ -401,8 +342,8 @@ describe('with 20,000 waiting requests', () => {
 
   // Those who decide are 200 and more, each on a page of their own: so the most that naming them may read.
   test.each<[string, () => string, number, string?]>([
-    ['whom to ask about one', () => `select * from app_private.people_to_ask('${one}')`, 2 * most],
-    ['whom to ask about one that is assigned', () => `select * from app_private.people_to_ask('${assigned}')`, 2 * most],
+    ['whom to ask about one', () => `select * from app_private.deciders_to_notify('${one}')`, 2 * most],
+    ['whom to ask about one that is assigned', () => `select * from app_private.deciders_to_notify('${assigned}')`, 2 * most],
     ['whom to tell of its submission', () => recipients(one, 'SUBMIT'), 2 * most],
     ['whom to tell of its approval', () => recipients(one, 'APPROVE'), 2 * most],
     ['a mail that asks for a decision', () => mail, 3 * most, queue('SUBMITTED')],

@@ -32,7 +32,7 @@ const session = async (person: Person): Promise<Session> => ({
 
 /** The statement as this person, in one transaction and one round trip. */
 const asPerson = ({ secret }: Session, statement: string) => `
-  select set_config('assent.session', '${secret}', true), set_config('role', app_hidden.authenticate('${secret}'), true);
+  select app_hidden.become('${secret}', '');
   ${statement}`
 
 async function run(by: Session, statement: string): Promise<Result> {

@@ -1,11 +1,12 @@
 import { readFile } from 'node:fs/promises'
-import { cloneDatabase } from '../harness/database.ts'
+import { cloneDatabase, type TestDatabase } from '../harness/database.ts'
 
-const db = await cloneDatabase()
+let db: TestDatabase
+beforeAll(async () => void (db = await cloneDatabase()))
 afterAll(() => db.close())
 
 test("the README's picture of the life of a request is that of the transition table", async () => {
-  const rows = await db.as('user').rows('select * from app_public.request_transitions order by from_status nulls first, action')
+  const rows = await db.commit('user', 'select * from app_public.request_transitions order by from_status nulls first, action')
   const edges = rows.map(
     ({ from_status, to_status, action, who }) => `  ${from_status ?? '[*]'} --> ${to_status}: ${action} (${who.toLowerCase()})`,
   )

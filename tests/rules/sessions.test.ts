@@ -183,7 +183,7 @@ describe('a login', () => {
       expect(opened.refresh_token === null).toBe(byCookie)
       if (opened.session_secret) expect(await role(opened.session_secret)).toBe('assent_user')
     })
-    const end = { session_id: session.id, reason: 'Its browser logged in anew.' }
+    const end = { session_id: session.id, reason: 'Its browser logged in again.' }
     expect(entries).toEqual([
       stage.entry(password ? 'LOGIN_FAILED' : 'LOGIN', password ? null : 'user', 'user'),
       ...(ends ? [stage.entry('SESSION_REVOKE', had, had, end)] : []),

@@ -243,7 +243,7 @@ describe('a webhook is refused', () => {
   const long = (length: number) => 'https://example.com/'.padEnd(length, 'ü')
 
   const refused: [string, { url?: string | null; events?: (string | null)[] | null }, string, string][] = [
-    ['no URL', { url: null }, 'url', 'The url must not be null.'],
+    ['no URL', { url: null }, 'url', 'A value for url is required.'],
     ['an empty one', { url: '' }, 'url', form],
     ['one of another scheme', { url: 'ftp://example.com/' }, 'url', form],
     ['a file', { url: 'file:///etc/passwd' }, 'url', form],
@@ -262,7 +262,7 @@ describe('a webhook is refused', () => {
     ['a tab', { url: 'https://exa\tmple.com/' }, 'url', form],
     ['a control character', { url: 'https://example.com/\u0001' }, 'url', form],
     ['2,001 characters', { url: long(2001) }, 'url', 'The URL must have at most 2,000 characters.'],
-    ['events that are none', { events: null }, 'events', 'The events must not be null.'],
+    ['events that are none', { events: null }, 'events', 'A value for events is required.'],
     ['no event', { events: [] }, 'events', 'A webhook is told of one event at least.'],
     ['an event that there is not', { events: ['user.created', 'user.removed'] }, 'events', events],
     ['an event in capitals', { events: ['USER.CREATED'] }, 'events', events],
@@ -450,7 +450,7 @@ describe('an event', () => {
       // Told a second time, when one of them has been delivered already: nothing comes of it.
       await attempt(queued[0]!['id'])
       await done(queued[0]!['id'])
-      await workers[0].query('select app_private.notify($1)', [entry['id']])
+      await workers[0].query('select app_private.dispatch($1)', [entry['id']])
       const again = await deliveries()
       expect(again.map((row) => row['id'])).toEqual(queued.map((row) => row['id']))
       expect(again.map((row) => row['state']).sort()).toEqual(['DELIVERED', 'QUEUED'])
@@ -462,7 +462,7 @@ describe('an event', () => {
     await register()
     await a('SUBMITTED')()
     const entry = await entryOf('request.submitted')
-    await Promise.all(workers.map((worker) => worker.query('select app_private.notify($1)', [entry['id']])))
+    await Promise.all(workers.map((worker) => worker.query('select app_private.dispatch($1)', [entry['id']])))
     expect(await deliveries()).toHaveLength(1)
     expect(await stage.jobs('deliver_webhook')).toHaveLength(1)
   })
@@ -493,7 +493,7 @@ describe('an event', () => {
       `select id from app_public.audit_logs where action not in (select action from app_public.webhook_events)`,
     )
     expect(rows.length).toBeGreaterThan(5)
-    for (const { id } of rows) await workers[0].query('select app_private.notify($1)', [id])
+    for (const { id } of rows) await workers[0].query('select app_private.dispatch($1)', [id])
     expect(await deliveries()).toEqual([])
   })
 })

@@ -2,7 +2,8 @@
 // all those before it, on a throw-away database.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, readdir } from 'node:fs/promises'
+import { createHash } from 'node:crypto'
+import { chmod, readdir, readFile, writeFile } from 'node:fs/promises'
 import startAll, { stopAll } from '../harness/postgres.ts'
 
 await startAll()
@@ -15,7 +16,16 @@ try {
   })
   process.exitCode = (await once(commit, 'exit'))[0]
   // It comes out for its owner's eyes alone, and would be unreadable to the user that a container runs as.
-  for (const name of await readdir('migrations/committed')) await chmod(`migrations/committed/${name}`, 0o644)
+  let hashes = ''
+  for (const name of (await readdir('migrations/committed')).sort()) {
+    await chmod(`migrations/committed/${name}`, 0o644)
+    const hash = createHash('sha256')
+      .update(await readFile(`migrations/committed/${name}`))
+      .digest('hex')
+    hashes += `${hash}  committed/${name}\n`
+  }
+  // By which `sha256sum --check` and a test know whether one was edited afterwards.
+  await writeFile('migrations/committed.sha256', hashes)
 } finally {
   await stopAll()
 }

@@ -35,17 +35,14 @@ const order = [
 // Where a change is likely to be noticed, so that this is where one looks first.
 const likely: [RegExp, string][] = [
   [/finish_login|(open|refresh|end_|other|touch|my)_?sessions?|is_live|password_change|change_password/, 'rules/sessions'],
-  [
-    /_user\(|_user_management|keep_an_admin|tg_users__(keep|end)|app_private\.check_types\(changes, 'app_public\.users'/,
-    'rules/people',
-  ],
+  [/_user\(|require_permission|keep_an_admin|tg_users__(keep|end)/, 'rules/people'],
   [/matching_requests|requests_search_idx/, 'rules/search'],
   [/idempotency|keep_answer/, 'rules/idempotency'],
   [/announce|my_session\(/, 'rules/announcements'],
   [/remind|digests|clear_away/, 'rules/schedule'],
   [/reset/, 'rules/passwords'],
   [/mail|digest_document|is_pointless|_jobs\(/, 'rules/mails'],
-  [/notif|recipients|people_to_ask|preference/, 'rules/notifications'],
+  [/notif|recipients|deciders_to_notify|preference/, 'rules/notifications'],
   [/login|session|logout|hash|secret|account_key|network|credentials|current_user_id/, 'rules/login'],
   [/(constraint|trigger).*audit_logs|audit_logs.*(constraint|trigger)|tg__refuse|__audit|changes\(/, 'rules/trail'],
   [/transition|guard|can_decide|my_parties|visible_request|requests.*constraint/, 'rules/lifecycle'],
@@ -111,7 +108,7 @@ async function withDatabase<Result>(
     return await work(database)
   } finally {
     if (undo) await admin.query(undo)
-    await admin.query(`drop database ${database} with (force)`)
+    for (const name of [database, `${database}_crowded`]) await admin.query(`drop database if exists ${name} with (force)`)
     await admin.end()
   }
 }

@@ -69,8 +69,9 @@ async function edited(database: pg.Client, name: string, piece: string, by: stri
 const finish = 'app_hidden.finish_login(uuid,text,text,boolean,text)'
 const verify = 'app_private.verify_password(uuid,text,text)'
 const begin = 'app_hidden.begin_login(text)'
-const transition = 'app_hidden.transition(app_public.requests,text,integer,jsonb)'
-const permitted = 'app_private.permitted_transition(app_public.requests,text,integer)'
+const transition = 'app_hidden.transition(uuid,text,integer[],jsonb)'
+const write = 'app_private.write_request(app_public.requests,text,jsonb)'
+const permitted = 'app_private.permitted_transition(app_public.requests,text,integer[])'
 const guard = 'app_private.tg_requests__guard()'
 const live = 'app_private.live_session(text)'
 const isLive = 'app_private.is_live(app_private.sessions)'
@@ -81,14 +82,16 @@ const endOthers = 'app_hidden.end_other_sessions()'
 const touch = 'app_hidden.touch_session()'
 const password = 'app_hidden.change_password(uuid,text,text)'
 const create = 'app_hidden.create_user(text,text,text,text,text)'
-const change = 'app_hidden.change_user(app_public.users,jsonb)'
+const change = 'app_hidden.change_user(uuid,jsonb)'
 const keepAdmin = 'app_private.keep_an_admin(app_public.users,text,boolean)'
 const search = 'app_hidden.matching_requests(text,text,uuid,uuid)'
 const claim = 'app_hidden.claim_idempotency_key(text,bytea[])'
-const types = 'app_private.check_types(jsonb,regclass)'
-const ask = 'app_private.people_to_ask(uuid)'
+const types = 'app_private.type_faults(jsonb,regclass)'
+const violations = 'app_private.violations(regclass,jsonb)'
+const canSee = 'app_hidden.can_see(uuid,text,boolean,uuid,boolean,boolean)'
+const ask = 'app_private.deciders_to_notify(uuid)'
 const recipients = 'app_private.recipients(app_public.audit_logs)'
-const notify = 'app_private.notify(uuid)'
+const dispatch = 'app_private.dispatch(uuid)'
 const markRead = 'app_public.mark_notification_read(uuid)'
 const beginMail = 'app_private.begin_mail(uuid,text)'
 const mailSent = 'app_private.mail_sent(uuid,uuid[])'
@@ -121,20 +124,26 @@ const edits: [string, string, string][] = [
   [transition, 'for no key update', ''],
   [transition, 'if not v_edge.writes @>', 'if false and not v_edge.writes @>'],
   [transition, 'if v_new is not distinct from v_old then', 'if false then'],
-  [transition, `perform set_config('assent.action', '', true);`, ''],
-  [transition, 'when check_violation or not_null_violation then', 'when division_by_zero then'],
+  [write, `perform set_config('assent.action', '', true);`, ''],
+  [write, 'when integrity_constraint_violation then', 'when division_by_zero then'],
   [permitted, 'and r.is_deleted is not true', ''],
-  [permitted, 'if expected_version <> r.version then', 'if false then'],
+  [permitted, 'if expected_versions is not null and', 'if false and'],
+  [canSee, 'not is_deleted and', ''],
+  [canSee, `and status <> 'DRAFT'`, ''],
+  ['app_hidden.is_listed(app_public.requests,boolean)', 'not r.is_deleted or', 'true or'],
+  ['app_hidden.is_listed(app_public.users,boolean)', 'not u.is_deleted or', 'true or'],
+  ['app_hidden.is_listed(app_public.users,boolean)', `and (select app_hidden.has_permission('user.manage'))`, ''],
+  ['app_private.is_visible(uuid)', 'r.id = request_id', 'true'],
+  [violations, 'if not v_holds then', 'if false then'],
   [guard, 'new.version := old.version + 1;', ''],
   [guard, 'new.updated_at := clock_timestamp();', ''],
   [guard, 'and t.to_status = new.status', ''],
   [guard, 'and t.from_status is not distinct from v_from', ''],
-  ['app_private.tg_requests__audit()', 'app_private.current_ip()', 'null'],
+  ['app_private.log_action(text,uuid,uuid,jsonb,uuid,uuid)', 'app_private.current_ip()', 'null'],
   ['app_private.tg_requests__audit()', 'app_hidden.current_user_id()', 'new.creator_id'],
   ['app_private.tg_requests__audit()', `current_setting('assent.action')`, `'UPDATE'`],
   ['app_private.changes(jsonb,jsonb)', `and n.key not in ('version', 'updated_at')`, ''],
   ['app_private.tg__refuse()', 'raise exception', 'raise warning'],
-  [transition, 'and r.created_at = seen.created_at', ''],
   ['app_public.users_email(app_public.users)', 'u.id = (select app_hidden.current_user_id()) or', 'true or'],
   ['app_public.users_email(app_public.users)', `or (select app_hidden.has_permission('user.read_email'))`, ''],
   ['app_public.requests_awaiting_my_decision()', 'where d.user_id = (select app_hidden.current_user_id())', ''],
@@ -146,7 +155,7 @@ const edits: [string, string, string][] = [
   [verify, 'set failed = true', 'set failed = false'],
   [verify, 'case when not u.is_deleted then u.id end', 'u.id'],
   [verify, 'and a.account_key = v_account_key and not a.failed', 'and not a.failed'],
-  [finish, 'v_known_id, app_private.current_ip()', 'user_id, app_private.current_ip()'],
+  [finish, 'user_id, v_known_id)', 'user_id, user_id)'],
   [finish, 'if by_cookie then', 'if true then'],
   ['app_public.resend_webhook_delivery(uuid)', 'and w.is_enabled', ''],
   ['app_private.delivery_failed(uuid,integer,text,boolean)', `interval '2 days'`, `interval '3 days'`],
@@ -155,7 +164,7 @@ const edits: [string, string, string][] = [
   [beginMail, 'n.recipient_id = v_notification.recipient_id and', ''],
   [finish, 'where s.id = l.session_id', 'where s.user_id = l.user_id'],
   [finish, 'where s.id = l.session_id', 'where false'],
-  [finish, 'from replaced r;', 'from replaced r where false;'],
+  [finish, 'if found then', 'if false then'],
   [open, `case when by_cookie then 'cookie:' else '' end ||`, ''],
   [open, 'case when not by_cookie then', 'case when true then'],
   [open, `interval '30 days'`, `interval '31 days'`],
@@ -187,23 +196,22 @@ const edits: [string, string, string][] = [
   [password, 'and s.revoked_at is null', 'and false'],
   [password, 's.id is distinct from (select', 'null is distinct from (select'],
   [password, 'perform app_private.require_session();', ''],
-  ['app_private.permit_user_management()', `if not app_hidden.has_permission('user.manage') then`, 'if false then'],
-  [create, 'perform app_private.permit_user_management();', ''],
-  [create, `perform app_private.refuse_weakness(weakness, 'password');`, ''],
+  ['app_private.require_permission(text)', 'if not app_hidden.has_permission(permission) then', 'if false then'],
+  [create, `perform app_private.require_permission('user.manage');`, ''],
+  [create, 'if weakness is not null then', 'if false then'],
   [create, `coalesce(role, 'USER')`, 'role'],
-  [change, 'perform app_private.permit_user_management();\n\n', '\n'],
+  [change, `perform app_private.require_permission('user.manage');\n\n`, '\n'],
   [change, 'perform pg_advisory_xact_lock', noLock],
-  [change, 'and u.created_at = seen.created_at', ''],
-  [change, `perform app_private.check_types(changes, 'app_public.users');`, ''],
+  [change, `if v_faults <> '[]' then`, 'if false then'],
   [keepAdmin, 'perform pg_advisory_xact_lock', noLock],
   [keepAdmin, 'and not u.is_deleted', ''],
   ['app_private.tg_users__keep_an_admin()', 'perform app_private.keep_an_admin(old, new.role, new.is_deleted);', ''],
   ['app_private.tg_users__end_sessions()', 'where s.user_id = new.id and s.revoked_at is null', 'where false'],
   ['app_private.tg_users__audit()', `if tg_op = 'UPDATE' and new is not distinct from old then`, 'if false then'],
-  [search, 'and not r.is_deleted', ''],
+  [search, 'and app_hidden.is_listed(r, false)', ''],
   [search, 'ilike all', 'like all'],
   [search, 'ilike v_patterns[2]', 'like v_patterns[2]'],
-  [search, 'and r.submitted_at is not null', ''],
+  [search, 'v_reads_others, v_reads_all)', 'true, true)'],
   [search, 'r.status = matching_requests.status', 'true'],
   [search, 'r.creator_id = matching_requests.creator_id', 'true'],
   [search, 'r.assigned_to_id = matching_requests.assigned_to_id', 'true'],
@@ -219,9 +227,13 @@ const edits: [string, string, string][] = [
   [claim, `|| ' of ' || v_me`, ''],
   [types, `case a.atttypid when 'boolean'::regtype then 'boolean' else 'string' end`, `jsonb_typeof(e.value)`],
   [types, `or (a.atttypid = 'uuid'::regtype and`, `or (false and`],
-  [transition, `perform app_private.check_types(changes, 'app_public.requests');`, ''],
-  ['app_hidden.request_document(app_public.requests)', 'and r.created_at = seen.created_at', ''],
-  ['app_hidden.audit_log_document(app_public.audit_logs)', 'and a."timestamp" = seen."timestamp"', ''],
+  [transition, `if v_faults <> '[]' then`, 'if false then'],
+  [
+    'app_hidden.request_document(app_public.requests)',
+    'from app_private.caller_with_permissions() c',
+    'from (values (null::uuid, null::text[])) c (user_id, permissions)',
+  ],
+  ['app_hidden.audit_log_document(app_public.audit_logs)', 'from app_private.caller() c', 'from (values (1)) c'],
   ['app_private.caller_network()', 'else 64', 'else 128'],
   ['app_private.account_key(text)', 'lower(email)', 'email'],
   ['app_public.logout()', 's.id = l.session_id', 's.user_id = l.user_id'],
@@ -236,9 +248,9 @@ const edits: [string, string, string][] = [
   [recipients, `and p.user_id::text = entry.metadata -> 'assigned_to_id' ->> 'new'`, ''],
   [recipients, `and entry.metadata ? 'role'`, ''],
   [recipients, 'and entry.actor_id is not null', ''],
-  [notify, 'and not u.is_deleted', ''],
-  [notify, 'on conflict on constraint notifications_event_key do nothing', ''],
-  ['app_private.tg_audit_logs__notify()', 'and a.is_told', ''],
+  [dispatch, 'and not u.is_deleted', ''],
+  [dispatch, 'on conflict on constraint notifications_event_key do nothing', ''],
+  ['app_private.tg_audit_logs__dispatch()', 'and a.is_told', ''],
   ['app_private.mail_state_for(uuid,text)', 'k.is_mandatory or', ''],
   ['app_public.unread_notification_count()', 'where n.read_at is null', ''],
   ['app_public.unread_notification_count()', 'limit 10000', 'limit 10001'],
@@ -293,7 +305,8 @@ const edits: [string, string, string][] = [
   [remind, `and asked.at <= now() - interval '2 days'`, ''],
   [remind, 'where not exists (select from app_public.notifications n where n.event = due.event)', ''],
   [remind, `and a.action = 'ASSIGN'`, 'and false'],
-  [remind, 'and not r.is_deleted', ''],
+  ['app_hidden.is_waiting(app_public.requests)', 'and not r.is_deleted', ''],
+  ['app_hidden.is_waiting(app_public.requests)', 'and r.reviewed_at is null', ''],
   [digests, `where app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'`, ''],
   [clear, 'where s.expires_at < now()', 'where s.revoked_at < now()'],
   [clear, `interval '24 hours'`, `interval '23 hours'`],

@@ -17,7 +17,7 @@ let sdl: string
 let schema: GraphQLSchema
 
 beforeAll(async () => {
-  db = await cloneDatabase({ transactional: false })
+  db = await cloneDatabase()
   sdl = await printGraphQL(db.urls.auth)
   schema = buildSchema(sdl)
 })

@@ -1,45 +1,26 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { jest } from '@jest/globals'
 import { Logger as WorkerLogger, parseCrontab, runOnce, type JobHelpers } from 'graphile-worker'
 import pg, { type Client } from 'pg'
 import pino from 'pino'
 import { parseConfig } from '../../../server/config.ts'
-import { makePresence, type Presence } from '../../../server/jobs/rescue.ts'
+import { makePresence, RESCUE, type Presence } from '../../../server/jobs/rescue.ts'
 import { crontab, promptTasks } from '../../../server/jobs/tasks.ts'
-import { startWorker } from '../../../server/jobs/worker.ts'
+import { startWorker, TIMES } from '../../../server/jobs/worker.ts'
 import { cloneDatabase, type TestDatabase } from '../../harness/database.ts'
-import { command, type Running } from '../../harness/process.ts'
+import { command } from '../../harness/process.ts'
 import { startApi } from '../../harness/client.ts'
 import { startSmtp, type Mailbox } from '../../harness/smtp.ts'
 import { until } from '../../harness/socket.ts'
 
-// What repeats is made to happen when the test says so, and in our process alone.
-jest.useFakeTimers({
-  doNotFake: [
-    'Date',
-    'hrtime',
-    'nextTick',
-    'performance',
-    'queueMicrotask',
-    'setImmediate',
-    'clearImmediate',
-    'setTimeout',
-    'clearTimeout',
-  ],
-})
-
 let db: TestDatabase
 let root: Client
 let mailbox: Mailbox
-let ending: ReturnType<typeof endWhileMailIsUnderWay>
 const lines: string[] = []
 const log = pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) })
 beforeAll(async () => {
-  db = await cloneDatabase({ transactional: false })
+  db = await cloneDatabase()
   root = await db.connect('root')
   mailbox = await startSmtp()
-  ending = endWhileMailIsUnderWay()
-  ending.catch(() => {})
 })
 afterEach(async () => {
   mailbox.answer = () => undefined
@@ -51,7 +32,7 @@ afterAll(async () => {
 })
 
 const env = () => ({ DATABASE_URL: db.urls.owner, SMTP_URL: mailbox.url, MAIL_FROM: 'assent@example.com' })
-const start = () => startWorker(parseConfig(env(), 'worker'), log)
+const start = (times = TIMES) => startWorker(parseConfig(env(), 'worker'), log, times)
 const all = async (text: string, values: unknown[] = []) => (await root.query(text, values)).rows
 
 /** Queues a mail to each of so many new people; the ids of the notifications. */
@@ -67,31 +48,6 @@ async function queue(count: number, client = root): Promise<string[]> {
     [count],
   )
   return rows.map(({ id }) => id)
-}
-
-/** Closes a worker that has sent a mail to a server which never says that it has accepted it: a database of its own for that. */
-async function endWhileMailIsUnderWay() {
-  const [own, server] = await Promise.all([cloneDatabase({ transactional: false }), startSmtp()])
-  try {
-    const client = await own.connect('root')
-    await queue(1, client)
-    const held = new Promise<void>((resolve) => {
-      server.answer = (at) => (at === 'DATA' ? (resolve(), new Promise(() => {})) : undefined)
-    })
-    const worker = await startWorker(parseConfig({ ...env(), DATABASE_URL: own.urls.owner, SMTP_URL: server.url }, 'worker'), log)
-    await held
-    const since = performance.now()
-    await worker.close()
-    const seconds = (performance.now() - since) / 1000
-    const { rows } = await client.query(
-      `select n.mail_state as state, n.mail_attempts as attempts, j.attempts as tried, j.locked_at
-       from app_public.notifications n join graphile_worker.jobs j on j.task_identifier = 'send_mail'`,
-    )
-    return { seconds, rows }
-  } finally {
-    await server.close()
-    await own.close()
-  }
 }
 
 const states = async (ids: string[]) => {
@@ -155,12 +111,23 @@ describe('workers', () => {
     expect(accepted(ids).toSorted()).toEqual(ids.toSorted())
   })
 
-  test('what does not come to an end is given back when it is closed, after 20 seconds', async () => {
-    const { seconds, rows } = await ending
-    expect(seconds).toBeGreaterThan(19)
-    expect(seconds).toBeLessThan(30)
+  test('what does not come to an end is given back when it is closed, after 20 seconds; of 1 that it is given here', async () => {
+    expect(TIMES.lastCall).toBe(20_000)
+    const [id] = await queue(1)
+    const { held, release } = holdMails()
+    const worker = await start({ ...TIMES, lastCall: 1_000 })
+    await held
+    const since = performance.now()
+    await worker.close()
+    expect(performance.now() - since).toBeGreaterThan(950)
+    release()
+    const rows = await all(
+      `select n.mail_state as state, n.mail_attempts as attempts, j.attempts as tried, j.locked_at
+       from app_public.notifications n join graphile_worker.jobs j on j.task_identifier = 'send_mail' where n.id = $1`,
+      [id],
+    )
     expect(rows).toEqual([{ state: 'QUEUED', attempts: 1, tried: 1, locked_at: null }])
-  }, 60_000)
+  })
 
   test('when all connections to the database are lost, what was accepted meanwhile is recorded, and the rest is done', async () => {
     const first = await queue(1)
@@ -198,34 +165,30 @@ describe('workers', () => {
 })
 
 describe('a pool of workers that is dead', () => {
+  // Seconds are hundredths here. It is real time: looks are counted, as one that comes late is no fault.
+  const times = { lookEvery: 50, deadAfter: 200 }
   let pool: pg.Pool
-  let presence: Presence
-  let ahead = 0
-  let clock: jest.SpiedFunction<typeof Date.now>
-  let killed: Running | undefined
-  beforeAll(async () => {
+  const opened: Presence[] = []
+  let looks = 0
+  let looksWhenFreed = 0
+  beforeAll(() => {
     pool = new pg.Pool({ connectionString: db.urls.owner })
     pool.on('error', () => {})
-    presence = await makePresence(db.urls.owner, pool, log)
-    const { now } = Date
-    clock = jest.spyOn(Date, 'now').mockImplementation(() => now() + ahead)
   })
-  afterAll(async () => {
-    clock.mockRestore()
-    await killed?.end('SIGKILL')
-    await presence.close()
-    await pool.end()
-  })
+  afterEach(() => Promise.all(opened.splice(0).map((presence) => presence.close())))
+  afterAll(() => pool.end())
 
-  /** Lets five seconds go by, with the look that comes then. */
-  async function passFiveSeconds(): Promise<void> {
-    const queries = jest.spyOn(pool, 'query')
-    ahead += 5_000
-    jest.advanceTimersByTime(5_000)
-    await until(() => queries.mock.calls.length > 0)
-    while ((await Promise.allSettled(queries.mock.results.map(({ value }) => value))).length < queries.mock.calls.length);
-    queries.mockRestore()
-    await sleep(50) // and what comes of it
+  async function watch(patience = times): Promise<Presence> {
+    const counting = {
+      query(text: string, values: unknown[]) {
+        if (text.includes('force_unlock')) looksWhenFreed = looks
+        else looks++
+        return pool.query(text, values)
+      },
+    } as pg.Pool
+    const presence = await makePresence(db.urls.owner, counting, log, patience)
+    opened.push(presence)
+    return presence
   }
   /** A job that this pool has taken. */
   async function takenBy(poolId: string): Promise<() => Promise<boolean>> {
@@ -236,70 +199,93 @@ describe('a pool of workers that is dead', () => {
     ])
     return async () => (await all('select from graphile_worker.jobs where id = $1 and locked_at is null', [id])).length === 1
   }
-  /** Seconds until this has come about. */
-  async function secondsUntil(condition: () => Promise<boolean>): Promise<number> {
-    for (let seconds = 0; seconds <= 60; seconds += 5) {
-      if (await condition()) return seconds
-      await passFiveSeconds()
-    }
-    return Number.POSITIVE_INFINITY
+  const holders = (poolId: string) =>
+    all(
+      `select pid from pg_locks where locktype = 'advisory' and classid = 7277539 and objid = hashtext($1)::oid and granted
+       and database = (select oid from pg_database where datname = current_database())`,
+      [poolId],
+    )
+  /** So long that a machine which is busy does not make the living look dead. */
+  const patient = { lookEvery: 50, deadAfter: 1_500 }
+  /** Waits for so many looks. */
+  async function pass(count: number): Promise<void> {
+    const from = looks
+    await until(() => looks >= from + count)
   }
 
-  test('has its jobs taken from it after 20 to 30 seconds; one that lives keeps them, though it loses its connection', async () => {
-    const other = await makePresence(db.urls.owner, pool, log)
-    other.announce('a living pool')
-    const [isFreed, isRobbed] = [await takenBy('a dead pool'), await takenBy('a living pool')]
-    const locks = () =>
-      all(`select pid from pg_locks where locktype = 'advisory' and objid = hashtext('a living pool')::oid
-      and database = (select oid from pg_database where datname = current_database()) and classid = 7277539`)
-    await until(async () => (await locks()).length === 1)
-    await passFiveSeconds()
-    const [{ pid }] = (await locks()) as [{ pid: number }]
-    await all('select pg_terminate_backend($1)', [pid])
-    await until(async () => (await locks()).length === 0)
-    const seconds = 5 + (await secondsUntil(isFreed))
-    expect(seconds).toBeGreaterThanOrEqual(20)
-    expect(seconds).toBeLessThanOrEqual(30)
-    for (let i = 0; i < 6; i++) await passFiveSeconds()
-    expect(await isRobbed()).toBe(false)
-    expect((await locks()).map((lock) => lock.pid === pid)).toEqual([false])
+  test('has its jobs taken from it after 20 to 30 seconds', async () => {
+    // A look comes every five; the first finds it missing, and one after 20 seconds frees its jobs.
+    expect(RESCUE).toEqual({ lookEvery: 5_000, deadAfter: 20_000 })
+    expect(times.deadAfter / times.lookEvery).toBe(RESCUE.deadAfter / RESCUE.lookEvery)
+    const isFreed = await takenBy('a dead pool')
+    looks = 0
+    const since = performance.now()
+    await watch()
+    await until(isFreed)
+    expect(performance.now() - since).toBeGreaterThanOrEqual(times.deadAfter)
+    expect(looksWhenFreed).toBeGreaterThan(0)
+    expect(looksWhenFreed).toBeLessThanOrEqual(30_000 / RESCUE.lookEvery)
+  })
 
-    // From when it has ended, however that came, it is dead.
+  test('has them taken from it though others look whether it is dead at every moment, too', async () => {
+    const isFreed = await takenBy('a dead pool that is watched')
+    const other = await db.connect('owner')
+    await other.query(`select pg_advisory_lock_shared(7277539, hashtext('a dead pool that is watched'))`)
+    await watch()
+    await until(isFreed)
+    await other.query('select pg_advisory_unlock_all()')
+  })
+
+  test('one that lives keeps them, though it loses its connection; from when it has ended, it is dead', async () => {
+    const isRobbed = await takenBy('a living pool')
+    const other = await watch(patient)
+    other.announce('a living pool')
+    await until(async () => (await holders('a living pool')).length === 1)
+    await watch(patient)
+    const [{ pid }] = (await holders('a living pool')) as [{ pid: number }]
+    await all('select pg_terminate_backend($1)', [pid])
+    await until(async () => (await holders('a living pool')).some((holder) => holder['pid'] !== pid))
+    await sleep(patient.deadAfter)
+    await pass(4)
+    expect(await isRobbed()).toBe(false)
+
     other.withdraw('a living pool')
-    expect(await secondsUntil(isRobbed)).toBeLessThanOrEqual(35)
-    await other.close()
+    await until(isRobbed)
   })
 
   test('one that was gone for a moment, again and again, is not dead', async () => {
     const isFreed = await takenBy('a pool that comes and goes')
     const key = `7277539, hashtext('a pool that comes and goes')`
+    const other = await db.connect('owner')
+    await watch(patient)
     for (let i = 0; i < 4; i++) {
-      await passFiveSeconds()
-      await passFiveSeconds()
-      await all(`select pg_advisory_lock(${key})`)
-      await passFiveSeconds()
-      await all(`select pg_advisory_unlock(${key})`)
+      // While it is there a look begins and ends; it is gone for a third of the time that would make it dead.
+      await other.query(`select pg_advisory_lock(${key})`)
+      await pass(2)
+      await other.query(`select pg_advisory_unlock(${key})`)
+      await sleep(patient.deadAfter / 3)
     }
     expect(await isFreed()).toBe(false)
   })
 
-  test('of a process that was killed -9 in the middle of a mail: another sends it within a minute, once', async () => {
+  test('of a process that was killed -9 in the middle of a mail: another sends it, once', async () => {
     const ids = await queue(1)
     const { held } = holdMails()
     const running = command('worker', { ...env(), LOG_LEVEL: 'warn' })
-    killed = running
-    await Promise.race([held, running.exit.then(() => Promise.reject(new Error(running.output)))])
-    await running.end('SIGKILL')
+    try {
+      await Promise.race([held, running.exit.then(() => Promise.reject(new Error(running.output)))])
+    } finally {
+      await running.end('SIGKILL')
+    }
     mailbox.answer = () => undefined
     const [{ dead }] = (await all('select locked_by as dead from graphile_worker.jobs')) as [{ dead: string }]
     expect(dead).toEqual(expect.any(String))
-    const next = await start()
-    const itsJobs = () => all('select from graphile_worker.jobs where locked_by = $1', [dead])
-    const seconds = await secondsUntil(async () => (await itsJobs()).length === 0)
+    const since = performance.now()
+    const next = await start({ ...TIMES, ...times })
+    await until(async () => (await all('select from graphile_worker.jobs where locked_by = $1', [dead])).length === 0)
+    expect(performance.now() - since).toBeGreaterThanOrEqual(times.deadAfter)
     await until(isSent(ids))
     await next.close()
-    expect(seconds).toBeGreaterThanOrEqual(20)
-    expect(seconds).toBeLessThanOrEqual(60)
     expect([accepted(ids), await states(ids)]).toEqual([ids, { SENT: 1 }])
     expect(lines.join('')).toContain('Workers have died; their jobs are free again.')
   })

@@ -10,6 +10,7 @@ import { makeTokens } from '../../../server/http/identity.ts'
 import type { Live } from '../../../server/live/listener.ts'
 import { makeSubscribers } from '../../../server/live/subscribers.ts'
 import { makeNews } from '../../../server/graphql/schema/subscriptions.ts'
+import { startServer } from '../../../server/server.ts'
 import { openPool } from '../../../server/sql/as-caller.ts'
 import {
   deadToken,
@@ -47,7 +48,7 @@ const passTime = (seconds: number) => void jest.advanceTimersByTime(seconds * 10
 let api: Api
 let owner: Client
 beforeAll(async () => {
-  api = await startApi({ TRUST_PROXY: '1', PUBLIC_URL, ALLOWED_ORIGINS: PAGE })
+  api = await startApi({ TRUST_PROXY: '1', PUBLIC_URL, ALLOWED_ORIGINS: PAGE }, undefined, startServer)
   owner = await api.db.connect('owner')
 })
 afterEach(closeAll)
@@ -144,7 +145,7 @@ describe('who may connect', () => {
   })
 
   test('not too often: upgrades and operations come from the same allowance as calls', async () => {
-    const sure = await startApi({}, api.db)
+    const sure = await startApi({}, api.db, startServer)
     const refusals = await Promise.allSettled(Array.from({ length: 310 }, () => open(sure)))
     const refused = refusals.filter(({ status }) => status === 'rejected') as PromiseRejectedResult[]
     expect(refused.length).toBeGreaterThan(0)
@@ -486,7 +487,7 @@ describe('the connection that listens', () => {
     await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve))
     const { port } = proxy.address() as AddressInfo
     const near = Object.assign(new URL(target), { hostname: '127.0.0.1', port }).toString()
-    const cut = await startApi({ AUTH_DATABASE_URL: near }, api.db)
+    const cut = await startApi({ AUTH_DATABASE_URL: near }, api.db, startServer)
     const socket = await connect(cut, 'user')
     for (const [near, far] of pairs) {
       near.unpipe()
@@ -504,7 +505,7 @@ describe('the connection that listens', () => {
 
 describe('close()', () => {
   test('sends everybody away, and waits for nobody', async () => {
-    const closing = await startApi({}, api.db)
+    const closing = await startApi({}, api.db, startServer)
     const sockets = [await connect(closing, 'user'), await connect(closing, 'manager'), await open(closing)]
     await sockets[0]!.subscribe(INBOX)
     const stream = await fetch(`${closing.url}/graphql`, {

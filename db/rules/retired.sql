@@ -1,0 +1,47 @@
+-- Rules that are no more. They go in the transaction that brings their successors, so that no call of a server that still
+-- runs meets a moment in which it finds neither. What the server before this one calls by name is kept here until the next
+-- release, and says so. The drift test names whatever is in a database and neither in db/ nor here.
+
+drop function if exists app_hidden.transition(app_public.requests, text, integer, jsonb);
+drop function if exists app_private.permitted_transition(app_public.requests, text, integer);
+drop function if exists app_hidden.visible_request(uuid);
+drop function if exists app_private.raise_violation(text, text);
+drop function if exists app_private.check_types(jsonb, regclass);
+drop function if exists app_private.permit_user_management();
+drop function if exists app_hidden.people_on_my_requests();
+drop trigger if exists _800_notify on app_public.audit_logs;
+drop function if exists app_private.tg_audit_logs__notify();
+drop function if exists app_private.people_to_ask(uuid);
+
+-- Called by the server and the worker of migration 000009.
+create or replace function app_hidden.visible_user(user_id uuid)
+  returns app_public.users
+  language plpgsql
+  volatile
+as $$
+declare
+  v_user app_public.users;
+begin
+  select * into v_user from app_public.users u where u.id = user_id;
+  return v_user;
+end
+$$;
+comment on function app_hidden.visible_user(uuid) is 'For servers of migration 000009: see change_user(uuid, jsonb).';
+create or replace function app_hidden.change_user(seen app_public.users, changes jsonb)
+  returns app_public.users
+  language sql
+  volatile
+as $$
+  select app_hidden.change_user(seen.id, changes)
+$$;
+comment on function app_hidden.change_user(app_public.users, jsonb) is 'For servers of migration 000009: see change_user(uuid, jsonb).';
+grant execute on function app_hidden.visible_user(uuid), app_hidden.change_user(app_public.users, jsonb)
+  to assent_user, assent_manager, assent_admin;
+create or replace function app_private.notify(audit_log_id uuid)
+  returns void
+  language sql
+  volatile
+as $$
+  select app_private.dispatch(audit_log_id)
+$$;
+comment on function app_private.notify(uuid) is 'For workers of migration 000009, and the jobs that they added: see dispatch(uuid).';

@@ -1,0 +1,245 @@
+-- Sessions: opened by a login, refreshed, listed and ended. What makes one live: is_live.
+
+create or replace function app_private.random_secret()
+  returns text
+  language sql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+  select translate(encode(app_private.gen_random_bytes(32), 'base64'), '+/=', '-_')
+$$;
+comment on function app_private.random_secret() is '256 random bits as base64url without padding (RFC 4648, 5).';
+
+create or replace function app_private.hash_secret(secret text)
+  returns bytea
+  language sql
+  immutable
+as $$
+  select sha256(convert_to(secret, 'UTF8'))
+$$;
+comment on function app_private.hash_secret(text) is
+  'How a secret is kept at rest. It has 256 random bits, so that a fast hash is enough.';
+
+-- Idle: longer than a weekend. Absolute: NIST SP 800-63B, 4.1.3, at assurance level 1.
+create or replace function app_private.is_live(s app_private.sessions)
+  returns boolean
+  language sql
+  stable
+as $$
+  select s.revoked_at is null and s.expires_at > now() and s.last_used_at > now() - interval '3 days'
+$$;
+comment on function app_private.is_live(app_private.sessions) is
+  'Not ended, not older than the 30 days it was opened for, and used within the last 3 days. Of an active person: live_session asks.';
+
+create or replace function app_private.live_session(secret text)
+  returns table (session_id uuid, user_id uuid, role text, database_role name)
+  language sql
+  stable
+  rows 1
+as $$
+  select s.id, u.id, r.role, r.database_role
+  from app_private.sessions s
+  join app_public.users u on u.id = s.user_id
+  join app_public.roles r on r.role = u.role
+  where s.secret_hash = app_private.hash_secret(secret)
+    and app_private.is_live(s)
+    and not u.is_deleted
+$$;
+comment on function app_private.live_session(text) is
+  'The session that a secret opens, if it is live and of an active person. The one definition of it.';
+
+create or replace function app_private.open_session(
+  user_id uuid,
+  by_cookie boolean,
+  user_agent text,
+  out session_secret text,
+  out refresh_token text
+)
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  -- A secret says which door it opens: what a token carries is no cookie, however long the token has been expired.
+  session_secret := case when by_cookie then 'cookie:' else '' end || app_private.random_secret();
+  -- It names its session, so that one which is used again is known for what it is, and none need be kept.
+  refresh_token := case when not by_cookie then session_secret || '.' || app_private.random_secret() end;
+  insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at, ip_address, user_agent)
+  values (
+    open_session.user_id,
+    app_private.hash_secret(session_secret),
+    app_private.hash_secret(refresh_token),
+    now() + interval '30 days',
+    nullif(current_setting('assent.ip', true), '')::inet,
+    left(open_session.user_agent, 300)
+  );
+end
+$$;
+comment on function app_private.open_session(uuid, boolean, text) is
+  'A new session, always under new secrets: for an access token and its refresh token, or for a cookie.';
+
+create or replace function app_hidden.refresh_session(
+  given_token text,
+  out user_id uuid,
+  out session_secret text,
+  out refresh_token text
+)
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_secret text := split_part(given_token, '.', 1);
+  v_session app_private.sessions;
+begin
+  -- Of two refreshes at once the second meets what the first has done.
+  select * into v_session from app_private.sessions s
+  where s.secret_hash = app_private.hash_secret(v_secret) and s.refresh_hash is not null
+  for no key update;
+  if not exists (select from app_private.live_session(v_secret) l where l.session_id = v_session.id) then
+    return;
+  end if;
+
+  if v_session.refresh_hash <> app_private.hash_secret(given_token) then
+    update app_private.sessions s set revoked_at = now() where s.id = v_session.id;
+    perform app_private.log_action('SESSION_REVOKE', null, v_session.user_id,
+      jsonb_build_object('session_id', v_session.id, 'reason', 'A refresh token was used twice.'));
+    return;
+  end if;
+
+  user_id := v_session.user_id;
+  session_secret := v_secret;
+  refresh_token := v_secret || '.' || app_private.random_secret();
+  update app_private.sessions s
+  set refresh_hash = app_private.hash_secret(refresh_session.refresh_token), last_used_at = now()
+  where s.id = v_session.id;
+end
+$$;
+comment on function app_hidden.refresh_session(text) is
+  'Exchanges a refresh token for the next one. Another than the current one was used before, and is in two hands, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
+grant execute on function app_hidden.refresh_session(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
+
+create or replace function app_public.logout()
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_me uuid := app_private.require_session();
+begin
+  update app_private.sessions s
+  set revoked_at = now()
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where s.id = l.session_id and app_private.is_live(s);
+  -- Of two at once the first has ended it.
+  if not found then
+    raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
+  end if;
+  perform app_private.log_action('LOGOUT', v_me, v_me);
+end
+$$;
+comment on function app_public.logout() is 'Ends the session that the request came with, at once and for every token of it. Raises RQ401 when it is over.';
+grant execute on function app_public.logout() to assent_user, assent_manager, assent_admin;
+
+-- One's own sessions -----------------------------------------------------------------------------------------------
+
+create or replace function app_hidden.my_sessions()
+  returns table (id uuid, created_at timestamptz, document json)
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select s.id, s.created_at, row_to_json(d)
+  from app_private.caller() c
+  join app_private.sessions s on s.user_id = c.user_id
+  cross join lateral (
+    select s.id, s.created_at, s.last_used_at, s.expires_at, host(s.ip_address) as ip_address, s.user_agent,
+      s.id = c.session_id as is_current
+  ) d
+  where app_private.is_live(s);
+end
+$$;
+comment on function app_hidden.my_sessions() is 'The live sessions of the person who is asking, as REST shows them.';
+
+create or replace function app_hidden.end_session(session_id uuid)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_me uuid := app_private.require_session();
+begin
+  update app_private.sessions s set revoked_at = now()
+  where s.id = end_session.session_id and s.user_id = v_me and app_private.is_live(s);
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such session.';
+  end if;
+  perform app_private.log_action('SESSION_REVOKE', v_me, v_me, jsonb_build_object('session_id', end_session.session_id));
+end
+$$;
+comment on function app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ401 without one, RQ404 when there is none of that id.';
+
+create or replace function app_hidden.end_other_sessions()
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_me uuid := app_private.require_session();
+  v_count integer;
+begin
+  update app_private.sessions s set revoked_at = now()
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where s.user_id = l.user_id and s.id <> l.session_id and app_private.is_live(s);
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    perform app_private.log_action('SESSION_REVOKE', v_me, v_me, jsonb_build_object('sessions', v_count));
+  end if;
+end
+$$;
+comment on function app_hidden.end_other_sessions() is 'Ends all sessions of one''s own but the one that asks. Raises RQ401 without one.';
+
+create or replace function app_hidden.touch_session()
+  returns uuid
+  language sql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+  update app_private.sessions s
+  set last_used_at = now()
+  from app_private.live_session(current_setting('assent.session', true)) l
+  where s.id = l.session_id and s.last_used_at < now() - interval '1 minute';
+  select l.user_id from app_private.live_session(current_setting('assent.session', true)) l
+$$;
+comment on function app_hidden.touch_session() is
+  'Notes that the session is in use, to the minute, and tells whose it is. A request of its own, so that a request that reads writes nothing.';
+
+grant execute on function
+  app_hidden.my_sessions(), app_hidden.end_session(uuid), app_hidden.end_other_sessions(), app_hidden.touch_session()
+  to assent_user, assent_manager, assent_admin;
+
+create or replace function app_hidden.my_session()
+  returns table (session_id uuid, user_id uuid)
+  language plpgsql
+  stable
+  security definer
+  rows 1
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return query select c.session_id, c.user_id from app_private.caller() c;
+end
+$$;
+comment on function app_hidden.my_session() is 'The session and the person that announcements name; no row for nobody.';
+grant execute on function app_hidden.my_session() to assent_user, assent_manager, assent_admin;

@@ -1,0 +1,52 @@
+-- The state machine: which actions lead from where to where, who may take them and what they write. Nothing in code
+-- names an action or a status; the function that walks the edges is transition() (rules/lifecycle.sql).
+
+create table if not exists app_public.request_parties (
+  party text primary key,
+  description text not null
+);
+comment on table app_public.request_parties is E'@behavior -*\nWhat a person can be to a request. Who is one: app_hidden.my_parties.';
+comment on column app_public.request_parties.party is 'The name of the party.';
+comment on column app_public.request_parties.description is 'Who that is.';
+
+insert into app_public.request_parties (party, description) values
+  ('CREATOR',  'Who created it.'),
+  ('DECIDER',  'Who can decide it: app_hidden.can_decide.'),
+  ('ASSIGNER', 'Who can decide it, or may assign any request.')
+on conflict (party) do update
+  set description = excluded.description
+  where (request_parties.*) is distinct from (excluded.*);
+
+create table if not exists app_public.request_transitions (
+  from_status text references app_public.request_statuses on update cascade on delete restrict,
+  action text not null references app_public.audit_actions on update cascade on delete restrict,
+  to_status text not null references app_public.request_statuses on update cascade on delete restrict,
+  who text not null references app_public.request_parties on update cascade on delete restrict,
+  writes text[] not null default '{}',
+  stamps jsonb not null default '{}',
+  constraint request_transitions_key unique nulls not distinct (from_status, action),
+  constraint request_transitions_stamps_object check (jsonb_typeof(stamps) = 'object')
+);
+comment on table app_public.request_transitions is E'@behavior -*\nThe state machine: one row an edge. What is not here cannot happen.';
+comment on column app_public.request_transitions.from_status is 'Where the request stands before; null: it does not exist yet.';
+comment on column app_public.request_transitions.action is 'What is done.';
+comment on column app_public.request_transitions.to_status is 'Where it stands afterwards.';
+comment on column app_public.request_transitions.who is 'The party that may do it.';
+comment on column app_public.request_transitions.writes is 'The columns that the caller may write by it.';
+comment on column app_public.request_transitions.stamps is 'What the action itself writes, a value for each column: "@now" is the time, "@caller" whoever does it, null clears.';
+comment on constraint request_transitions_stamps_object on app_public.request_transitions is 'Stamps are a JSON object.';
+create index if not exists request_transitions_action_idx on app_public.request_transitions (action);
+create index if not exists request_transitions_to_status_idx on app_public.request_transitions (to_status);
+create index if not exists request_transitions_who_idx on app_public.request_transitions (who);
+
+insert into app_public.request_transitions (from_status, action, to_status, who, writes, stamps) values
+  (null,        'CREATE',  'DRAFT',     'CREATOR',  '{title,description,assigned_to_id}', '{}'),
+  ('DRAFT',     'UPDATE',  'DRAFT',     'CREATOR',  '{title,description,assigned_to_id}', '{}'),
+  ('DRAFT',     'DELETE',  'DRAFT',     'CREATOR',  '{}',                                 '{"is_deleted": true}'),
+  ('DRAFT',     'SUBMIT',  'SUBMITTED', 'CREATOR',  '{}',                                 '{"submitted_at": "@now"}'),
+  ('SUBMITTED', 'APPROVE', 'APPROVED',  'DECIDER',  '{review_comment}',                   '{"reviewed_at": "@now", "reviewed_by_id": "@caller"}'),
+  ('SUBMITTED', 'REJECT',  'REJECTED',  'DECIDER',  '{review_comment}',                   '{"reviewed_at": "@now", "reviewed_by_id": "@caller"}'),
+  ('SUBMITTED', 'ASSIGN',  'SUBMITTED', 'ASSIGNER', '{assigned_to_id}',                   '{}')
+on conflict on constraint request_transitions_key do update
+  set to_status = excluded.to_status, who = excluded.who, writes = excluded.writes, stamps = excluded.stamps
+  where (request_transitions.*) is distinct from (excluded.*);
