@@ -86,9 +86,10 @@ export async function accessNotes({ dataDir, databaseUrl }: Config, database: Da
   const logins = await database.demoLogins()
   return [
     ...(logins.length
-      ? ['  Demo logins, each with the password assent-demo-password:', ...logins.map((login) => `    ${login}`), '']
+      ? ['', '  Demo logins, each with the password assent-demo-password:', ...logins.map((login) => `    ${login}`)]
       : []),
-    ...(databaseUrl ? [] : [`  psql      ${await psqlNote(join(dataDir, 'env'))}`, '']),
+    ...(databaseUrl ? [] : ['', `  psql      ${await psqlNote(join(dataDir, 'env'))}`]),
+    '',
   ].join('\n')
 }
 

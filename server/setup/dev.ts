@@ -18,7 +18,7 @@ export async function dev(config: Config, log: Logger, signal: AbortSignal): Pro
   await runUntil(signal, log, [
     async () => (database = await openDatabase(config)),
     () => prepareDatabase(database, log, applyCurrent),
-    async () => console.log(`\n${await accessNotes(config, database)}`),
+    async () => console.log(await accessNotes(config, database)),
     async () => reload(database, log),
   ])
 }

@@ -39,6 +39,5 @@ function welcome({ production }: Config, url: string): string {
     ...(production ? [] : [`  GraphiQL  ${url}/graphiql`]),
     `  Health    ${url}/healthz, ${url}/readyz, ${url}/metrics`,
     '',
-    '',
   ].join('\n')
 }
