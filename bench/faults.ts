@@ -15,7 +15,7 @@ import { command, type Running } from '../tests/harness/process.ts'
 
 // `npm run faults [pattern]`: does everybody get each mail once, whatever fails? Each drill has one request submitted, which 200
 // people are to be told of, breaks something when a part of the mails is out, and counts, when no job is left, the mails that a
-// real SMTP server has accepted. It prints the README's table; with a pattern, only the drills that match it.
+// real SMTP server has accepted. It prints the table of docs/operations.md; with a pattern, only the drills that match it.
 
 const RECIPIENTS = 200
 /** Milliseconds that the SMTP server takes for each mail, so that there is time to break something. */

@@ -26,6 +26,7 @@
 --!include rules/idempotency.sql
 --!include rules/dispatch.sql
 --!include rules/notifications.sql
+--!include rules/outbox.sql
 --!include rules/mails.sql
 --!include rules/webhooks.sql
 --!include rules/announcements.sql

@@ -1919,57 +1919,27 @@ CREATE OR REPLACE FUNCTION app_private.begin_delivery(delivery_id uuid, OUT url 
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  if not pg_try_advisory_lock(app_private.delivery_lock(delivery_id)) then
+  if not pg_try_advisory_lock(app_private.outbox_lock(delivery_id)) then
     raise exception using errcode = 'lock_not_available', message = 'Another worker is sending this delivery.';
   end if;
-  update app_public.webhook_deliveries d
-  set state = 'CANCELLED'
-  from app_public.webhooks w
-  where d.id = delivery_id and d.state = 'QUEUED' and w.id = d.webhook_id and not w.is_enabled;
-  update app_public.webhook_deliveries d
-  set attempts = d.attempts + 1
-  from app_public.webhooks w
-  where d.id = delivery_id and d.state = 'QUEUED' and w.id = d.webhook_id
-  returning w.url, w.signing_key, d.payload::text into begin_delivery.url, begin_delivery.signing_key, begin_delivery.body;
+  select s.url, s.signing_key, s.body into url, signing_key, body from app_private.delivery_to_send(delivery_id) s;
 end
 $function$;
-comment on routine app_private.begin_delivery(uuid) is 'What to send, where to and signed by what; nulls: it has been delivered, or its webhook is off or gone. The session keeps delivery_lock until it lets go of it; raises 55P03 while another has it.';
+comment on routine app_private.begin_delivery(uuid) is 'For workers of migration 000009: see delivery_to_send(uuid).';
 
 CREATE OR REPLACE FUNCTION app_private.begin_mail(notification_id uuid, domain text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare
-  v_notification app_public.notifications;
 begin
-  if not pg_try_advisory_lock(app_private.mail_lock(notification_id)) then
+  if not pg_try_advisory_lock(app_private.outbox_lock(notification_id)) then
     raise exception using errcode = 'lock_not_available', message = 'Another worker is sending this mail.';
   end if;
-  select * into v_notification from app_public.notifications n
-  where n.id = notification_id and n.mail_state = 'QUEUED'
-  for no key update;
-  if not found then
-    return null;
-  end if;
-  if v_notification.kind = 'DIGEST' then
-    -- What it was to bring may have become pointless, too.
-    update app_public.notifications n set mail_state = 'CANCELLED'
-    where n.recipient_id = v_notification.recipient_id and n.mail_state = 'DIGEST' and app_private.is_pointless(n);
-  end if;
-  if app_private.is_pointless(v_notification) then
-    update app_public.notifications n set mail_state = 'CANCELLED' where n.id = notification_id;
-    return null;
-  end if;
-  update app_public.notifications n
-  set mail_attempts = n.mail_attempts + 1,
-    mail_message_id = coalesce(n.mail_message_id, format('<%s@%s>', n.id, domain))
-  where n.id = notification_id
-  returning * into v_notification;
-  return app_private.mail_document(v_notification) || jsonb_build_object('message_id', v_notification.mail_message_id);
+  return app_private.mail_to_send(notification_id, domain);
 end
 $function$;
-comment on routine app_private.begin_mail(uuid,text) is 'What to mail, or null: it has been mailed, or become pointless. The session keeps mail_lock until it lets go of it, lest two workers send at once; raises 55P03 while another has it. domain: that of the sender, for the Message-ID.';
+comment on routine app_private.begin_mail(uuid,text) is 'For workers of migration 000009: see mail_to_send(uuid, text).';
 
 CREATE OR REPLACE FUNCTION app_private.begin_password_reset(email text, ip text)
  RETURNS void
@@ -2079,20 +2049,11 @@ comment on routine app_private.deciders_to_notify(uuid) is 'Who is told that a r
 
 CREATE OR REPLACE FUNCTION app_private.delivery_done(delivery_id uuid, response_status integer)
  RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
+ LANGUAGE sql
 AS $function$
-begin
-  update app_public.webhook_deliveries d
-  set state = 'DELIVERED', delivered_at = clock_timestamp(), error = null, response_status = delivery_done.response_status
-  where d.id = delivery_id and d.state = 'QUEUED';
-  update app_public.webhooks w
-  set failing_since = null
-  from app_public.webhook_deliveries d
-  where d.id = delivery_id and w.id = d.webhook_id and w.failing_since is not null;
-end
+  select app_private.delivery_sent(delivery_id, response_status)
 $function$;
-comment on routine app_private.delivery_done(uuid,integer) is 'It was answered by 2xx.';
+comment on routine app_private.delivery_done(uuid,integer) is 'For workers of migration 000009: see delivery_sent(uuid, integer).';
 
 CREATE OR REPLACE FUNCTION app_private.delivery_failed(delivery_id uuid, response_status integer, error text, for_good boolean)
  RETURNS void
@@ -2127,9 +2088,45 @@ CREATE OR REPLACE FUNCTION app_private.delivery_lock(delivery_id uuid)
  LANGUAGE sql
  IMMUTABLE
 AS $function$
-  select hashtextextended('webhook ' || delivery_id, 0)
+  select app_private.outbox_lock(delivery_id)
 $function$;
-comment on routine app_private.delivery_lock(uuid) is 'The advisory lock that a session holds while it sends a delivery; a worker''s death frees it.';
+comment on routine app_private.delivery_lock(uuid) is 'For workers of migration 000009: see outbox_lock(uuid).';
+
+CREATE OR REPLACE FUNCTION app_private.delivery_sent(delivery_id uuid, response_status integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update app_public.webhook_deliveries d
+  set state = 'DELIVERED', delivered_at = clock_timestamp(), error = null, response_status = delivery_sent.response_status
+  where d.id = delivery_id and d.state = 'QUEUED';
+  update app_public.webhooks w
+  set failing_since = null
+  from app_public.webhook_deliveries d
+  where d.id = delivery_id and w.id = d.webhook_id and w.failing_since is not null;
+end
+$function$;
+comment on routine app_private.delivery_sent(uuid,integer) is 'It was answered by 2xx.';
+
+CREATE OR REPLACE FUNCTION app_private.delivery_to_send(delivery_id uuid, OUT url text, OUT signing_key text, OUT body text)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update app_public.webhook_deliveries d
+  set state = 'CANCELLED'
+  from app_public.webhooks w
+  where d.id = delivery_id and d.state = 'QUEUED' and w.id = d.webhook_id and not w.is_enabled;
+  update app_public.webhook_deliveries d
+  set attempts = d.attempts + 1
+  from app_public.webhooks w
+  where d.id = delivery_id and d.state = 'QUEUED' and w.id = d.webhook_id
+  returning w.url, w.signing_key, d.payload::text into delivery_to_send.url, delivery_to_send.signing_key, delivery_to_send.body;
+end
+$function$;
+comment on routine app_private.delivery_to_send(uuid) is 'What to send, where to and signed by what; nulls: it has been delivered, or its webhook is off or gone.';
 
 CREATE OR REPLACE FUNCTION app_private.digest_document(of_user_id uuid)
  RETURNS jsonb
@@ -2400,9 +2397,9 @@ CREATE OR REPLACE FUNCTION app_private.mail_lock(notification_id uuid)
  LANGUAGE sql
  IMMUTABLE
 AS $function$
-  select hashtextextended('mail ' || notification_id, 0)
+  select app_private.outbox_lock(notification_id)
 $function$;
-comment on routine app_private.mail_lock(uuid) is 'The advisory lock that a session holds while it sends a mail; a worker''s death frees it.';
+comment on routine app_private.mail_lock(uuid) is 'For workers of migration 000009: see outbox_lock(uuid).';
 
 CREATE OR REPLACE FUNCTION app_private.mail_sent(notification_id uuid, news uuid[])
  RETURNS void
@@ -2430,6 +2427,39 @@ AS $function$
   where k.kind = mail_state_for.kind
 $function$;
 comment on routine app_private.mail_state_for(uuid,text) is 'The mail_state that a new notification begins with, as its recipient prefers.';
+
+CREATE OR REPLACE FUNCTION app_private.mail_to_send(notification_id uuid, domain text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_notification app_public.notifications;
+begin
+  select * into v_notification from app_public.notifications n
+  where n.id = notification_id and n.mail_state = 'QUEUED'
+  for no key update;
+  if not found then
+    return null;
+  end if;
+  if v_notification.kind = 'DIGEST' then
+    -- What it was to bring may have become pointless, too.
+    update app_public.notifications n set mail_state = 'CANCELLED'
+    where n.recipient_id = v_notification.recipient_id and n.mail_state = 'DIGEST' and app_private.is_pointless(n);
+  end if;
+  if app_private.is_pointless(v_notification) then
+    update app_public.notifications n set mail_state = 'CANCELLED' where n.id = notification_id;
+    return null;
+  end if;
+  update app_public.notifications n
+  set mail_attempts = n.mail_attempts + 1,
+    mail_message_id = coalesce(n.mail_message_id, format('<%s@%s>', n.id, domain))
+  where n.id = notification_id
+  returning * into v_notification;
+  return app_private.mail_document(v_notification) || jsonb_build_object('message_id', v_notification.mail_message_id);
+end
+$function$;
+comment on routine app_private.mail_to_send(uuid,text) is 'What to mail, or null: it has been mailed, or become pointless. domain: that of the sender, for the Message-ID.';
 
 CREATE OR REPLACE FUNCTION app_private.make_digests(for_day date)
  RETURNS void
@@ -2491,6 +2521,15 @@ AS $function$
   select substring(url from '^[a-z]+://[^/?#]+')
 $function$;
 comment on routine app_private.origin(text) is 'The scheme and the host of a URL. What follows them can be a secret, which the trail must never have.';
+
+CREATE OR REPLACE FUNCTION app_private.outbox_lock(id uuid)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select hashtextextended('outbox ' || id, 0)
+$function$;
+comment on routine app_private.outbox_lock(uuid) is 'The advisory lock that a worker''s session holds while it sends a mail or a delivery. The worker takes it and lets go of it; should it die, its session ends and with it the lock.';
 
 CREATE OR REPLACE FUNCTION app_private.parties(r app_public.requests, person_id uuid, permissions text[])
  RETURNS text[]

@@ -1,6 +1,4 @@
--- The outbox: notifications that are QUEUED are mailed by a job each. SMTP knows no transactions, so that of a worker that dies
--- between the server's acceptance and mail_sent() nobody can tell whether the mail is out: it is sent again, under the same
--- Message-ID. Nothing else sends a mail twice.
+-- Mails: the notifications that people want by mail, one job each. What mails and deliveries have in common: outbox.sql.
 
 create or replace function app_private.tg_notifications__mail()
   returns trigger
@@ -25,15 +23,6 @@ create or replace trigger _510_mail
   after update of mail_state on app_public.notifications
   for each row when (new.mail_state = 'QUEUED' and old.mail_state <> 'QUEUED')
   execute function app_private.tg_notifications__mail();
-
-create or replace function app_private.mail_lock(notification_id uuid)
-  returns bigint
-  language sql
-  immutable
-as $$
-  select hashtextextended('mail ' || notification_id, 0)
-$$;
-comment on function app_private.mail_lock(uuid) is 'The advisory lock that a session holds while it sends a mail; a worker''s death frees it.';
 
 create or replace function app_private.has_to_decide(person_id uuid)
   returns boolean
@@ -131,7 +120,7 @@ as $$
 $$;
 comment on function app_private.mail_document(app_public.notifications) is 'All that the text of a mail is made of, as it is now.';
 
-create or replace function app_private.begin_mail(notification_id uuid, domain text)
+create or replace function app_private.mail_to_send(notification_id uuid, domain text)
   returns jsonb
   language plpgsql
   volatile
@@ -140,9 +129,6 @@ as $$
 declare
   v_notification app_public.notifications;
 begin
-  if not pg_try_advisory_lock(app_private.mail_lock(notification_id)) then
-    raise exception using errcode = 'lock_not_available', message = 'Another worker is sending this mail.';
-  end if;
   select * into v_notification from app_public.notifications n
   where n.id = notification_id and n.mail_state = 'QUEUED'
   for no key update;
@@ -166,8 +152,8 @@ begin
   return app_private.mail_document(v_notification) || jsonb_build_object('message_id', v_notification.mail_message_id);
 end
 $$;
-comment on function app_private.begin_mail(uuid, text) is
-  'What to mail, or null: it has been mailed, or become pointless. The session keeps mail_lock until it lets go of it, lest two workers send at once; raises 55P03 while another has it. domain: that of the sender, for the Message-ID.';
+comment on function app_private.mail_to_send(uuid, text) is
+  'What to mail, or null: it has been mailed, or become pointless. domain: that of the sender, for the Message-ID.';
 
 create or replace function app_private.mail_sent(notification_id uuid, news uuid[])
   returns void

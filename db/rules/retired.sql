@@ -45,3 +45,59 @@ as $$
   select app_private.dispatch(audit_log_id)
 $$;
 comment on function app_private.notify(uuid) is 'For workers of migration 000009, and the jobs that they added: see dispatch(uuid).';
+create or replace function app_private.mail_lock(notification_id uuid)
+  returns bigint
+  language sql
+  immutable
+as $$
+  select app_private.outbox_lock(notification_id)
+$$;
+comment on function app_private.mail_lock(uuid) is 'For workers of migration 000009: see outbox_lock(uuid).';
+create or replace function app_private.begin_mail(notification_id uuid, domain text)
+  returns jsonb
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if not pg_try_advisory_lock(app_private.outbox_lock(notification_id)) then
+    raise exception using errcode = 'lock_not_available', message = 'Another worker is sending this mail.';
+  end if;
+  return app_private.mail_to_send(notification_id, domain);
+end
+$$;
+comment on function app_private.begin_mail(uuid, text) is 'For workers of migration 000009: see mail_to_send(uuid, text).';
+create or replace function app_private.delivery_lock(delivery_id uuid)
+  returns bigint
+  language sql
+  immutable
+as $$
+  select app_private.outbox_lock(delivery_id)
+$$;
+comment on function app_private.delivery_lock(uuid) is 'For workers of migration 000009: see outbox_lock(uuid).';
+create or replace function app_private.begin_delivery(
+  delivery_id uuid,
+  out url text,
+  out signing_key text,
+  out body text
+)
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if not pg_try_advisory_lock(app_private.outbox_lock(delivery_id)) then
+    raise exception using errcode = 'lock_not_available', message = 'Another worker is sending this delivery.';
+  end if;
+  select s.url, s.signing_key, s.body into url, signing_key, body from app_private.delivery_to_send(delivery_id) s;
+end
+$$;
+comment on function app_private.begin_delivery(uuid) is 'For workers of migration 000009: see delivery_to_send(uuid).';
+create or replace function app_private.delivery_done(delivery_id uuid, response_status integer)
+  returns void
+  language sql
+  volatile
+as $$
+  select app_private.delivery_sent(delivery_id, response_status)
+$$;
+comment on function app_private.delivery_done(uuid, integer) is 'For workers of migration 000009: see delivery_sent(uuid, integer).';

@@ -74,16 +74,7 @@ create or replace trigger _510_deliver
   for each row when (new.state = 'QUEUED' and old.state <> 'QUEUED')
   execute function app_private.tg_webhook_deliveries__deliver();
 
-create or replace function app_private.delivery_lock(delivery_id uuid)
-  returns bigint
-  language sql
-  immutable
-as $$
-  select hashtextextended('webhook ' || delivery_id, 0)
-$$;
-comment on function app_private.delivery_lock(uuid) is 'The advisory lock that a session holds while it sends a delivery; a worker''s death frees it.';
-
-create or replace function app_private.begin_delivery(
+create or replace function app_private.delivery_to_send(
   delivery_id uuid,
   out url text,
   out signing_key text,
@@ -94,9 +85,6 @@ create or replace function app_private.begin_delivery(
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  if not pg_try_advisory_lock(app_private.delivery_lock(delivery_id)) then
-    raise exception using errcode = 'lock_not_available', message = 'Another worker is sending this delivery.';
-  end if;
   update app_public.webhook_deliveries d
   set state = 'CANCELLED'
   from app_public.webhooks w
@@ -105,13 +93,13 @@ begin
   set attempts = d.attempts + 1
   from app_public.webhooks w
   where d.id = delivery_id and d.state = 'QUEUED' and w.id = d.webhook_id
-  returning w.url, w.signing_key, d.payload::text into begin_delivery.url, begin_delivery.signing_key, begin_delivery.body;
+  returning w.url, w.signing_key, d.payload::text into delivery_to_send.url, delivery_to_send.signing_key, delivery_to_send.body;
 end
 $$;
-comment on function app_private.begin_delivery(uuid) is
-  'What to send, where to and signed by what; nulls: it has been delivered, or its webhook is off or gone. The session keeps delivery_lock until it lets go of it; raises 55P03 while another has it.';
+comment on function app_private.delivery_to_send(uuid) is
+  'What to send, where to and signed by what; nulls: it has been delivered, or its webhook is off or gone.';
 
-create or replace function app_private.delivery_done(delivery_id uuid, response_status integer)
+create or replace function app_private.delivery_sent(delivery_id uuid, response_status integer)
   returns void
   language plpgsql
   volatile
@@ -119,7 +107,7 @@ create or replace function app_private.delivery_done(delivery_id uuid, response_
 as $$
 begin
   update app_public.webhook_deliveries d
-  set state = 'DELIVERED', delivered_at = clock_timestamp(), error = null, response_status = delivery_done.response_status
+  set state = 'DELIVERED', delivered_at = clock_timestamp(), error = null, response_status = delivery_sent.response_status
   where d.id = delivery_id and d.state = 'QUEUED';
   update app_public.webhooks w
   set failing_since = null
@@ -127,7 +115,7 @@ begin
   where d.id = delivery_id and w.id = d.webhook_id and w.failing_since is not null;
 end
 $$;
-comment on function app_private.delivery_done(uuid, integer) is 'It was answered by 2xx.';
+comment on function app_private.delivery_sent(uuid, integer) is 'It was answered by 2xx.';
 
 create or replace function app_private.delivery_failed(delivery_id uuid, response_status integer, error text, for_good boolean)
   returns void

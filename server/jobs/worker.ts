@@ -15,7 +15,8 @@ import type { Service } from '../run-until.ts'
 import { graphileLogFactory, type Logger } from '../logger.ts'
 import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
 import { KEEPALIVE, makePresence, RESCUE, type Presence } from './rescue.ts'
-import { asError, crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
+import { asError } from './outbox.ts'
+import { crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
 
 /** Milliseconds. `lastCall` is what mails under way have to be accepted when the worker closes; those that are not may come twice. */
 export const TIMES = { ...RESCUE, lastCall: 20_000 }

@@ -9,7 +9,7 @@ let db: TestDatabase
 let root: pg.Client
 
 beforeAll(async () => {
-  db = await cloneDatabase({ transactional: false })
+  db = await cloneDatabase('pristine')
   root = await db.connect('root')
 })
 afterAll(() => db.close())

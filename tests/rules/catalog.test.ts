@@ -318,10 +318,10 @@ describe('error codes', () => {
     }
   })
 
-  test('are all explained by README.md', async () => {
-    const readme = await readFile('README.md', 'utf8')
-    for (const code of Object.keys(STATUS)) expect(readme).toContain(`\`${code}\``)
-    const rows = [...readme.matchAll(/^\| `([A-Z_]+)` \| RQ(\d+) \|/gm)].map(([, code, status]) => [code, Number(status)])
+  test('are all explained by docs/front-end.md', async () => {
+    const page = await readFile('docs/front-end.md', 'utf8')
+    for (const code of Object.keys(STATUS)) expect(page).toContain(`\`${code}\``)
+    const rows = [...page.matchAll(/^\| `([A-Z_]+)` \| RQ(\d+) \|/gm)].map(([, code, status]) => [code, Number(status)])
     expect(rows.length).toBeGreaterThan(5)
     expect(Object.entries(STATUS)).toEqual(expect.arrayContaining(rows))
   })

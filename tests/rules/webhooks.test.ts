@@ -630,13 +630,6 @@ describe('of two workers', () => {
     expect(second).toEqual(first)
     expect(await delivery(id)).toMatchObject({ state: 'QUEUED', attempts: 2 })
   })
-
-  test('a mail and a delivery of the same id are two locks', async () => {
-    const { rows } = await stage.root.query('select app_private.mail_lock($1) <> app_private.delivery_lock($1) as differ', [
-      NOBODY,
-    ])
-    expect(rows).toEqual([{ differ: true }])
-  })
 })
 
 describe('a webhook that fails', () => {

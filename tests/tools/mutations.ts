@@ -94,6 +94,7 @@ const recipients = 'app_private.recipients(app_public.audit_logs)'
 const dispatch = 'app_private.dispatch(uuid)'
 const markRead = 'app_public.mark_notification_read(uuid)'
 const beginMail = 'app_private.begin_mail(uuid,text)'
+const mailToSend = 'app_private.mail_to_send(uuid,text)'
 const mailSent = 'app_private.mail_sent(uuid,uuid[])'
 const mailFailed = 'app_private.mail_failed(uuid,text,boolean)'
 const pointless = 'app_private.is_pointless(app_public.notifications)'
@@ -160,8 +161,8 @@ const edits: [string, string, string][] = [
   ['app_public.resend_webhook_delivery(uuid)', 'and w.is_enabled', ''],
   ['app_private.delivery_failed(uuid,integer,text,boolean)', `interval '2 days'`, `interval '3 days'`],
   ['app_private.origin(text)', '[^/?#]+', '.*'],
-  [beginMail, 'and app_private.is_pointless(n)', ''],
-  [beginMail, 'n.recipient_id = v_notification.recipient_id and', ''],
+  [mailToSend, 'and app_private.is_pointless(n)', ''],
+  [mailToSend, 'n.recipient_id = v_notification.recipient_id and', ''],
   [finish, 'where s.id = l.session_id', 'where s.user_id = l.user_id'],
   [finish, 'where s.id = l.session_id', 'where false'],
   [finish, 'if found then', 'if false then'],
@@ -182,11 +183,6 @@ const edits: [string, string, string][] = [
   [endOthers, 'and s.id <> l.session_id', ''],
   [endOthers, 'and app_private.is_live(s)', ''],
   [endOthers, 'if v_count > 0 then', 'if true then'],
-  ['app_public.resend_webhook_delivery(uuid)', 'and w.is_enabled', ''],
-  ['app_private.delivery_failed(uuid,integer,text,boolean)', `interval '2 days'`, `interval '3 days'`],
-  ['app_private.origin(text)', '[^/?#]+', '.*'],
-  [beginMail, 'and app_private.is_pointless(n)', ''],
-  [beginMail, 'n.recipient_id = v_notification.recipient_id and', ''],
   [touch, `and s.last_used_at < now() - interval '1 minute'`, ''],
   [touch, 's.id = l.session_id', 's.user_id = l.user_id'],
   ['app_hidden.my_sessions()', 'where app_private.is_live(s)', ''],
@@ -262,9 +258,9 @@ const edits: [string, string, string][] = [
   ['app_public.my_notification_preferences()', 'where not k.is_mandatory', ''],
   ['app_public.set_notification_preference(text,text)', 'and k.is_mandatory', 'and false'],
   [beginMail, 'if not pg_try_advisory_lock', 'if false and not pg_try_advisory_lock'],
-  [beginMail, `and n.mail_state = 'QUEUED'`, ''],
-  [beginMail, 'if app_private.is_pointless(v_notification) then', 'if false then'],
-  [beginMail, 'coalesce(n.mail_message_id, ', 'coalesce(null, '],
+  [mailToSend, `and n.mail_state = 'QUEUED'`, ''],
+  [mailToSend, 'if app_private.is_pointless(v_notification) then', 'if false then'],
+  [mailToSend, 'coalesce(n.mail_message_id, ', 'coalesce(null, '],
   [mailSent, `and n.mail_state = 'QUEUED'`, ''],
   [mailSent, `and n.mail_state = 'DIGEST'`, 'and false'],
   [mailFailed, `and n.mail_state = 'QUEUED'`, ''],
@@ -278,11 +274,6 @@ const edits: [string, string, string][] = [
   ['app_public.resend_mail(uuid)', `and app_hidden.has_permission('mail.manage')`, ''],
   ['app_public.resend_webhook_delivery(uuid)', `and app_hidden.has_permission('webhook.manage')`, ''],
   ['app_public.resend_webhook_delivery(uuid)', `if v_delivery.state <> 'QUEUED' then`, 'if true then'],
-  ['app_public.resend_webhook_delivery(uuid)', 'and w.is_enabled', ''],
-  ['app_private.delivery_failed(uuid,integer,text,boolean)', `interval '2 days'`, `interval '3 days'`],
-  ['app_private.origin(text)', '[^/?#]+', '.*'],
-  [beginMail, 'and app_private.is_pointless(n)', ''],
-  [beginMail, 'n.recipient_id = v_notification.recipient_id and', ''],
   [beginReset, 'and not u.is_deleted', ''],
   [beginReset, 'perform pg_advisory_xact_lock', noLock],
   [beginReset, '>= 3', '>= 4'],

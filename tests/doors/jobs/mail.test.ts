@@ -157,7 +157,7 @@ describe('each kind of mail', () => {
     const id = await submit()
     const subject = `Waits for your decision: ${TITLE}`
     for (const email of deciders) {
-      await expectMail('SUBMITTED', email, subject, [TITLE, 'Uma User asks for your decision'], `/requests/${id}`)
+      await expectMail('SUBMITTED', email, subject, [TITLE, 'Uma User is asking for your decision'], `/requests/${id}`)
     }
     expect(
       mailbox.arrived
@@ -172,7 +172,7 @@ describe('each kind of mail', () => {
     const [title, path] = [`${TITLE} for one`, `/requests/${id}`]
     await expectMail('SUBMITTED', 'manager@assent.test', `Waits for your decision: ${title}`, [title], path)
     await act('assignRequest', { requestId: id, assignedToId: api.db.people.manager2.id }, 'admin')
-    const words = [title, 'Ada Admin has assigned a request of Uma User to you']
+    const words = [title, 'Ada Admin has assigned you a request from Uma User']
     await expectMail('ASSIGNED', 'manager2@assent.test', `Assigned to you: ${title}`, words, path)
     // As if it had waited since the day before yesterday, which nobody's clock is to be turned for.
     await root.query(
@@ -196,7 +196,7 @@ describe('each kind of mail', () => {
       async () => (await root.query(`select from app_public.notifications where mail_state = 'DIGEST'`)).rows.length > 0,
     )
     await root.query(`select app_private.make_digests('2026-01-05')`)
-    const words = ['What waits for your decision', 'One', 'Two', 'Uma User']
+    const words = ['Awaiting your decision', 'One', 'Two', 'Uma User']
     const { mail } = await expectMail('DIGEST', 'manager@assent.test', 'What waits for you', words, `/requests/${ids[0]}`)
     const text = flat(mail.text)
     for (const path of [...ids, mine]) expect(text).toContain(link(`/requests/${path}`))
@@ -258,7 +258,7 @@ describe('each kind of mail', () => {
     const id = await submit('Without a word')
     await act('approveRequest', { requestId: id }, 'manager')
     const { mail } = await expectMail('APPROVED', 'user@assent.test', 'Approved: Without a word', [], `/requests/${id}`)
-    expect(mail.text).not.toContain('They say')
+    expect(mail.text).not.toContain('comment')
     expect(mail.html).not.toContain('blockquote')
   })
 
@@ -271,7 +271,7 @@ describe('each kind of mail', () => {
       'ACCOUNT_CREATED',
       email,
       'An account for you',
-      ['Ada Admin has made an account', email],
+      ['Ada Admin has created an account', email],
       '/',
     )
     expect(mail.to).toMatchObject({ value: [{ name: input.name, address: email }] })
@@ -284,7 +284,7 @@ describe('each kind of mail', () => {
     const roleMail = mailsTo({ email }).at(-1)!
     expect(roleMail.mail.subject).toBe('Your role has changed')
     for (const text of [roleMail.mail.text!, roleMail.mail.html as string])
-      expect(flat(text)).toContain('Your role is now MANAGER, as Ada Admin has decided.')
+      expect(flat(text)).toContain('Your role is now MANAGER. Ada Admin changed it.')
     seen.add('ROLE_CHANGED')
 
     const { login } = await api.data(mutation('login', 'accessToken'), { input: { email, password: PASSWORD } })

@@ -155,7 +155,7 @@ describe('workers', () => {
   test('a job that is there when none runs is done by the next', async () => {
     const [{ id }] = (await db.commit('user', `select id from app_public.create_request('A request')`)) as [{ id: string }]
     await db.commit('user', 'select app_public.submit_request($1)', [id])
-    expect(await all('select task_identifier as task from graphile_worker.jobs')).toEqual([{ task: 'notify' }])
+    expect(await all('select task_identifier as task from graphile_worker.jobs')).toEqual([{ task: 'dispatch' }])
     const worker = await start()
     const told = () => all(`select mail_state as state from app_public.notifications where request_id = $1`, [id])
     await until(async () => (await told()).filter(({ state }) => state === 'SENT').length === 3)
@@ -309,12 +309,12 @@ describe('what fails is seen', () => {
     const fine = await all(`select graphile_worker.add_job('clear_away')`)
     expect([fine.length, await failing()]).toEqual([1, []])
     // An entry that there is not is no reason to forget it: somebody is to look.
-    await all(`select graphile_worker.add_job('notify', json_build_object('id', gen_random_uuid()))`)
+    await all(`select graphile_worker.add_job('dispatch', json_build_object('id', gen_random_uuid()))`)
     await runDue()
     expect(await failing()).toEqual([
       {
         id: expect.any(String),
-        task: 'notify',
+        task: 'dispatch',
         attempts: 1,
         max_attempts: 25,
         next_try: expect.any(Date),
@@ -345,13 +345,13 @@ describe('what fails is seen', () => {
       failing: `attempts = 1, last_error = 'x', run_at = now() + interval '1 minute'`,
       'given up': `attempts = max_attempts, last_error = 'x'`,
     }
-    for (const task of ['notify', 'send_mail']) {
+    for (const task of ['dispatch', 'send_mail']) {
       for (const [i, changes] of Object.values(states).entries()) {
         const rows = await all('select (graphile_worker.add_job($1)).id from generate_series(1, $2::integer)', [task, i + 1])
         await all(`update graphile_worker._private_jobs set ${changes} where id = any ($1)`, [rows.map(({ id }) => id)])
       }
     }
-    const expected = ['notify', 'send_mail'].flatMap((task) =>
+    const expected = ['dispatch', 'send_mail'].flatMap((task) =>
       Object.keys(states).map((state, i) => `task="${task}",state="${state}" ${i + 1}`),
     )
     await sleep(1_000) // So long nothing is counted anew.
@@ -442,14 +442,14 @@ describe('what comes by time', () => {
   test('so may those that come by an action: nobody is told twice, and no account gets more than 3 links', async () => {
     const client = await db.connect('owner')
     const helpers = { query: client.query.bind(client) } as unknown as JobHelpers
-    const run = async (task: 'notify' | 'begin_password_reset', payload: object, times: number) => {
-      for (let i = 0; i < times; i++) await promptTasks[task]!(payload, helpers)
+    const run = async (task: 'dispatch' | 'begin_password_reset', payload: object, times: number) => {
+      for (let i = 0; i < times; i++) await promptTasks[task]!(payload as never, helpers)
     }
     const [{ id }] = (await db.commit('user', `select id from app_public.create_request('Told once')`)) as [{ id: string }]
     await db.commit('user', 'select app_public.submit_request($1)', [id])
     const entry = await all(`select id from app_public.audit_logs where request_id = $1 and action = 'SUBMIT'`, [id])
     await all('delete from graphile_worker._private_jobs')
-    await run('notify', { id: entry[0]!['id'] }, 2)
+    await run('dispatch', { id: entry[0]!['id'] }, 2)
     const { email, id: person } = db.people.user2
     await run('begin_password_reset', { email: email.toUpperCase(), ip: '192.0.2.7' }, 5)
     await run('begin_password_reset', { email: 'nobody@assent.test', ip: null }, 2)
@@ -464,11 +464,11 @@ describe('what comes by time', () => {
     expect(
       await all('select task_identifier as task, count(*)::integer as n from graphile_worker.jobs group by 1 order by 1'),
     ).toEqual([
-      { task: 'notify', n: 3 },
+      { task: 'dispatch', n: 3 },
       { task: 'send_mail', n: 3 },
     ])
     const others = items.map(({ task }) => task)
-    expect(Object.keys(promptTasks).toSorted()).toEqual([...others, 'notify', 'begin_password_reset'].toSorted())
+    expect(Object.keys(promptTasks).toSorted()).toEqual([...others, 'dispatch', 'notify', 'begin_password_reset'].toSorted())
   })
 
   test('a worker makes up for what fell into a time without any', async () => {

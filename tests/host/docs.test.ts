@@ -1,0 +1,147 @@
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { parseEnv, promisify } from 'node:util'
+import { command, type Running } from '../harness/process.ts'
+
+// The pages: what they show is run as it is written, and what they point at is there.
+
+const folderOfPages = await readdir('docs')
+const paths = ['README.md', 'CHANGELOG.md', 'SECURITY.md', ...folderOfPages.map((name) => `docs/${name}`)]
+const pages = new Map(await Promise.all(paths.map(async (path) => [path, await readFile(path, 'utf8')] as const)))
+const page = (path: string) => pages.get(path)!
+
+/** Blanks at the end of a line do not show on a page. */
+const trimLines = (text: string) => text.replace(/ +$/gm, '')
+
+/** The blocks of a language, each with the block of output that follows it, if one does. */
+const blocks = (text: string, language: string) =>
+  [...text.matchAll(new RegExp(`\`\`\`${language}\\n([^]*?)\`\`\`(?:\\n+\`\`\`text\\n([^]*?)\`\`\`)?`, 'g'))].map(
+    ([, code, output]) => ({ code: code!, output }),
+  )
+
+/** As GitHub names a heading's anchor. */
+const anchors = (text: string) =>
+  [...text.matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
+    heading!
+      .toLowerCase()
+      .replace(/[^\w -]/g, '')
+      .replaceAll(' ', '-'),
+  )
+
+describe.each(paths)('%s', (path) => {
+  test('links to pages and headings that there are', () => {
+    for (const [, target] of page(path).matchAll(/\]\((?!https?:)([^)]*)\)/g)) {
+      const [file, anchor] = target!.split('#')
+      const linked = file ? join(dirname(path), file) : path
+      expect([target, existsSync(linked)]).toEqual([target, true])
+      if (anchor) expect(anchors(page(linked))).toContain(anchor)
+    }
+  })
+
+  test('names files and scripts that there are', async () => {
+    const { scripts } = JSON.parse(await readFile('package.json', 'utf8'))
+    for (const [, file] of page(path).matchAll(/`((?:server|db|tests|migrations|docs|bench|deploy)\/[\w./-]*)`/g)) {
+      expect([file, existsSync(file!)]).toEqual([file, true])
+    }
+    for (const [, script] of page(path).matchAll(/npm run ([\w:-]+)/g)) expect(Object.keys(scripts)).toContain(script)
+  })
+})
+
+test('operations.md describes every variable that is read, and no other', async () => {
+  const config = await readFile('server/config.ts', 'utf8')
+  const read = [...config.matchAll(/\b(?:read\('|env\.)([A-Z_]+)/g)].map(([, name]) => name!)
+  const rows = page('docs/operations.md').match(/^\| variable \|[^]*?\n\n/m)![0]
+  const described = [...rows.matchAll(/^\| (.*?) \|/gm)].flatMap(([, cell]) => cell!.match(/`[A-Z_]+`/g) ?? [])
+  const settled = ['GRAPHILE_ENV', 'NO_LOG_SUCCESS'] // set by us, for libraries
+  expect(new Set(described)).toEqual(new Set(read.filter((name) => !settled.includes(name)).map((name) => `\`${name}\``)))
+})
+
+test('front-end.md tells code generators of every scalar', async () => {
+  const schema = await readFile('server/graphql/schema.graphql', 'utf8')
+  const scalars = [...schema.matchAll(/^scalar (\w+)$/gm)].map(([, name]) => name!).toSorted()
+  const [tada, codegen] = [...page('docs/front-end.md').matchAll(/ scalars: \{\n([^]*?)\n *\}/g)].map(([, list]) =>
+    [...list!.matchAll(/^ *(\w+):/gm)].map(([, name]) => name!).toSorted(),
+  )
+  expect({ tada, codegen }).toEqual({ tada: scalars, codegen: scalars })
+})
+
+describe('on a running product', () => {
+  const frontEnd = page('docs/front-end.md')
+  const steps = blocks(frontEnd, 'ts')
+  let folder: string
+  let dataDir: string
+  let product: Running
+  let secrets: Record<string, string>
+  let printed: string[]
+
+  /** Runs a program of ours in the folder of the page's module. */
+  async function node(...args: string[]): Promise<string> {
+    const options = { cwd: folder }
+    const { stdout } = await promisify(execFile)(process.execPath, args, options).catch(({ message, stdout }) => {
+      throw new Error(`${message}\n${stdout}`)
+    })
+    return stdout
+  }
+
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'assent-docs-'))
+    dataDir = await mkdtemp(join(tmpdir(), 'assent-docs-data-'))
+    product = command('start', { DATA_DIR: dataDir, PORT: '0' })
+    const url = await product.until(/GraphQL +(http:\S+)\/graphql[^]*psql/)
+    secrets = parseEnv(await readFile(join(dataDir, 'env'), 'utf8')) as Record<string, string>
+
+    const write = (name: string, text: string) => writeFile(join(folder, name), text.replaceAll('http://localhost:5678', url))
+    const { compilerOptions } = JSON.parse(blocks(frontEnd, 'json')[0]!.code)
+    const forBrowsers = { ...compilerOptions, lib: ['es2024', 'dom', 'dom.iterable'], types: [] }
+    await symlink(resolve('node_modules'), join(folder, 'node_modules'))
+    await write('package.json', JSON.stringify({ type: 'module' }))
+    const project = { extends: resolve('tsconfig.json'), compilerOptions: forBrowsers, include: ['page.ts'] }
+    await write('tsconfig.json', JSON.stringify(project))
+    await write('browser.js', BROWSER)
+    await write('page.ts', steps.map(({ code }) => `${code}\nconsole.log('@@@')\n`).join(''))
+    await node(resolve('node_modules/.bin/gql.tada'), 'generate-output')
+    printed = (await node('--import', './browser.js', 'page.ts')).split('@@@\n')
+  }, 120_000)
+  afterAll(async () => {
+    await product.end('SIGTERM')
+    for (const each of [folder, dataDir]) await rm(each, { recursive: true, force: true })
+  })
+
+  test("front-end.md's module prints what it says", () => {
+    const shown = steps.map(({ code, output = '' }) => ({ code, output }))
+    expect(shown.filter(({ output }) => output).length).toBeGreaterThan(10)
+    expect(steps.map(({ code }, i) => ({ code, output: printed[i] }))).toEqual(shown)
+  })
+
+  test("front-end.md's module has the types that it says", async () => {
+    await node(resolve('node_modules/.bin/tsc'))
+  }, 60_000)
+
+  const statements = blocks(page('docs/dba.md'), 'sql').map(({ code, output }) => {
+    const [, login, statement] = /^-- (\w+)\n([^]*)$/.exec(code)!
+    return { login: login!, statement: statement!, output }
+  })
+  test.each(statements)('dba.md, statement $# as the $login', async ({ login, statement, output }) => {
+    const logins = { auditor: 'AUDITOR_DATABASE_URL', owner: 'DATABASE_URL', superuser: 'ROOT_DATABASE_URL' }
+    const url = secrets[logins[login as keyof typeof logins]]!
+    const psql = [resolve('tests/host/bin/psql'), url, '-c', statement]
+    const { stdout, stderr } = await promisify(execFile)(process.execPath, psql).catch((error) => error)
+    if (output) expect(trimLines(stdout || stderr)).toBe(trimLines(output))
+    else expect(stderr).toBe('')
+  })
+})
+
+/** What a browser does by itself: it keeps cookies, and sends them along. */
+const BROWSER = `
+const { fetch } = globalThis
+const jar = new Map()
+globalThis.fetch = async (url, init = {}) => {
+  const cookie = [...jar].map((pair) => pair.join('=')).join('; ')
+  const response = await fetch(url, { ...init, headers: { ...init.headers, ...(cookie && init.credentials && { cookie }) } })
+  for (const set of response.headers.getSetCookie()) jar.set(...set.split(';', 1)[0].split(/=(.*)/, 2))
+  return response
+}
+`
