@@ -28,9 +28,10 @@ function mentions(input: unknown, field: string): boolean {
   return Object.entries(input).some(([key, value]) => key === field || mentions(value, field))
 }
 
-/** Deleted rows of a table tagged @hideDeleted are listed only for callers who mention `isDeleted`. */
-const hideDeleted = (inputs: readonly unknown[]) => (query: PgSelectQueryBuilder) => {
-  if (!inputs.some((input) => mentions(input, 'isDeleted'))) query.where(sql`not ${query.alias}.is_deleted`)
+/** Whoever mentions `isDeleted` asks for deleted rows; whether they get any is for SQL to say. */
+const inLists = (inputs: readonly unknown[]) => (query: PgSelectQueryBuilder) => {
+  const isAskedFor = inputs.some((input) => mentions(input, 'isDeleted'))
+  query.where(sql`app_hidden.is_listed(${query.alias}, ${isAskedFor ? sql`true` : sql`false`})`)
 }
 
 /** Without an order, or with an empty one, rows come in the order of time: ids are time-ordered. */
@@ -98,18 +99,18 @@ const ListPlansPlugin = wrapPlans(
       const direction = defaultOrderOf(resource)?.endsWith('_DESC') ? 'DESC' : 'ASC'
       // Rows without an id come in the order of their function.
       if (has('orderBy')) $rows.apply(lambda(argument('orderBy'), inOrder(direction), true))
-      if (resource.codec.extensions?.tags?.['hideDeleted'] && !resource.parameters) {
-        $rows.apply(lambda(['condition', 'filter'].map(argument), hideDeleted, true))
+      if (resource.codec.attributes?.is_deleted && !resource.parameters) {
+        $rows.apply(lambda(['condition', 'filter'].map(argument), inLists, true))
       }
       return $connection
     },
 )
 
-/** Drafts come last. Pages by cursor lose rows whose order is null, so this order is never null. */
+/** In the order of an inbox: see db/rules/deciders.sql. */
 const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableName: 'requests' }, () =>
   orderByAscDesc(
     'SUBMITTED_AT',
-    ({ alias }) => ({ fragment: sql`coalesce(${alias}.submitted_at, '9999-12-31Z')`, codec: TYPES.timestamptz }),
+    ({ alias }) => ({ fragment: sql`app_hidden.waiting_since(${alias}.submitted_at)`, codec: TYPES.timestamptz }),
     { nullable: false },
   ),
 )

@@ -1,25 +1,31 @@
 import type { List } from '../lists.ts'
-import { bodyOf, create, del, get, getList, idOf, patch, perform, post, show, type Reference, type Route } from '../route.ts'
+import { bodyOf, create, del, get, idOf, page, patch, perform, post, show, type Reference, type Route } from '../route.ts'
 import { FLAG, oneOf, PASSWORD, TEXT } from '../schemas.ts'
 import { showMe } from './auth.ts'
 
 const USER = `select app_hidden.user_document(u)::text as document from app_public.users u where u.id = $1`
 const CHANGE_USER = `select app_hidden.user_document(u)::text as document
-  from app_hidden.change_user(app_hidden.visible_user($1), $2) u`
+  from app_hidden.change_user($1::uuid, $2::jsonb) u`
 
 const showUser = show(USER, idOf)
 
-const users: List = {
+const active: List = {
   from: 'app_public.users d',
   id: 'd.id',
   document: 'app_hidden.user_document(d)',
-  where: [],
+  where: ['app_hidden.is_listed(d, false)'],
   orderings: { '-created_at': 'd.created_at', created_at: 'd.created_at' },
-  filters: {},
+  filters: { is_deleted: { schema: FLAG, description: 'True: only those deactivated, which admins alone are shown.' } },
 }
+const deactivated: List = { ...active, where: ['d.is_deleted', 'app_hidden.is_listed(d, true)'] }
+const [pageOfActive, pageOfDeactivated] = [page(active), page(deactivated)]
 
 export const people = ({ roles }: Reference): readonly Route[] => [
-  getList('/users/', 'The people that the caller may see, newest first', 'User', users),
+  get('/users/', 'People, newest first', {
+    list: active,
+    shows: 'User',
+    run: (call) => (call.query['is_deleted'] === 'true' ? pageOfDeactivated : pageOfActive)(call),
+  }),
   post('/users/', 'Add a person, for admins', {
     slow: true,
     body: { email: TEXT, name: TEXT, role: { type: ['string', 'null'], enum: [...roles, null] }, password: PASSWORD },

@@ -54,7 +54,7 @@ function lists({ statuses }: Reference): { all: List; inbox: List } {
     from: 'app_public.requests d',
     id: 'd.id',
     document: 'app_hidden.request_document(d)',
-    where: ['not d.is_deleted'],
+    where: ['app_hidden.is_listed(d, false)'],
     orderings: byTime,
     filters: {
       status: { schema: oneOf(statuses), where: (value) => `d.status = ${value}` },
@@ -72,8 +72,7 @@ function lists({ statuses }: Reference): { all: List; inbox: List } {
       },
     },
   }
-  // As requests_waiting_idx has it.
-  const submittedAt = `coalesce(d.submitted_at, '9999-12-31Z')`
+  const submittedAt = 'app_hidden.waiting_since(d.submitted_at)'
   const inbox: List = {
     ...all,
     from: 'app_public.requests_awaiting_my_decision() d',
