@@ -1884,6 +1884,16 @@ $function$;
 comment on routine app_hidden.waiting_since(timestamp with time zone) is 'What inboxes are ordered by, as requests_waiting_idx has it. Drafts come last; it is never null, because pages by cursor lose rows where the order''s column is null.';
 grant execute on routine app_hidden.waiting_since(timestamp with time zone) to assent_admin, assent_auditor, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.waiting_status()
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select min(t.from_status) from app_public.request_transitions t where t.who = 'DECIDER'
+$function$;
+comment on routine app_hidden.waiting_status() is 'The status in which requests wait for a decision.';
+grant execute on routine app_hidden.waiting_status() to assent_admin, assent_auditor, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_private.account_key(email text)
  RETURNS bytea
  LANGUAGE sql

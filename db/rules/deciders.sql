@@ -44,7 +44,16 @@ as $$
 $$;
 comment on function app_hidden.waiting_since(timestamptz) is
   'What inboxes are ordered by, as requests_waiting_idx has it. Drafts come last; it is never null, because pages by cursor lose rows where the order''s column is null.';
-grant execute on function app_hidden.is_waiting(app_public.requests), app_hidden.waiting_since(timestamptz)
+create or replace function app_hidden.waiting_status()
+  returns text
+  language sql
+  stable
+as $$
+  select min(t.from_status) from app_public.request_transitions t where t.who = 'DECIDER'
+$$;
+comment on function app_hidden.waiting_status() is 'The status in which requests wait for a decision.';
+grant execute on function
+  app_hidden.is_waiting(app_public.requests), app_hidden.waiting_since(timestamptz), app_hidden.waiting_status()
   to assent_user, assent_manager, assent_admin, assent_auditor;
 
 create or replace view app_hidden.request_deciders with (security_invoker = true) as

@@ -122,6 +122,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.actions_of(app_public.requests,text[])': people3,
   'app_hidden.is_waiting(app_public.requests)': persons,
   'app_hidden.waiting_since(timestamp with time zone)': persons,
+  'app_hidden.waiting_status()': persons,
   'app_hidden.can_see(uuid,text,boolean,uuid,boolean,boolean)': people3,
   'app_hidden.is_listed(app_public.requests,boolean)': people3,
   'app_hidden.is_listed(app_public.users,boolean)': people3,

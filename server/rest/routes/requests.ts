@@ -77,7 +77,7 @@ function lists({ statuses }: Reference): { all: List; inbox: List } {
     ...all,
     from: 'app_public.requests_awaiting_my_decision() d',
     where: [],
-    filters: { ...all.filters, search: { ...all.filters['search']!, where: search("'SUBMITTED'") } },
+    filters: { ...all.filters, search: { ...all.filters['search']!, where: search('app_hidden.waiting_status()') } },
     orderings: { submitted_at: submittedAt, '-submitted_at': submittedAt },
   }
   return { all, inbox }
