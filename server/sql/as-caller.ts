@@ -30,6 +30,16 @@ const IDENTIFY = {
   name: 'identify',
   text: 'select app_hidden.become($1, $2) as role',
 }
+
+/**
+ * Connections plan for any values (pool.ts). Of hundreds of conditions such a plan takes the planner seconds, where with
+ * the values at hand it folds those that are alike.
+ */
+const MOST_GENERIC = 100
+const IDENTIFY_AND_PLAN_FOR_VALUES = {
+  name: 'identify and plan for values',
+  text: `select app_hidden.become($1, $2) as role, set_config('plan_cache_mode', 'force_custom_plan', true)`,
+}
 const ANONYMOUS = 'assent_anonymous'
 
 const roleIn = ({ rows }: QueryResult) => rows[0].role as string
@@ -68,7 +78,8 @@ export async function asCaller<Row>(
     stream.cork()
     if (name) db.keepPrepared(client, name)
     const begun = client.query(mode === 'read' ? 'begin read only' : 'begin')
-    const identified = client.query({ ...IDENTIFY, values: [caller.session, caller.ip] })
+    const identify = values && values.length > MOST_GENERIC ? IDENTIFY_AND_PLAN_FOR_VALUES : IDENTIFY
+    const identified = client.query({ ...identify, values: [caller.session, caller.ip] })
     const answered = client.query({ text, values, name, rowMode: arrayMode ? 'array' : undefined } as pg.QueryArrayConfig)
     const committed = client.query('commit')
     stream.uncork()

@@ -321,8 +321,8 @@ describe('counts', () => {
   test('include nothing that the caller cannot see, neither addresses nor requests of others', async () => {
     const query = '{ users { totalCount aggregates { distinctCount { email id } } } }'
     expect((await api.data(query, {}, 'user')).users).toEqual({
-      totalCount: 4,
-      aggregates: { distinctCount: { email: '1', id: '4' } },
+      totalCount: 5,
+      aggregates: { distinctCount: { email: '1', id: '5' } },
     })
     expect((await api.data(query, {}, 'admin')).users).toEqual({
       totalCount: 5,
@@ -413,11 +413,15 @@ describe('filters', () => {
     expect((await api.data(query, {}, 'admin')).requests.totalCount).toBe(live)
   })
 
-  test('list deactivated people for admins', async () => {
+  test('list deactivated people for admins who ask, and for nobody else', async () => {
     await owner.query('update app_public.users set is_deleted = true where id = $1', [api.db.people.user2.id])
-    const { nodes } = await list('users', 'condition: { isDeleted: true }', 'admin', 'nodes { name }')
+    const ask = async (who: 'admin' | 'manager') =>
+      (await list('users', 'condition: { isDeleted: true }', who, 'nodes { name }')).nodes
+    const [nodes, others] = [await ask('admin'), await ask('manager')]
+    const { nodes: usual } = await list('users', '', 'admin', 'nodes { name }')
     await owner.query('update app_public.users set is_deleted = false where id = $1', [api.db.people.user2.id])
-    expect(nodes).toEqual([{ name: 'Ugo User' }])
+    expect([nodes, others]).toEqual([[{ name: 'Ugo User' }], []])
+    expect(usual).not.toContainEqual({ name: 'Ugo User' })
   })
 
   test('filter nothing when empty or null', async () => {

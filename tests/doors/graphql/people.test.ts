@@ -169,7 +169,7 @@ describe('a caller who is not an admin', () => {
     expect(await everything()).toEqual(before)
   })
 
-  test('changes nobody whom they can see, and finds nobody whom they cannot', async () => {
+  test('changes nobody, and finds nobody who does not exist', async () => {
     const { user, user2, manager, admin } = api.db.people
     const gone = await api.person()
     await done('deactivateUser', { userId: gone.id })
@@ -178,13 +178,13 @@ describe('a caller who is not an admin', () => {
       [undefined, NOBODY, 'UNAUTHENTICATED'],
       ['user', user.id, 'FORBIDDEN'],
       ['user', manager.id, 'FORBIDDEN'],
-      ['user', user2.id, 'NOT_FOUND'],
-      ['user', gone.id, 'NOT_FOUND'],
+      ['user', user2.id, 'FORBIDDEN'],
+      ['user', gone.id, 'FORBIDDEN'],
       ['user', NOBODY, 'NOT_FOUND'],
       ['manager', manager.id, 'FORBIDDEN'],
       ['manager', user2.id, 'FORBIDDEN'],
       ['manager', admin.id, 'FORBIDDEN'],
-      ['manager', gone.id, 'NOT_FOUND'],
+      ['manager', gone.id, 'FORBIDDEN'],
       ['manager', NOBODY, 'NOT_FOUND'],
     ]
     const before = await everything()

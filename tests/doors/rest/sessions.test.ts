@@ -4,6 +4,7 @@ import jwt from 'jsonwebtoken'
 import type { Client } from 'pg'
 import pino from 'pino'
 import { makeResources } from '../../../server/rest/routes/index.ts'
+import { startServer } from '../../../server/server.ts'
 import { asCaller, makeDatabase, type Identity } from '../../../server/sql/as-caller.ts'
 import { makeSessions } from '../../../server/sql/in-use.ts'
 import { openPool } from '../../../server/sql/pool.ts'
@@ -35,7 +36,9 @@ let direct: Api
 let rotated: Api
 let owner: Client
 beforeAll(async () => {
-  api = await startApi({ TRUST_PROXY: '1', ALLOWED_ORIGINS: `https://other.example.com,${PAGE}`, PUBLIC_URL })
+  // With the clock of these tests, which they set.
+  const env = { TRUST_PROXY: '1', ALLOWED_ORIGINS: `https://other.example.com,${PAGE}`, PUBLIC_URL }
+  api = await startApi(env, undefined, startServer)
   direct = await startApi({ PUBLIC_URL: 'https://assent.example.com/' }, api.db)
   rotated = await startApi({ JWT_SECRET: `${NEWER_SECRET}, ${JWT_SECRET}` }, api.db)
   owner = await api.db.connect('owner')
