@@ -31,7 +31,8 @@ export interface ValidDocument {
 
 /**
  * Parses and validates documents. The latest are kept, since Grafast keeps its plans with them: a text that comes again is not
- * planned again. The function throws BAD_REQUEST, or an AggregateError of all that is wrong.
+ * planned again. (grafserv has such a cache, but parses without a limit on tokens.) The function throws BAD_REQUEST, or an
+ * AggregateError of all that is wrong.
  */
 export function makeDocuments(schema: GraphQLSchema): (query: string) => ValidDocument {
   const cache = new LRU<string, ValidDocument>({ maxLength: MAX_CACHED })

@@ -24,7 +24,7 @@ import type { Passwords } from '../passwords.ts'
 import { isStranger, prove, type Database, type Identity } from '../sql/as-caller.ts'
 import { makeWithPgClient } from '../sql/grafast.ts'
 import { makeDocuments, readCall, type Call } from './documents.ts'
-import { sendEvents, acceptsEvents } from './sse.ts'
+import { acceptsEvents, sendEvents } from './sse.ts'
 
 export interface GraphQLServices {
   readonly schema: GraphQLSchema
@@ -164,9 +164,7 @@ export function makeGraphQL(services: GraphQLServices) {
 
   /** Answers a subscription with events, for as long as the caller stays. */
   async function stream(req: IncomingMessage, res: ServerResponse, operation: Operation): Promise<void> {
-    if (!acceptsEvents(req)) {
-      throw new ClientError('BAD_REQUEST', 'Subscribe by WebSocket, or accept text/event-stream.')
-    }
+    if (!acceptsEvents(req)) throw new ClientError('BAD_REQUEST', 'Subscribe by WebSocket, or accept text/event-stream.')
     if (!services.isOwnOrigin(req)) throw foreignOrigin()
     const subscriber = services.subscribers.enter(() => res.destroy())
     finished(res, subscriber.leave)

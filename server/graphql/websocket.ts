@@ -27,6 +27,8 @@ const CLOSE: Partial<Record<Farewell, [code: number, reason: string]>> = {
   RATE_LIMITED: [1013, 'Too many requests'],
   BAD_REQUEST: [CloseCode.BadRequest, 'Bad request'],
   UNAUTHENTICATED: [CloseCode.Unauthorized, 'Unauthorized'],
+  // Only the token has expired: the client may come back with a new one.
+  FORBIDDEN: [CloseCode.Forbidden, 'Forbidden'],
 }
 
 /** What graphql-ws keeps for us of a socket. */
@@ -34,7 +36,6 @@ interface Extra {
   readonly subscriber: Subscriber
   /** The upgrade, as the HTTP request that every operation on the socket comes with. */
   readonly request: IncomingMessage
-  close(code: number, reason: string): void
 }
 
 /** What graphql-ws hands on from hook to hook. */
@@ -71,7 +72,7 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
       if (authorization != null) request.headers.authorization = String(authorization)
       await subscriber.admit(spend(request, identify))
     },
-    async onSubscribe({ subscriptions, extra: { subscriber, request, close } }, _id, payload) {
+    async onSubscribe({ subscriptions, extra: { subscriber, request } }, _id, payload) {
       try {
         if (Object.keys(subscriptions).length > MAX_OPERATIONS) {
           throw new ClientError('RATE_LIMITED', `A socket has at most ${MAX_OPERATIONS} operations at once.`)
@@ -80,7 +81,7 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
         const { document, operationName } = operation
         return { schema, document, operationName, operation, subscriber } as Args
       } catch (error) {
-        if (error instanceof ClientError && error.code === 'UNAUTHENTICATED') close(CloseCode.Forbidden, 'Forbidden')
+        if (error instanceof ClientError && error.code === 'UNAUTHENTICATED') subscriber.end('FORBIDDEN')
         const errors: unknown[] = error instanceof AggregateError ? error.errors : [error]
         return errors.map((cause) =>
           cause instanceof GraphQLError ? cause : new GraphQLError('', { originalError: cause as Error }),
@@ -97,8 +98,7 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
   })
 
   function serve(socket: WebSocket, { headers, socket: { remoteAddress } }: IncomingMessage): void {
-    const close = (code: number, reason: string) => socket.close(code, reason)
-    const end = (why: Farewell) => close(...(CLOSE[why] ?? [CloseCode.InternalServerError, 'Internal server error']))
+    const end = (why: Farewell) => socket.close(...(CLOSE[why] ?? [CloseCode.InternalServerError, 'Internal server error']))
     socket.on('error', () => {}) // A malformed or oversized frame; ws closes the socket with its own code.
     let subscriber: Subscriber
     try {
@@ -118,7 +118,7 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
           if (socket.bufferedAmount > MAX_UNREAD) socket.terminate()
           else socket.send(text)
         },
-        close,
+        close: (code, reason) => socket.close(code, reason),
         onMessage: (handle) =>
           socket.on('message', (data) =>
             handle(String(data)).catch((error: Error) => {
@@ -127,7 +127,7 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
             }),
           ),
       },
-      { subscriber, request, close },
+      { subscriber, request },
     )
     socket.once('close', (code, reason) => {
       subscriber.leave()
