@@ -1520,7 +1520,7 @@ CREATE OR REPLACE FUNCTION app_hidden.is_listed(u app_public.users, is_asked_for
  LANGUAGE sql
  STABLE
 AS $function$
-  select not u.is_deleted or (is_asked_for and (select app_hidden.has_permission('user.manage')))
+  select not u.is_deleted or (is_asked_for and app_hidden.has_permission('user.manage'))
 $function$;
 comment on routine app_hidden.is_listed(app_public.users,boolean) is 'Is the person in a list? Deactivated ones only where somebody who administers people asks for them.';
 grant execute on routine app_hidden.is_listed(app_public.users,boolean) to assent_admin, assent_manager, assent_user;
@@ -1764,6 +1764,19 @@ end
 $function$;
 comment on routine app_hidden.reset_password(text,text,text) is 'Sets a new password by the secret of a mailed link, ends all sessions of its person, and opens the account to logins again. Raises RQ422: the link is used, expired or unknown, or the password weak, which leaves the link as it is.';
 grant execute on routine app_hidden.reset_password(text,text,text) to assent_admin, assent_anonymous, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.schema_version()
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return (select max(m.filename) from graphile_migrate.migrations m);
+end
+$function$;
+comment on routine app_hidden.schema_version() is 'The last committed migration that this database has had, such as 000009.sql; null: none. Server and worker refuse to start on another than the one they were built with.';
+grant execute on routine app_hidden.schema_version() to assent_authenticator;
 
 CREATE OR REPLACE FUNCTION app_hidden.touch_session()
  RETURNS uuid

@@ -47,3 +47,18 @@ $$;
 comment on function app_hidden.count_jobs() is
   'How many jobs of each task are waiting, scheduled, running, failing (to be tried again) or given up, as far as 100,000; and how many mails were refused for good. For /metrics.';
 grant execute on function app_hidden.count_jobs() to :DATABASE_AUTHENTICATOR;
+
+create or replace function app_hidden.schema_version()
+  returns text
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return (select max(m.filename) from graphile_migrate.migrations m);
+end
+$$;
+comment on function app_hidden.schema_version() is
+  'The last committed migration that this database has had, such as 000009.sql; null: none. Server and worker refuse to start on another than the one they were built with.';
+grant execute on function app_hidden.schema_version() to :DATABASE_AUTHENTICATOR;

@@ -137,6 +137,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.user_document(app_public.users)': people3,
   'app_hidden.notification_document(app_public.notifications)': people3,
   'app_hidden.count_jobs()': ['assent_authenticator'],
+  'app_hidden.schema_version()': ['assent_authenticator'],
   'app_hidden.claim_idempotency_key(text,bytea[])': people3,
   'app_hidden.keep_answer(text,bytea,json)': people3,
   'app_hidden.left_out()': people3,
