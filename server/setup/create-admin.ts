@@ -4,16 +4,20 @@ import pg from 'pg'
 import { read } from 'read'
 import { StartError, type ConfigFor } from '../config.ts'
 import { passwordDigest, weaknessOf } from '../passwords.ts'
-import { assertSchema } from './preflight.ts'
+import { assertMigrated } from './preflight.ts'
 
 /** Adds an admin, as the owner of the database: in a new one there is nobody who could. Answers the address. */
 export async function createAdmin({ databaseUrl }: ConfigFor<'create-admin'>, [email, name, ...rest]: string[]): Promise<string> {
   if (!email || !name || rest.length > 0) throw new StartError('Usage: npm run create-admin -- EMAIL NAME')
+  // Before anybody types a password in vain.
+  await assertMigrated(databaseUrl)
+  const password = process.stdin.isTTY ? await ask() : (await text(process.stdin)).replace(/\r?\n$/, '')
+  const weakness = await weaknessOf(password)
+  if (weakness) throw new StartError(weakness)
+
   const client = new pg.Client(databaseUrl)
   await client.connect()
   try {
-    await assertSchema(client)
-    const password = await readPassword()
     await client.query(`select app_private.register_user($1, $2, 'ADMIN', $3)`, [email, name, passwordDigest(password)])
   } catch (error) {
     throw new StartError((error as Error).message)
@@ -21,13 +25,6 @@ export async function createAdmin({ databaseUrl }: ConfigFor<'create-admin'>, [e
     await client.end()
   }
   return email
-}
-
-async function readPassword(): Promise<string> {
-  const password = process.stdin.isTTY ? await ask() : (await text(process.stdin)).replace(/\r?\n$/, '')
-  const weakness = await weaknessOf(password)
-  if (weakness) throw new StartError(weakness)
-  return password
 }
 
 /** At a terminal, which may be left without an answer, by Ctrl-C or Ctrl-D. */

@@ -37,8 +37,12 @@ export async function assertWorkable(databaseUrl: string): Promise<void> {
   })
 }
 
-/** Refuses a schema that is older or newer than this program, or none. */
-export async function assertSchema(client: pg.Client): Promise<void> {
+/** Refuses to work with a schema that is older or newer than this program, or with none. */
+export async function assertMigrated(databaseUrl: string): Promise<void> {
+  await examine(databaseUrl, assertSchema)
+}
+
+async function assertSchema(client: pg.Client): Promise<void> {
   const { rows } = await client.query(`
     select to_regnamespace('app_hidden') is not null as exists, to_regprocedure('app_hidden.schema_version()') is not null as tells`)
   if (!rows[0].exists) throw new StartError('The database has no schema yet: run npm run migrate.')

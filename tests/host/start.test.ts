@@ -147,6 +147,22 @@ test('in production there are no demo accounts, no GraphiQL, and none later eith
   await rm(own.DATA_DIR, { recursive: true })
 }, 60_000)
 
+test('psql is promised only where there is one', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'assent-start-'))
+  const script = `
+    const { accessNotes } = await import('./server/setup/database.ts')
+    console.log(await accessNotes({ dataDir: '.data' }, { demoLogins: async () => [] }))`
+  async function notes(): Promise<string> {
+    const running = new Running(process.execPath, ['--input-type=module', '-e', script], { PATH: folder })
+    expect(await running.exit).toBe(0)
+    return running.output.trim()
+  }
+  expect(await notes()).toBe('psql      is not installed here; once it is, it finds its connection strings in .data/env')
+  await writeFile(join(folder, 'psql'), '#!/bin/sh\n', { mode: 0o755 })
+  expect(await notes()).toBe('psql      (set -a; . .data/env; psql "$DATABASE_URL")')
+  await rm(folder, { recursive: true })
+})
+
 test('secrets that are gone are not silently replaced', async () => {
   const own = { DATA_DIR: await mkdtemp(join(tmpdir(), 'assent-start-')) }
   await mkdir(join(own.DATA_DIR, 'postgres'))

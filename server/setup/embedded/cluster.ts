@@ -86,7 +86,8 @@ export async function assertMajor(folder: string, major: number): Promise<void> 
 }
 
 /** Starts or stops the PostgreSQL of a cluster. */
-export async function pgCtl({ folder, programs, user }: Cluster, ...args: string[]): Promise<void> {
+export async function pgCtl(cluster: Cluster, ...args: string[]): Promise<void> {
+  const { folder, programs, user } = cluster
   const program = spawn(join(programs, 'pg_ctl'), ['-D', folder, '-s', ...args], {
     ...user,
     cwd: dirname(folder),
@@ -94,7 +95,9 @@ export async function pgCtl({ folder, programs, user }: Cluster, ...args: string
     // Out of reach of a Ctrl-C in our terminal, as PostgreSQL itself is: a second one would end its ending.
     detached: true,
   })
-  const [code] = await once(program, 'exit')
+  const [code, signal] = await once(program, 'exit')
+  // A Ctrl-C can still reach it in the moment before it is detached, when it has done nothing yet.
+  if (signal) return pgCtl(cluster, ...args)
   if (code !== 0) throw new StartError(`pg_ctl ${args[0]} failed; ${join(folder, 'server.log')} tells why.`)
 }
 
