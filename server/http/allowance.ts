@@ -13,14 +13,14 @@ function networkOf(ip: string): string {
 }
 
 /**
- * Identifies a request by `identify`, and takes it from its caller's allowance: the person's, or else the network's. Throws RATE_LIMITED, and
- * what `identify` throws.
+ * Identifies a request by `identify`, and takes it from its caller's allowance: the person's, or else the network's. Throws
+ * RATE_LIMITED, and what `identify` throws.
  */
 export type Spend = (req: IncomingMessage, identify: (req: IncomingMessage) => Claim) => Claim
 
 /**
- * "A caller may send bursts of 300 requests and 1,200 a minute": a token bucket for each of the latest callers. `knownUser` says whose session
- * it is, if it has been seen alive lately: a made-up cookie would otherwise be a new caller each time.
+ * "A caller may send bursts of 300 requests and 1,200 a minute": a token bucket for each of the latest callers. `knownUser`
+ * says whose session it is, if it has been seen alive lately: a made-up cookie would otherwise be a new caller each time.
  */
 export function makeSpend(addressOf: AddressOf, knownUser: (session: string) => string | undefined): Spend {
   const buckets = new LRU<string, TokenBucket>({ maxLength: 50_000 })

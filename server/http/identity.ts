@@ -33,7 +33,7 @@ export function makeAddressOf(trustProxy: number): AddressOf {
 }
 
 export interface Identify {
-  /** Reads a request's identity from its bearer token (RFC 6750) or its cookie, and its address. Throws UNAUTHENTICATED for a bad token. */
+  /** Reads who is asking from the bearer token (RFC 6750) or the cookie, and the address. Throws UNAUTHENTICATED. */
   (req: IncomingMessage): Claim
   /** The same where no credentials are needed, as for a refresh: a bearer token, which may have expired, is not looked at. */
   leniently(req: IncomingMessage): Claim

@@ -46,7 +46,8 @@ export function makeMetrics(pools: Record<'api' | 'slow' | 'live', Pool>, subscr
     labelNames: ['task', 'state'],
     registers,
     async collect() {
-      // Anybody can ask, so ask the database seldom. If the count fails, report the last one, so that an alert does not clear by itself.
+      // Anybody can ask, so the database is asked seldom. If the count fails, report the last one, so that an alert does not
+      // clear by itself.
       if (Date.now() - countedAt < COUNT_EVERY) return
       countedAt = Date.now()
       const counted = await pools.api

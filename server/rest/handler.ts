@@ -79,7 +79,10 @@ function makeFind(routes: readonly Route[]) {
   }
 }
 
-/** A value that the database can be asked about although it is no text: it judges objects whatever is in them, and text without what it cannot hold. */
+/**
+ * The database is asked about a body with faults, too: an object is passed on empty, and text without what PostgreSQL cannot
+ * store, so that it is our rules that refuse them.
+ */
 const harmless = (value: unknown) =>
   typeof value === 'string' ? value.toWellFormed().replaceAll('\0', '\ufffd') : typeof value === 'object' && value ? {} : value
 
@@ -126,8 +129,8 @@ export function makeRestHandler(services: RestServices) {
   }
 
   /**
-   * Answers a body with faults. They come last of all that can be wrong, so the database is asked first, and what it does is undone.
-   * Its own words for a fault are those of GraphQL too, and come before the schema's.
+   * Answers a body with faults. They come last of all that can be wrong, so the database is asked first, and what it does is
+   * undone. Where it names a fault itself, its words are used: GraphQL has the same.
    */
   async function refuse(ask: Ask, run: (ask: Ask) => Promise<Answer>, faults: readonly Fault[]): Promise<never> {
     await ask({ text: 'savepoint judged' })

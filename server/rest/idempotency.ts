@@ -15,8 +15,8 @@ export function keyOf(req: IncomingMessage, { method, unrepeatable }: Route): st
 }
 
 /**
- * Does the work of a call once for its key: see db/rules/idempotency.sql. Refusals are answers, and are kept too. Bodies can hold passwords:
- * the fingerprint of a call is of no use to anybody without one of the `secrets`.
+ * Does the work of a call once for its key: see db/rules/idempotency.sql. Refusals are answers, and are kept too. Bodies can
+ * hold passwords: the fingerprint of a call is of no use to anybody without one of the `secrets`.
  */
 export type Once = (
   db: Database,

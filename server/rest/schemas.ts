@@ -28,7 +28,7 @@ export const isUuid = (text: string): boolean => /^[\da-f]{8}(-[\da-f]{4}){3}-[\
 /** RFC 3339, as strictly as PostgreSQL and ECMAScript both read it; without an offset it is UTC. */
 const INSTANT_FORM = /^((?!0000)\d{4}-\d\d-\d\d)([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-](0\d|1[0-5]):?\d\d)?)?$/i
 
-/** Also asks for a day that is in the calendar: ECMAScript takes the 30th of February for one. A "+" that was not encoded arrives as a blank. */
+/** The day has to be in the calendar, which ECMAScript does not check. A "+" that was not encoded arrives as a blank. */
 export function isInstant(text: string): boolean {
   const [, day] = INSTANT_FORM.exec(text) ?? []
   return day !== undefined && !Number.isNaN(Date.parse(text)) && new Date(`${day}T00:00:00Z`).toISOString().startsWith(day)

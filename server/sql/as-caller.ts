@@ -49,8 +49,9 @@ const explain = (error: unknown, role: string) =>
   role === ANONYMOUS && error instanceof pg.DatabaseError && error.code === '42501' ? unauthenticated() : error
 
 /**
- * A plan with row-level security in it is good for one role, and a connection serves all: each role has prepared statements of
- * its own. After a change of role, a plan is made anew and nothing else happens. PostgreSQL takes names of 63 characters, and PostGraphile's have 64.
+ * A plan with row-level security in it is good for one role, and a connection serves all: each role has prepared statements
+ * of its own. A role that has changed costs a new plan and nothing else. PostgreSQL takes names of 63 characters, and
+ * PostGraphile's have 64.
  */
 const nameFor = ({ sessions }: Database, { session }: Identity, name: string | undefined) =>
   name && `${name.slice(0, 40)} ${sessions.roleOf(session) ?? ''}`

@@ -10,8 +10,9 @@ const PREPARED_PER_CONNECTION = 200
 export const prepared = (text: string) => ({ text, name: hash('sha256', text, 'base64').slice(0, 16) })
 
 /**
- * Private parts of pg: the socket, which pg corks only for one query at a time, and its record of what a connection has prepared, which it
- * never shortens. Without them a pipelined transaction would be four packets, and prepared statements would only ever grow.
+ * Private parts of pg: the socket, which pg corks only for one query at a time, and its record of what a connection has
+ * prepared, from which it never removes anything. Without them a pipelined transaction would be four packets, and prepared
+ * statements would only ever grow. tests/doors/sql/prepared.test.ts notices when they change.
  */
 export const connectionOf = (client: PoolClient) =>
   (client as unknown as { connection: { stream: Socket; parsedStatements: Record<string, string> } }).connection

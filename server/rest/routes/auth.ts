@@ -49,7 +49,7 @@ async function refresh(call: Call): Promise<Answer> {
   return showTokens(call, row!.user_id, row!.session_secret, row!.refresh_token)
 }
 
-/** HttpOnly: no script reads it. Strict: no page of another site makes the browser send it. Without an age it ends with the browser. */
+/** HttpOnly: no script reads it. Strict: no other site's page has it sent. Without an age it ends with the browser. */
 const setCookie = ({ isSecure }: Call, value: string, maxAge?: number) => ({
   'set-cookie': stringifySetCookie({
     name: COOKIE,
