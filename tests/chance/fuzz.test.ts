@@ -1,17 +1,29 @@
+import fc from 'fast-check'
 import type { Client } from 'pg'
 import { STATUS, type Code } from '../../server/errors.ts'
 import { csrfToken } from '../../server/http/csrf.ts'
 import { makeTokens } from '../../server/http/tokens.ts'
-import { deadToken, fromElsewhere, JWT_SECRET, NOBODY, PASSWORD, startApi, type Answer, type Api } from '../harness/client.ts'
+import {
+  deadToken,
+  fromElsewhere,
+  JWT_SECRET,
+  mutation,
+  NOBODY,
+  PASSWORD,
+  startApi,
+  type Answer,
+  type Api,
+  type Who,
+} from '../harness/client.ts'
 import { BASE, openRest, type Rest } from '../harness/rest.ts'
 
-declare const POSTGRES: 15 | 18
-
-// Hostile calls of every door as everybody, one after the other: each is judged by what it answers, and by what the audit
-// trail holds then. 5,000 on each version of PostgreSQL, each with calls of its own. To have those of a failure again:
-// FUZZ_SEED=… npm test -- tests/chance/fuzz.test.ts
-const SEED = Number(process.env['FUZZ_SEED'] ?? (POSTGRES === 18 ? 20_260_118 : 20_260_115))
-const CALLS = 5_000
+// Hostile calls of every door as everybody, each judged by what it answers, and by what the audit trail holds then. Every run has
+// calls of its own. To have those of a failure again, by the seed that it names: FUZZ_SEED=… npm test -- tests/chance/fuzz.test.ts
+// A night has time for more of them: FUZZ_CALLS=50000
+const SEED = Number(process.env['FUZZ_SEED'] ?? Date.now() % 2 ** 31)
+const CALLS = Number(process.env['FUZZ_CALLS'] ?? 2_500)
+/** Milliseconds that a call may take on a machine that is busy. */
+const PATIENCE = 60
 /** After so many calls everybody is who they were again. */
 const ACT = 250
 
@@ -27,26 +39,17 @@ afterAll(() => api.close())
 
 // Chance ------------------------------------------------------------------------------------------------------------------
 
-/** Numbers from 0 to 1, the same for the same seed (mulberry32). */
-function makeRandom(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
-}
-const random = makeRandom(SEED)
-const below = (n: number) => Math.floor(random() * n)
-const pick = <T>(list: readonly T[]): T => list[below(list.length)]!
-const chance = (probability: number) => random() < probability
+/** What the call is made of that is being made up: fast-check draws it. */
+let generator: fc.GeneratorValue
+const draw = <T>(arbitrary: fc.Arbitrary<T>): T => generator(() => arbitrary)
+const oneOf = <T>(list: readonly T[]): T => draw(fc.constantFrom(...list))
 /** One of a list, some more often than others. */
-function often<T>(list: readonly T[], weightOf: (each: T) => number): T {
-  let at = below(list.reduce((sum, each) => sum + weightOf(each), 0))
-  return list.find((each) => (at -= weightOf(each)) < 0)!
-}
-const some = <T>(probability: number, list: readonly T[]): T[] => list.filter(() => chance(probability))
+const weighted = <T>(list: readonly T[], weightOf: (each: T) => number): T =>
+  draw(fc.oneof(...list.map((each) => ({ weight: weightOf(each), arbitrary: fc.constant(each) }))))
+/** True so often in a hundred. */
+const odds = (percent: number) => weighted([true, false], (is) => (is ? percent : 100 - percent))
+const subset = <T>(percent: number, list: readonly T[]): T[] => list.filter(() => odds(percent))
+const below = (n: number): number => draw(fc.noBias(fc.nat(n - 1)))
 
 // Who sends it ------------------------------------------------------------------------------------------------------------
 
@@ -73,21 +76,21 @@ interface Actor {
 let by: Actor
 const tokens = makeTokens([JWT_SECRET])
 
-function actor(): Actor {
-  const person = pick(cast)
+function actor(among: readonly Person[] = cast): Actor {
+  const person = oneOf(among)
   const from = fromElsewhere()
   const bearer = (text: string) => ({ ...from, authorization: text })
-  const kind = random()
+  const kind = below(100)
   // A subject of its own each time: the allowance of requests is the subject's.
-  if (kind < 0.78) return { headers: bearer(`Bearer ${tokens.sign(person.token, crypto.randomUUID()).token}`), person }
-  if (kind < 0.88) {
+  if (kind < 78) return { headers: bearer(`Bearer ${tokens.sign(person.token, crypto.randomUUID()).token}`), person }
+  if (kind < 88) {
     const cookie = `assent_session=${person.cookie.slice('cookie:'.length)}`
-    const token = chance(0.85) ? csrfToken(person.cookie) : headerText()
+    const token = odds(85) ? csrfToken(person.cookie) : headerText()
     return { headers: { ...from, cookie, 'x-csrf-token': token }, person, byCookie: true }
   }
-  if (kind < 0.94) return { headers: from }
-  if (kind < 0.97) return { headers: bearer(`Bearer ${deadToken()}`) }
-  return { headers: bearer(pick(['Bearer x', 'Bearer ', 'Basic eDp5', `Bearer ${headerText()}`, headerText()])) }
+  if (kind < 94) return { headers: from }
+  if (kind < 97) return { headers: bearer(`Bearer ${deadToken()}`) }
+  return { headers: bearer(oneOf(['Bearer x', 'Bearer ', 'Basic eDp5', `Bearer ${headerText()}`, headerText()])) }
 }
 
 // What is sent ------------------------------------------------------------------------------------------------------------
@@ -167,6 +170,8 @@ const NASTY = [
     '${jndi:ldap://x}',
   ],
   ...[
+    '...',
+    '}) { __typename } }',
     'x'.repeat(201),
     'x'.repeat(10_001),
     '𝔘'.repeat(200),
@@ -193,20 +198,28 @@ const NASTY = [
 ]
 const NUMBERS = [0, 1, 2, 3, -1, 1.5, 2 ** 31 - 1, 2 ** 31, -(2 ** 31) - 1, 2 ** 53, 1e308, -0, 100, 101]
 
-function text(): string {
-  if (chance(0.7)) return pick(NASTY)
-  const units = pick([0x80, 0x250, 0x10000])
-  return Array.from({ length: below(30) }, () => String.fromCharCode(below(units))).join('')
-}
-function value(depth = 0): unknown {
-  const kind = below(depth < 3 ? 10 : 7)
-  if (kind < 4) return text()
-  if (kind === 4) return pick(NUMBERS)
-  if (kind === 5) return chance(0.5)
-  if (kind === 6) return null
-  const parts = Array.from({ length: below(4) }, () => [text(), value(depth + 1)] as const)
-  return kind === 7 ? parts.map(([, part]) => part) : Object.fromEntries(parts)
-}
+const someText = fc.oneof(
+  { weight: 7, arbitrary: fc.constantFrom(...NASTY) },
+  { weight: 1, arbitrary: fc.string({ unit: 'binary-ascii', maxLength: 30 }) },
+  { weight: 1, arbitrary: fc.string({ unit: 'grapheme', maxLength: 30 }) },
+  // Halves of surrogate pairs too.
+  {
+    weight: 1,
+    arbitrary: fc.array(fc.nat(0xffff), { maxLength: 30 }).map((units) => String.fromCharCode(...units)),
+  },
+)
+const text = (): string => draw(someText)
+const someValue = fc.letrec<{ value: unknown }>((tie) => {
+  const parts = [fc.array(tie('value'), { maxLength: 3 }), fc.dictionary(someText, tie('value'), { maxKeys: 3 })] as const
+  const leaves = [
+    { weight: 4, arbitrary: someText },
+    { weight: 1, arbitrary: fc.constantFrom(...NUMBERS) },
+    { weight: 1, arbitrary: fc.boolean() },
+    { weight: 1, arbitrary: fc.constant(null) },
+  ]
+  return { value: fc.oneof({ maxDepth: 3 }, ...leaves, { weight: 1, arbitrary: parts[0] }, { weight: 2, arbitrary: parts[1] }) }
+}).value
+const value = (): unknown => draw(someValue)
 /** What node:http lets through: a header that is none is not ours to answer. */
 const headerText = () =>
   text()
@@ -214,7 +227,7 @@ const headerText = () =>
     .slice(0, 300)
 const pathText = () => encodeURIComponent(text().toWellFormed()).slice(0, 2000) || '%20'
 /** What almost always passes. */
-const words = () => `${pick(['A laptop', 'Ein Stuhl', 'Новый стол', 'Chair', '日本語の本'])} ${below(1000)}`
+const words = () => `${oneOf(['A laptop', 'Ein Stuhl', 'Новый стол', 'Chair', '日本語の本'])} ${below(1000)}`
 const passphrase = () => `a passphrase of ${below(1e9)}`
 
 /** What there is to be named, and a little that there is not. */
@@ -222,7 +235,7 @@ const known = {
   requests: [NOBODY],
   sessions: [NOBODY],
   notifications: [NOBODY],
-  webhooks: [] as string[],
+  webhooks: [NOBODY],
   resets: ['x'],
   cursors: ['x'],
   tags: ['"1-0"'],
@@ -231,10 +244,10 @@ const latest = <T>(list: readonly T[]) => list[list.length - 1 - below(Math.min(
 /** What the call would do with what it names. */
 let action = ''
 function personId(): string {
-  if (chance(0.5)) return pick(cast).id
+  if (odds(50)) return oneOf(cast).id
   const ids = [...people.keys()].filter((id) => id !== tramp.id)
   const gone = ids.filter((id) => people.get(id)!.is_deleted)
-  return pick(action === 'reactivateUser' && gone.length > 0 ? gone : [...ids, NOBODY])
+  return oneOf(action === 'reactivateUser' && gone.length > 0 ? gone : [...ids, NOBODY])
 }
 /** One that the caller may do that with, more often than not: a draft of theirs, or what waits. */
 function requestId(): string {
@@ -246,79 +259,80 @@ function requestId(): string {
       : !isDeleted && status === 'DRAFT' && creator === me
   }
   const fitting = known.requests.filter(fits)
-  return fitting.length > 0 && chance(0.7) ? latest(fitting) : latest(known.requests)
+  return fitting.length > 0 && odds(70) ? latest(fitting) : latest(known.requests)
 }
 
 /** What a member of this name may be; at times, anything. */
 function member(name: string): unknown {
-  if (chance(0.15)) return value()
+  if (odds(8)) return value()
   switch (name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase())) {
     case 'requestId':
       return requestId()
     case 'userId':
       return personId()
     case 'assignedToId':
-      return chance(0.4) ? null : personId()
+      return odds(40) ? null : personId()
     case 'version':
       return 1 + below(3)
     case 'role':
-      return pick(['USER', 'MANAGER', 'ADMIN', 'user'])
+      return oneOf(['USER', 'MANAGER', 'ADMIN', 'user'])
     case 'isDeleted':
-      return chance(0.5)
+      return odds(50)
     case 'email':
-      return chance(0.5) ? `${below(1e9)}@assent.test` : pick(cast).email
+      return odds(50) ? `${below(1e9)}@assent.test` : oneOf(cast).email
     case 'password':
     case 'oldPassword':
-      return chance(0.6) ? PASSWORD : passphrase()
+      return odds(60) ? PASSWORD : passphrase()
     case 'newPassword':
-      return chance(0.6) ? PASSWORD : passphrase()
+      return odds(60) ? PASSWORD : passphrase()
     case 'notificationId':
-      return pick(known.notifications)
+      return oneOf(known.notifications)
     case 'webhookId':
-      return latest(known.webhooks) ?? NOBODY
+      return latest(known.webhooks)
     case 'kind':
-      return pick(['SUBMITTED', 'APPROVED', 'DIGEST', 'ROLE_CHANGED'])
+      return oneOf(['SUBMITTED', 'APPROVED', 'DIGEST', 'ROLE_CHANGED'])
     case 'delivery':
-      return pick(['AT_ONCE', 'DIGEST', 'NONE'])
+      return oneOf(['AT_ONCE', 'DIGEST', 'NONE'])
     case 'url':
-      return pick(['https://hooks.example/a', 'http://hooks.example/b'])
+      return oneOf(['https://hooks.example/a', 'http://hooks.example/b'])
     case 'events':
-      return some(0.5, ['request.submitted', 'user.created', 'request.approved'])
+      return subset(50, ['request.submitted', 'user.created', 'request.approved'])
     case 'isEnabled':
-      return chance(0.5)
+      return odds(50)
     case 'token':
-      return pick(known.resets)
+      return oneOf(known.resets)
     case 'refreshToken':
-      return pick([tramp.refreshToken, tramp.refreshToken, tramp.used, `${tramp.refreshToken.split('.')[0]}.x`, 'x.y'])
+      return oneOf([tramp.refreshToken, tramp.refreshToken, tramp.used, `${tramp.refreshToken.split('.')[0]}.x`, 'x.y'])
     default:
-      return chance(0.7) ? words() : text()
+      return odds(70) ? words() : text()
   }
 }
-const members = (names: readonly string[], probability = 0.9) =>
-  Object.fromEntries(some(probability, names).map((name) => [name, member(name)]))
+const members = (names: readonly string[], percent = 90) =>
+  Object.fromEntries(subset(percent, names).map((name) => [name, member(name)]))
 
 const HEADERS: Record<string, () => string> = {
-  'if-match': () => pick([latest(known.tags), '*', '"1"', '"2"', 'W/"1-0"', '"9"', headerText()]),
-  'if-none-match': () => pick([latest(known.tags), '*', headerText()]),
-  'idempotency-key': () => pick([`key-${below(40)}`, `new-${below(1e9)}`, headerText()]),
-  origin: () => pick(['https://app.example', 'https://evil.example', 'null', api.url, headerText()]),
-  accept: () => pick(['application/json', 'text/html', '*/*;q=0', headerText()]),
-  'accept-encoding': () => pick(['gzip', 'br', 'identity;q=0', headerText()]),
-  'content-type': () => pick(['application/json; charset=utf-16', 'text/plain', 'multipart/form-data', headerText()]),
-  'content-encoding': () => pick(['gzip', 'br', 'identity', 'x', headerText()]),
-  'x-http-method-override': () => pick(['DELETE', 'PUT', headerText()]),
-  'x-forwarded-for': () => pick(['127.0.0.1', '::1', 'unknown', '1.2.3.4, 5.6.7.8', 'fe80::1%eth0', '999.1.1.1', headerText()]),
-  'x-forwarded-proto': () => pick(['https', 'javascript', headerText()]),
+  'if-match': () => oneOf([latest(known.tags), '*', '"1"', '"2"', 'W/"1-0"', '"9"', headerText()]),
+  'if-none-match': () => oneOf([latest(known.tags), '*', headerText()]),
+  'idempotency-key': () => oneOf([`key-${below(40)}`, `new-${below(1e9)}`, headerText()]),
+  origin: () => oneOf(['https://app.example', 'https://evil.example', 'null', api.url, headerText()]),
+  accept: () => oneOf(['application/json', 'text/html', '*/*;q=0', headerText()]),
+  'accept-encoding': () => oneOf(['gzip', 'br', 'identity;q=0', headerText()]),
+  'content-type': () => oneOf(['application/json; charset=utf-16', 'text/plain', 'multipart/form-data', headerText()]),
+  'content-encoding': () => oneOf(['gzip', 'br', 'identity', 'x', headerText()]),
+  'x-http-method-override': () => oneOf(['DELETE', 'PUT', headerText()]),
+  'x-forwarded-for': () => oneOf(['127.0.0.1', '::1', 'unknown', '1.2.3.4, 5.6.7.8', 'fe80::1%eth0', '999.1.1.1', headerText()]),
+  'x-forwarded-proto': () => oneOf(['https', 'javascript', headerText()]),
   'x-forwarded-host': headerText,
   forwarded: headerText,
-  host: () => pick(['evil.example', 'localhost:1', '[::1]', headerText()]),
+  host: () => oneOf(['evil.example', 'localhost:1', '[::1]', headerText()]),
   'user-agent': headerText,
+  'x-request-id': headerText,
   'x-csrf-token': headerText,
-  cookie: () => pick(['assent_session=x', 'assent_session=', 'assent_session="', 'a=b; c', headerText()]),
+  cookie: () => oneOf(['assent_session=x', 'assent_session=', 'assent_session="', 'a=b; c', headerText()]),
 }
 /** The caller's own, and others, which never are another's credentials. */
 function headers(): Record<string, string> {
-  const names = some(0.04, Object.keys(HEADERS)).filter((name) => name !== 'cookie' || !by.byCookie)
+  const names = subset(4, Object.keys(HEADERS)).filter((name) => name !== 'cookie' || !by.byCookie)
   return { ...by.headers, ...Object.fromEntries(names.map((name) => [name, HEADERS[name]!()])) }
 }
 
@@ -470,9 +484,12 @@ function effectOfMutation(me: string, field: string, input: any, { body }: Answe
 /** A call, as it can be read in a failure, and how it is made. */
 interface Hostile {
   readonly sent: object
-  run(): Promise<{ answer: Answer; effect: Entry[] }>
+  send(): Promise<Answer>
+  /** What it depends on beside its answer, before it is sent; and what it has left in the trail, by its answer. */
+  before?(): Promise<Before>
+  effect(answer: Answer, before: Before): Entry[]
 }
-const NOTHING = { isLive: false, others: 0 }
+const NOTHING: Before = { isLive: false, others: 0 }
 
 interface Operation {
   readonly method: string
@@ -485,27 +502,27 @@ let operations: readonly Operation[]
 function queryText(parameters: readonly string[]): string {
   const forged = () => {
     const at = [
-      pick(['-created_at', 'created_at', '-timestamp', text()]),
+      oneOf(['-created_at', 'created_at', '-timestamp', text()]),
       value(),
-      pick(['2024-01-01', value()]),
-      pick([NOBODY, value()]),
+      oneOf(['2024-01-01', value()]),
+      oneOf([NOBODY, value()]),
     ]
     return Buffer.from(JSON.stringify(at)).toString('base64url')
   }
   const one = (name: string): string => {
-    if (name === 'cursor') return pick([() => latest(known.cursors), forged, text])()
-    if (/_id$/.test(name)) return pick([personId, requestId, text])()
-    if (name === 'status') return pick(['DRAFT', 'SUBMITTED', text()])
-    if (name === 'ordering') return pick(['created_at', '-created_at', 'timestamp', 'submitted_at', text()])
-    if (/since|until/.test(name)) return pick(['2024-01-01', '2030-01-01T00:00:00Z', text()])
-    if (name === 'page_size') return pick(['1', '3', '100', '1000', '0', text()])
-    if (/count|awaiting/.test(name)) return pick(['true', 'true', 'false', text()])
-    return chance(0.5) ? pick(['laptop', 'стол', 'chair 1', '日本語']) : text()
+    if (name === 'cursor') return oneOf([() => latest(known.cursors), forged, text])()
+    if (/_id$/.test(name)) return oneOf([personId, requestId, text])()
+    if (name === 'status') return oneOf(['DRAFT', 'SUBMITTED', text()])
+    if (name === 'ordering') return oneOf(['created_at', '-created_at', 'timestamp', 'submitted_at', text()])
+    if (/since|until/.test(name)) return oneOf(['2024-01-01', '2030-01-01T00:00:00Z', text()])
+    if (name === 'page_size') return oneOf(['1', '3', '100', '1000', '0', text()])
+    if (/count|awaiting/.test(name)) return oneOf(['true', 'true', 'false', text()])
+    return odds(50) ? oneOf(['laptop', 'стол', 'chair 1', '日本語']) : text()
   }
-  const pairs = some(0.25, parameters).map((name) => [name, one(name)] as const)
-  if (chance(0.1)) pairs.push([text(), text()], ...pairs.slice(0, 1))
+  const pairs = subset(25, parameters).map((name) => [name, one(name)] as const)
+  if (odds(10)) pairs.push([text(), text()], ...pairs.slice(0, 1))
   const encode = (part: string) => encodeURIComponent(part.toWellFormed()).slice(0, 3000)
-  const raw = chance(0.05)
+  const raw = odds(5)
     ? `&${text()
         .replace(/[^\x21-\x7e]/g, '')
         .slice(0, 100)}`
@@ -515,18 +532,18 @@ function queryText(parameters: readonly string[]): string {
 
 /** A body: as it should be, with more in it than it should have, or no such thing at all. */
 function bodyFor(names: readonly string[]): unknown {
-  const kind = random()
-  if (kind < 0.85) return members(names)
-  if (kind < 0.92)
-    return { ...members(names), ...members(['id', 'status', 'version', 'creator_id', 'is_deleted', '__proto__'], 0.5) }
+  const kind = below(100)
+  if (kind < 85) return members(names)
+  if (kind < 92)
+    return { ...members(names), ...members(['id', 'status', 'version', 'creator_id', 'is_deleted', '__proto__'], 50) }
   const json = JSON.stringify(members(names))
   const nested = (depth: number) => `${'['.repeat(depth)}${']'.repeat(depth)}`
-  return pick([
+  return oneOf([
     () => JSON.stringify(value()),
     () => json.slice(0, below(json.length)),
     () => json + text(),
     () => nested(5000),
-    () => `{"${pick(names) ?? 'x'}":${nested(pick([30, 3000, 30_000]))}}`,
+    () => `{"${oneOf([...names, 'x'])}":${nested(oneOf([30, 3000, 30_000]))}}`,
     () => `{"a":${'{"a":'.repeat(2000)}1${'}'.repeat(2001)}`,
     () => `{"title":1e999,"title":-0,"version":${'9'.repeat(400)}}`,
     () => `{"title":"x","x":"${'x'.repeat(1_100_000)}"}`,
@@ -546,48 +563,51 @@ function tryParse(json: string): unknown {
 
 function restCall(): Hostile {
   // What hashes costs a core, and what ends sessions a new one.
-  const operation = often(operations, ({ method, template }) =>
+  const operation = weighted(operations, ({ method, template }) =>
     template.startsWith('/requests') ? 8 : method !== 'GET' && /auth|users$/.test(template) ? 1 : 3,
   )
   const { method, template, names, parameters } = operation
   action = template
-  const id = chance(0.08)
+  const id = odds(8)
     ? pathText()
     : /^.requests/.test(template)
       ? requestId()
       : /^.users/.test(template)
         ? personId()
-        : pick(/^.notifications/.test(template) ? known.notifications : known.sessions)
-  const path = template.replace('{id}', id) + pick(['', '/'])
-  const query = chance(parameters.length > 0 ? 0.8 : 0.1) ? queryText(parameters) : ''
+        : oneOf(/^.notifications/.test(template) ? known.notifications : known.sessions)
+  const path = template.replace('{id}', id) + oneOf(['', '/'])
+  const query = odds(parameters.length > 0 ? 80 : 10) ? queryText(parameters) : ''
   const takesBody = method === 'POST' || method === 'PATCH'
-  const body = takesBody ? bodyFor(names) : chance(0.03) ? text() : undefined
+  const body = takesBody ? bodyFor(names) : odds(3) ? text() : undefined
   const isRaw = typeof body === 'string' || Buffer.isBuffer(body)
   const given = headers()
-  if (chance(0.1)) Object.assign(given, method === 'POST' ? { 'idempotency-key': `key-${below(8)}` } : { 'if-none-match': '*' })
+  if (odds(10)) Object.assign(given, method === 'POST' ? { 'idempotency-key': `key-${below(8)}` } : { 'if-none-match': '*' })
   // Whether it is given again, its answer does not tell.
   if (/password/.test(template)) delete given['idempotency-key']
-  const verb = method === 'GET' && chance(0.05) ? 'HEAD' : method
+  const verb = method === 'GET' && odds(5) ? 'HEAD' : method
   const { person } = by
   const self = by
   return {
     sent: { call: `${verb} ${path}${query}`, body: isRaw ? String(body) : body, headers: given },
-    async run() {
-      const before = template.startsWith('/auth/session') ? await lookBefore(self) : NOTHING
+    async send() {
       const answer = await rest(undefined, `${verb} ${path}${query}`, body, given)
       for (const link of [answer.body?.next, answer.body?.previous])
-        if (link) known.cursors.push(new URL(link).searchParams.get('cursor')!)
+        if (link) known.cursors.push(new URL(link, api.url).searchParams.get('cursor')!)
       if (answer.headers.etag) known.tags.push(answer.headers.etag)
+      return answer
+    },
+    before: async () => (template.startsWith('/auth/session') ? lookBefore(self) : NOTHING),
+    effect(answer, before) {
       const read = isRaw ? tryParse(String(body)) : body
-      return { answer, effect: effectOfRest(person?.id ?? '', before, `${verb} ${template}`, path, read, answer) }
+      return effectOfRest(person?.id ?? '', before, `${verb} ${template}`, path, read, answer)
     },
   }
 }
 
 /** To what is no path of the API, or by a method that it has not got. */
 function strayCall(): Hostile {
-  const method = pick(['GET', 'PUT', 'OPTIONS', 'TRACE', 'PROPFIND', 'HEAD', 'LINK', 'QUERY', 'PATCH', 'DELETE'])
-  const path = pick([
+  const method = oneOf(['GET', 'PUT', 'OPTIONS', 'TRACE', 'PROPFIND', 'HEAD', 'LINK', 'QUERY', 'PATCH', 'DELETE'])
+  const path = oneOf([
     () => `/${pathText()}`,
     () => `${BASE}/${pathText()}`,
     () => `${BASE}/requests/${requestId()}/${pathText()}/`,
@@ -598,15 +618,16 @@ function strayCall(): Hostile {
         .replace(/[^\x21-\x7e]/g, '')
         .slice(0, 5000)}`,
     () => `/graphql/${pathText()}`,
-    () => pick(['/', '//', '*', '/%', '/%ff', '/..', BASE, '/healthz', '/readyz', '/metrics', '/graphiql', `${BASE}/docs`]),
-    () => `${BASE}${pick(operations).template.replace('{id}', requestId())}`,
+    () => oneOf(['/', '//', '*', '/%', '/%ff', '/..', BASE, '/healthz', '/readyz', '/metrics', '/graphiql', `${BASE}/docs`]),
+    () => `${BASE}${oneOf(operations).template.replace('{id}', requestId())}`,
   ])()
   // Only what changes nothing, whoever asks.
   if (/PATCH|DELETE/.test(method)) by = { headers: fromElsewhere() }
   const given = headers()
   return {
     sent: { method, path, headers: given },
-    run: async () => ({ answer: await api.send({ method, path, headers: given }), effect: [] }),
+    send: () => api.send({ method, path, headers: given }),
+    effect: () => [],
   }
 }
 
@@ -643,18 +664,31 @@ function selectionOf(field: string): string {
 }
 
 function mutationCall(): Hostile {
-  const field = often(Object.keys(MUTATIONS), (name) =>
-    /Request$|User$/.test(name) ? 8 : /(create|update)Webhook/.test(name) ? 10 : 2,
-  )
+  if (odds(5)) return documentCall()
+  const field = weighted(Object.keys(MUTATIONS), (name) => (/Request$|User$/.test(name) ? 8 : /Webhook$/.test(name) ? 10 : 2))
   action = field
-  const input = members(MUTATIONS[field]!, 0.95)
-  if (chance(0.6)) delete input['version']
-  if (chance(0.2)) input['clientMutationId'] = text()
-  if (chance(0.03)) input[text() || 'x'] = value()
+  // What only admins may do would nearly always end at the door.
+  if (/(User|Webhook)$/.test(field) && odds(50)) by = actor(cast.filter(({ role }) => role === 'ADMIN'))
+  const input = members(MUTATIONS[field]!, 95)
+  if (odds(60)) delete input['version']
+  if (odds(20)) input['clientMutationId'] = text()
+  if (odds(3)) input[text() || 'x'] = value()
   const type = `${field[0]!.toUpperCase()}${field.slice(1)}Input`
   const query = `mutation ($input: ${type}!) { ${field}(input: $input) { clientMutationId ${selectionOf(field)} } }`
   const me = by.person?.id ?? ''
   return graphqlCall({ query, variables: { input } }, (answer) => effectOfMutation(me, field, input, answer))
+}
+
+/** A creation whose title is written into the document, or whose document is broken. */
+function documentCall(): Hostile {
+  const whole = odds(50)
+    ? `mutation { createRequest(input: { title: ${JSON.stringify(text())} }) { request { id version status } } }`
+    : mutation('createRequest', 'request { id version status }')
+  const at = below(whole.length)
+  const query = odds(50) ? whole : whole.slice(0, at) + text() + whole.slice(at + below(20))
+  const me = by.person?.id ?? ''
+  const variables = odds(50) ? { input: { title: words() } } : value()
+  return graphqlCall({ query, variables }, (answer) => effectOfMutation(me, 'createRequest', {}, answer))
 }
 
 const READS = [
@@ -662,6 +696,9 @@ const READS = [
   'query ($x: UUID!) { user(id: $x) { id email permissions } }',
   'query ($x: UUID!) { auditLog(id: $x) { id metadata } }',
   'query ($x: Cursor) { requests(after: $x) { nodes { id } } }',
+  'query ($x: Int) { requests(first: $x) { nodes { id } } }',
+  'query ($x: Datetime) { requests(filter: { createdAt: { lessThan: $x } }) { totalCount } }',
+  'query ($x: AuditLogCondition) { auditLogs(condition: $x) { totalCount } }',
   'query ($x: Cursor) { users(before: $x, last: 2) { nodes { id } } }',
   'query ($x: Datetime) { auditLogs(filter: { timestamp: { lessThan: $x } }) { totalCount } }',
   'query ($x: String) { auditLogs(condition: { action: $x }) { totalCount nodes { id } } }',
@@ -677,12 +714,16 @@ const READS = [
   'query ($x: NotificationPreferenceFilter) { notificationPreferences(filter: $x) { nodes { kind } } unreadNotificationCount }',
   '{ requests { aggregates { distinctCount { id } } } }',
   '{ __schema { types { name } } }',
+  'query A { currentUser { id } } fragment F on User { id }',
+  'subscription { x }',
 ]
 function readCall(): Hostile {
-  const read = pick(READS)
-  const query = chance(0.2) ? read.slice(0, below(read.length)) + text() + read.slice(below(read.length)) : read
-  const variables = chance(0.9) ? { x: pick([requestId, personId, value, value])() } : value()
-  const envelope = Object.fromEntries(some(0.05, ['operationName', 'extensions', 'query', 'x']).map((name) => [name, value()]))
+  const read = oneOf(READS)
+  const at = below(read.length)
+  // Something inserted, and at times put in another's place.
+  const query = odds(20) ? read.slice(0, at) + text() + read.slice(at + (odds(50) ? below(20) : 0)) : read
+  const variables = odds(90) ? { x: oneOf([requestId, personId, value, value])() } : value()
+  const envelope = Object.fromEntries(subset(5, ['operationName', 'extensions', 'query', 'x']).map((name) => [name, value()]))
   return graphqlCall({ query, variables, ...envelope }, () => [])
 }
 
@@ -690,12 +731,16 @@ function graphqlCall(body: object, effect: (answer: Answer) => Entry[]): Hostile
   const given = { 'content-type': 'application/json', ...headers() }
   return {
     sent: { body, headers: given },
-    async run() {
+    async send() {
       const answer = await api.send({ headers: given, body: JSON.stringify(body) })
       if (!answer.body || !('data' in answer.body || 'errors' in answer.body)) throw new Error(`${answer.status} ${answer.text}`)
       if (answer.status !== 200 && answer.body.data !== undefined) throw new Error(`${answer.status} with data`)
-      return { answer, effect: effect(answer) }
+      // No caller here asks too often, and GraphQL knows no Idempotency-Key.
+      const code = answer.body.errors?.[0].extensions.code
+      if (code === 'RATE_LIMITED' || code === 'IDEMPOTENCY_CONFLICT') throw new Error(`${code} by GraphQL`)
+      return answer
     },
+    effect,
   }
 }
 
@@ -718,6 +763,7 @@ function judge({ status, body, text }: Answer, sent: string): void {
       : []
   for (const { code, message } of errors) {
     if (!Object.hasOwn(STATUS, code)) throw new Error(`${code} is no code: ${message}`)
+    if (code === 'INTERNAL' || code === 'UNAVAILABLE') throw new Error(`${code}: ${message}`)
     // What the caller wrote may come back; what is not in it must not be ours.
     const own = TELLING.reduce((rest, nasty) => rest.replaceAll(nasty, ''), message)
     for (const [found] of own.matchAll(INTERNALS))
@@ -781,7 +827,35 @@ async function beginAct(passwordHash: string): Promise<void> {
   await newEntries()
 }
 
-test(`${CALLS} hostile calls of seed ${SEED} meet no fault of ours, and leave in the trail what they did and nothing else`, async () => {
+/** A call of whichever kind, by whomever. */
+function hostileCall(): Hostile {
+  by = actor()
+  return weighted([restCall, strayCall, mutationCall, readCall], (kind) =>
+    kind === restCall ? 50 : kind === mutationCall ? 30 : kind === readCall ? 13 : 7,
+  )()
+}
+
+/** Makes up calls, so many times, and fails with the first that is judged wrong. */
+const assertAll = (numRuns: number, run: () => Promise<void>, seed = SEED): Promise<void> =>
+  fc.assert(
+    fc.asyncProperty(fc.gen(), async (drawn) => {
+      generator = drawn
+      await run().catch((cause: Error) => {
+        throw new Error(`FUZZ_SEED=${SEED}: ${cause.message}`, { cause })
+      })
+    }),
+    // What a call does depends on those before it: it cannot be made smaller without them.
+    { seed, numRuns, endOnFailure: true, reporter: ({ errorInstance }) => rethrow(errorInstance) },
+  )
+function rethrow(error: unknown): void {
+  if (error) throw error
+}
+const failureOf = (shown: string, error: unknown) =>
+  new Error(`${shown.slice(0, 3000)}\n${(error as Error).message}`, { cause: error })
+
+let passwordHash: string
+const rows = async (sql: string) => (await owner.query(sql)).rows
+beforeAll(async () => {
   operations = Object.entries<any>(rest.document.paths).flatMap(([template, methods]) =>
     Object.entries<any>(methods).map(([method, { parameters, requestBody }]) => ({
       method: method.toUpperCase(),
@@ -790,79 +864,166 @@ test(`${CALLS} hostile calls of seed ${SEED} meet no fault of ours, and leave in
       parameters: parameters.flatMap((each: { in: string; name: string }) => (each.in === 'query' ? [each.name] : [])),
     })),
   )
-  const demo = await owner.query(
+  const demo = await rows(
     `select u.id, c.email, u.role, c.password_hash as hash from app_public.users u join app_private.credentials c on c.user_id = u.id`,
   )
-  for (const { hash: _, ...person } of demo.rows) cast.push({ ...person, token: '', cookie: '' })
+  passwordHash = demo[0].hash
+  for (const { hash: _, ...person } of demo) cast.push({ ...person, token: '', cookie: '' })
   for (const role of ['USER', 'USER', 'MANAGER', 'ADMIN'] as const) {
     const { id, email } = await api.person(role)
     cast.push({ id, email, role, token: '', cookie: '' })
   }
   tramp.id = (await api.person()).id
-  for (const { id, email } of cast) accounts.set(email, id)
-  sessions = (await owner.query('select count(*)::int as n from app_private.sessions')).rows[0].n
-
-  for (let n = 0; n < CALLS; n++) {
-    if (n % ACT === 0) await beginAct(demo.rows[0].hash)
-    if (!tramp.isAlive) {
-      const { rows } = await owner.query('select refresh_token as token from app_private.open_session($1, false, null)', [
-        tramp.id,
-      ])
-      Object.assign(tramp, { refreshToken: rows[0].token, used: 'x.y', isAlive: true })
-      sessions++
-    }
-    by = actor()
-    const kind = random()
-    const { sent, run } = kind < 0.5 ? restCall() : kind < 0.57 ? strayCall() : kind < 0.87 ? mutationCall() : readCall()
-    const shown = JSON.stringify(sent)
-    try {
-      const { answer, effect } = await run()
-      judge(answer, shown)
-      expect(await newEntries()).toEqual(effect.map((entry) => ({ request: null, user: null, ...entry })))
-      for (const { action, user } of effect) {
-        count(tally, action)
-        // Else there would soon be nobody left.
-        const ended = /^(LOGOUT|SESSION_|PASSWORD_|USER_)/.test(action) && cast.find(({ id }) => id === user)
-        if (ended && !people.get(ended.id)!.is_deleted) await openSessions(ended)
-      }
-    } catch (error) {
-      throw new Error(`Call ${n} of seed ${SEED}: ${shown.slice(0, 3000)}\n${(error as Error).message}`, { cause: error })
-    }
-  }
-}, 120_000)
-
-test('of these, few were held off by a limit, and all the others reached every room', () => {
-  const calls = [...met.values()].reduce((sum, each) => sum + each, 0)
-  const limited = (met.get('RATE_LIMITED') ?? 0) + (met.get('TOO_MANY_ATTEMPTS') ?? 0)
-  expect([calls, limited < CALLS / 10]).toEqual([CALLS, true])
-  // A change of the generator, or of a check that comes early, by which they only ever meet the door, fails here.
-  const LEAST = { done: 500, BAD_REQUEST: 100, UNAUTHENTICATED: 100, NOT_FOUND: 100, FORBIDDEN: 100, VALIDATION_FAILED: 100 }
-  const RARER = {
-    METHOD_NOT_ALLOWED: 20,
-    UNSUPPORTED_MEDIA_TYPE: 20,
-    INVALID_TRANSITION: 20,
-    STALE_VERSION: 5,
-    IDEMPOTENCY_CONFLICT: 1,
-  }
-  const ACTIONS = ['CREATE', 'UPDATE', 'DELETE', 'SUBMIT', 'ASSIGN', 'APPROVE', 'REJECT', 'LOGIN', 'LOGIN_FAILED', 'LOGOUT']
-  ACTIONS.push('SESSION_REVOKE', 'PASSWORD_CHANGE', 'USER_CREATE', 'USER_UPDATE', 'USER_DEACTIVATE', 'USER_REACTIVATE')
-  ACTIONS.push('WEBHOOK_CREATE', 'WEBHOOK_UPDATE', 'WEBHOOK_DELETE')
-  const missed = Object.entries({ ...LEAST, ...RARER }).filter(([code, least]) => (met.get(code) ?? 0) < least)
-  expect([missed, ACTIONS.filter((action) => !tally.has(action))]).toEqual([[], []])
 })
+/** What there is before the first call of a test. */
+beforeEach(async () => {
+  for (const { id, email } of await rows('select user_id as id, email from app_private.credentials'))
+    accounts.set(email.toLowerCase(), id)
+  for (const { id, ...request } of await rows(REQUESTS)) requests.set(id, request)
+  for (const { id, ...webhook } of await rows('select id, url, events, is_enabled as "isEnabled" from app_public.webhooks'))
+    webhooks.set(id, JSON.stringify(webhook))
+  await wakeTramp()
+  sessions = (await rows('select count(*)::int as n from app_private.sessions'))[0].n
+  met.clear()
+  tally.clear()
+})
+const REQUESTS = 'select id, version, status, creator_id as creator, is_deleted as "isDeleted" from app_public.requests'
 
-test('and in the end the rows are those of the model', async () => {
-  const rows = async (sql: string) => (await owner.query(sql)).rows
-  const byId = <T extends { id: string }>(list: T[]) => list.toSorted((a, b) => (a.id < b.id ? -1 : 1))
-  expect(
-    byId(await rows('select id, version, status, creator_id as creator, is_deleted as "isDeleted" from app_public.requests')),
-  ).toEqual(byId(Array.from(requests, ([id, row]) => ({ id, ...row }))))
-  expect(byId(await rows('select id, name, role, is_deleted from app_public.users'))).toEqual(
-    byId(Array.from(people, ([id, row]) => ({ id, ...row }))),
-  )
-  expect(await rows('select count(*)::int as n from app_private.sessions')).toEqual([{ n: sessions }])
-  expect(await rows('select count(*)::int as n from app_public.audit_logs')).toEqual([{ n: trail }])
+async function wakeTramp(): Promise<void> {
+  const { rows } = await owner.query('select refresh_token as token from app_private.open_session($1, false, null)', [tramp.id])
+  Object.assign(tramp, { refreshToken: rows[0].token, used: 'x.y', isAlive: true })
+  sessions++
+}
+
+test(
+  `${CALLS} hostile calls, one after the other, meet no fault of ours, and leave in the trail what they did and nothing else`,
+  async () => {
+    let n = 0
+    const call = async () => {
+      if (n++ % ACT === 0) await beginAct(passwordHash)
+      if (!tramp.isAlive) await wakeTramp()
+      const hostile = hostileCall()
+      const shown = JSON.stringify(hostile.sent)
+      try {
+        const before = (await hostile.before?.()) ?? NOTHING
+        const answer = await hostile.send()
+        judge(answer, shown)
+        const effect = hostile.effect(answer, before)
+        expect(await newEntries()).toEqual(effect.map((entry) => ({ request: null, user: null, ...entry })))
+        for (const { action, user } of effect) {
+          count(tally, action)
+          // Else there would soon be nobody left.
+          const ended = /^(LOGOUT|SESSION_|PASSWORD_|USER_)/.test(action) && cast.find(({ id }) => id === user)
+          if (ended && !people.get(ended.id)!.is_deleted) await openSessions(ended)
+        }
+      } catch (error) {
+        throw failureOf(shown, error)
+      }
+    }
+    // A change of the generator, or of a check that comes early, by which they only ever meet the door, fails here: by chance
+    // alone, the rarest is missed in as many calls now and then, and in five times as many never.
+    const missed = () => [
+      ...Object.keys(LEAST).filter((code) => (met.get(code) ?? 0) < LEAST[code as keyof typeof LEAST] * (CALLS / 2_500)),
+      ...ACTIONS.filter((action) => !tally.has(action)),
+    ]
+    await assertAll(CALLS, call)
+    for (let more = 1; more <= 8 && missed().length > 0; more++) await assertAll(CALLS / 2, call, SEED + more)
+    expect(missed()).toEqual([])
+    const calls = [...met.values()].reduce((sum, each) => sum + each, 0)
+    const limited = (met.get('RATE_LIMITED') ?? 0) + (met.get('TOO_MANY_ATTEMPTS') ?? 0)
+    expect([calls, limited < calls / 10]).toEqual([n, true])
+
+    // In the end the rows are those of the model.
+    const byId = <T extends { id: string }>(list: T[]) => list.toSorted((a, b) => (a.id < b.id ? -1 : 1))
+    const ofModel = (model: Map<string, object>) => byId(Array.from(model, ([id, row]) => ({ id, ...row })))
+    expect(byId(await rows(REQUESTS))).toEqual(ofModel(requests))
+    expect(byId(await rows('select id, name, role, is_deleted from app_public.users'))).toEqual(ofModel(people))
+    expect(await rows('select count(*)::int as n from app_private.sessions')).toEqual([{ n: sessions }])
+    expect(await rows('select count(*)::int as n from app_public.audit_logs')).toEqual([{ n: trail }])
+    await isSound()
+  },
+  CALLS * PATIENCE,
+)
+
+/** Of so many codes at least this many must have been met in 2,500 calls. */
+const LEAST = {
+  ...{ done: 250, BAD_REQUEST: 50, UNAUTHENTICATED: 50, NOT_FOUND: 50, FORBIDDEN: 50, VALIDATION_FAILED: 50 },
+  ...{ METHOD_NOT_ALLOWED: 10, UNSUPPORTED_MEDIA_TYPE: 10, INVALID_TRANSITION: 10, STALE_VERSION: 3, IDEMPOTENCY_CONFLICT: 1 },
+}
+const ACTIONS = [
+  ...['CREATE', 'UPDATE', 'DELETE', 'SUBMIT', 'ASSIGN', 'APPROVE', 'REJECT', 'LOGIN', 'LOGIN_FAILED', 'LOGOUT'],
+  ...['SESSION_REVOKE', 'PASSWORD_CHANGE', 'USER_CREATE', 'USER_UPDATE', 'USER_DEACTIVATE', 'USER_REACTIVATE'],
+  ...['WEBHOOK_CREATE', 'WEBHOOK_UPDATE', 'WEBHOOK_DELETE'],
+]
+
+/** Trail and rows agree, and nothing went wrong that no answer tells. */
+async function isSound(): Promise<void> {
+  const [sums] = await rows(`select (select sum(version)::int from app_public.requests) as versions,
+    (select count(*)::int from app_public.audit_logs where request_id is not null) as entries`)
+  expect(sums.versions).toBe(sums.entries)
   const auditor = await api.db.connect('auditor')
   expect((await auditor.query('select * from audit.disagreements')).rows).toEqual([])
   expect(api.log()).not.toContain('internal error')
-})
+}
+
+test(
+  `${CALLS} hostile calls, ten at once, meet no fault of ours and each other's locks, and the trail agrees with what they did`,
+  async () => {
+    const [before] = await rows('select count(*)::int as n from app_public.requests')
+    let n = 0
+    await assertAll(CALLS / 10, async () => {
+      if ((10 * n++) % ACT === 0) await beginAct(passwordHash)
+      if (!tramp.isAlive) await wakeTramp()
+      const calls = Array.from({ length: 10 }, hostileCall)
+      const judged = calls.map(async (call) => {
+        const shown = JSON.stringify(call.sent)
+        try {
+          const answer = await call.send()
+          judge(answer, shown)
+          const made = answer.body?.data?.createRequest?.request
+          if (made) known.requests.push(made.id)
+        } catch (error) {
+          throw failureOf(shown, error)
+        }
+      })
+      await Promise.all(judged)
+    })
+    expect([...met.values()].reduce((sum, each) => sum + each, 0)).toBe(CALLS)
+    expect(await rows('select count(*)::int as n from app_public.requests')).not.toEqual([before])
+    expect(met.get('done')).toBeGreaterThan(CALLS / 10)
+    await isSound()
+    // The API answers as before.
+    await beginAct(passwordHash)
+    const admin = { token: tokens.sign(cast.find(({ role }) => role === 'ADMIN')!.token, crypto.randomUUID()).token }
+    expect((await api.data('{ requests { totalCount } }', {}, admin)).requests.totalCount).toBeGreaterThan(0)
+  },
+  CALLS * PATIENCE,
+)
+
+/** Selections of a request, each of which is another statement of SQL. */
+const FIELDS = [
+  'title',
+  'description',
+  'status',
+  'version',
+  'creatorId',
+  'assignedToId',
+  'reviewedById',
+  'reviewedAt',
+  'reviewComment',
+]
+const selections = (from: number, count: number) =>
+  Array.from(
+    { length: count },
+    (_, n) => `{ requests(first: 1) { nodes { id ${FIELDS.filter((_, bit) => ((n + from) >> bit) & 1).join(' ')} } } }`,
+  )
+
+test('more statements than a connection keeps, with dead sessions in between, break nobody’s call', async () => {
+  const dead: Who = { token: deadToken() }
+  const [user, manager] = [await api.person(), await api.person('MANAGER')]
+  // One caller after the other: they meet the same connection.
+  for (const query of selections(0, 40)) expect((await api.graphql(query, {}, dead)).status).toBe(401)
+  for (const query of selections(40, 260)) expect((await api.graphql(query, {}, user)).body.errors).toBeUndefined()
+  for (const query of selections(300, 60)) expect((await api.graphql(query, {}, dead)).status).toBe(401)
+  for (const query of selections(0, 300)) expect((await api.graphql(query, {}, manager)).body.errors).toBeUndefined()
+}, 60_000)

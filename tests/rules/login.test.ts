@@ -303,13 +303,13 @@ describe('what ends an identity, ends it at once', () => {
   })
 
   test('a deactivation: of every session, for good; who comes back logs in anew', async () => {
-    const secrets = [await opened('user2'), await opened('user2')]
-    await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.user2])
-    for (const secret of secrets) expect([await role(secret), await meAs(secret, 'assent_user')]).toEqual(['RQ401', null])
-    expect((await login(api, 'user2@assent.test')).user_id).toBe(null)
-    await stage.root.query('update app_public.users set is_deleted = false where id = $1', [stage.id.user2])
+    const secrets = [await opened('manager2'), await opened('manager2')]
+    await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.manager2])
+    for (const secret of secrets) expect([await role(secret), await meAs(secret, 'assent_manager')]).toEqual(['RQ401', null])
+    expect((await login(api, 'manager2@assent.test')).user_id).toBe(null)
+    await stage.root.query('update app_public.users set is_deleted = false where id = $1', [stage.id.manager2])
     for (const secret of secrets) expect(await role(secret)).toBe('RQ401')
-    expect((await login(api, 'user2@assent.test')).user_id).toBe(stage.id.user2)
+    expect((await login(api, 'manager2@assent.test')).user_id).toBe(stage.id.manager2)
   })
 
   test("a changed role: the old one is no one's", async () => {
@@ -379,9 +379,9 @@ describe('an account', () => {
 
   test('is the only one with its address, in whatever letters, though its person be deactivated', async () => {
     for (const email of ['user@assent.test', 'USER@Assent.Test']) expect(await register(email)).toBe('RQ422 email')
-    await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.user2])
-    expect(await register('User2@assent.test')).toBe('RQ422 email')
-    await stage.root.query('update app_public.users set is_deleted = false where id = $1', [stage.id.user2])
+    await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.manager2])
+    expect(await register('Manager2@assent.test')).toBe('RQ422 email')
+    await stage.root.query('update app_public.users set is_deleted = false where id = $1', [stage.id.manager2])
   })
 
   test.each(['', 'nobody', '@assent.test', 'a@', 'a b@assent.test', 'a@b@c', ' a@b', 'a@b\n', `${'a'.repeat(250)}@b.cd`])(

@@ -522,8 +522,8 @@ SM49BAMCA0gAMEUCIGT1yzAe3vTJu8laRqWkv5X282Q+BwR/IVziFzSKW1J9AiEA
 describe('by https', () => {
   const trusted = tls.getCACertificates('default')
   let receiver: Receiver
-  beforeAll(async () => void (receiver = await receiveBy(https.createServer(CERTIFICATE), 'https', '127.0.0.1', [200])))
-  afterAll(() => tls.setDefaultCACertificates(trusted))
+  beforeEach(async () => void (receiver = await receiveBy(https.createServer(CERTIFICATE), 'https', '127.0.0.1', [200])))
+  afterEach(() => tls.setDefaultCACertificates(trusted))
 
   test('a certificate of nobody’s is told nothing', async () => {
     expect(await send(receiver.url)).toMatchObject({
