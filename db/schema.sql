@@ -3282,7 +3282,7 @@ CREATE OR REPLACE FUNCTION app_public.approve_request(request_id uuid, comment t
 AS $function$
   select app_hidden.transition(request_id, 'APPROVE', app_hidden.expected(version), jsonb_build_object('review_comment', comment))
 $function$;
-comment on routine app_public.approve_request(uuid,text,integer) is 'Approves a submitted request, for good. INVALID_TRANSITION: somebody else has decided it first.';
+comment on routine app_public.approve_request(uuid,text,integer) is 'Approves a submitted request, for good. INVALID_TRANSITION: it is not awaiting a decision, for instance because somebody else has decided it first.';
 grant execute on routine app_public.approve_request(uuid,text,integer) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.assign_request(request_id uuid, assigned_to_id uuid DEFAULT app_hidden.left_out(), version integer DEFAULT NULL::integer)

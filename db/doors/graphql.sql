@@ -101,7 +101,8 @@ as $$
   select app_hidden.transition(request_id, 'APPROVE', app_hidden.expected(version), jsonb_build_object('review_comment', comment))
 $$;
 comment on function app_public.approve_request(uuid, text, integer) is
-  'Approves a submitted request, for good. INVALID_TRANSITION: somebody else has decided it first.';
+  'Approves a submitted request, for good. INVALID_TRANSITION: it is not awaiting a decision, for instance because somebody '
+  'else has decided it first.';
 
 create or replace function app_public.reject_request(request_id uuid, comment text default null, version integer default null)
   returns app_public.requests
