@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import pino from 'pino'
 import { startEmbedded } from '../server/setup/embedded/postgres.ts'
-import { makeTokens } from '../server/http/identity.ts'
+import { makeTokens } from '../server/http/tokens.ts'
 import { applyCurrent } from '../server/setup/migrate.ts'
 import { setup } from '../server/setup/roles.ts'
 

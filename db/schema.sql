@@ -1520,7 +1520,7 @@ CREATE OR REPLACE FUNCTION app_hidden.is_listed(u app_public.users, is_asked_for
  LANGUAGE sql
  STABLE
 AS $function$
-  select not u.is_deleted or (is_asked_for and (select app_hidden.has_permission('user.manage')))
+  select not u.is_deleted or (is_asked_for and app_hidden.has_permission('user.manage'))
 $function$;
 comment on routine app_hidden.is_listed(app_public.users,boolean) is 'Is the person shown in lists? Deactivated people are shown only if a caller with the permission user.manage asks for them.';
 grant execute on routine app_hidden.is_listed(app_public.users,boolean) to assent_admin, assent_manager, assent_user;
@@ -1767,6 +1767,19 @@ $function$;
 comment on routine app_hidden.reset_password(text,text,text) is 'Sets a new password with the secret of a mailed link, ends all sessions of the person, and forgets their failed logins. Raises RQ422 if the link has been used, has expired or is unknown, or if the password is weak; the link then stays valid.';
 grant execute on routine app_hidden.reset_password(text,text,text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.schema_version()
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return (select max(m.filename) from graphile_migrate.migrations m);
+end
+$function$;
+comment on routine app_hidden.schema_version() is 'The last committed migration that was run on this database, such as 000009.sql; null if there is none. Server and worker refuse to start unless it is the one they were built with.';
+grant execute on routine app_hidden.schema_version() to assent_authenticator;
+
 CREATE OR REPLACE FUNCTION app_hidden.touch_session()
  RETURNS uuid
  LANGUAGE sql
@@ -1872,6 +1885,16 @@ AS $function$
 $function$;
 comment on routine app_hidden.waiting_since(timestamp with time zone) is 'What inboxes are ordered by, as requests_waiting_idx is. Drafts come last. It is never null, because cursor pagination loses rows whose sort key is null.';
 grant execute on routine app_hidden.waiting_since(timestamp with time zone) to assent_admin, assent_auditor, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.waiting_status()
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select min(t.from_status) from app_public.request_transitions t where t.who = 'DECIDER'
+$function$;
+comment on routine app_hidden.waiting_status() is 'The status of requests that are awaiting a decision.';
+grant execute on routine app_hidden.waiting_status() to assent_admin, assent_auditor, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_private.account_key(email text)
  RETURNS bytea

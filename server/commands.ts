@@ -1,93 +1,145 @@
+import { once } from 'node:events'
 import { loadConfig, startedByNpm, StartError, type Command } from './config.ts'
 import { makeLogger } from './logger.ts'
 import { runUntil } from './run-until.ts'
 
 /** The commands of package.json. Each imports only what it runs: a process keeps what it has once loaded. */
 const commands = {
-  async start(signal: AbortSignal) {
-    const { config, log } = prepare('start')
-    const { start } = await import('./setup/start.ts')
-    await start(config, log, signal)
+  start: {
+    help: 'Runs the whole product: database, jobs and API. With no database in the environment it brings its own.',
+    async run() {
+      const { config, log } = prepare('start')
+      tellOfStop(log)
+      const { start } = await import('./setup/start.ts')
+      await start(config, log, stop.signal)
+    },
   },
-
-  async dev(signal: AbortSignal) {
-    const { config, log } = prepare('start')
-    const { dev } = await import('./setup/dev.ts')
-    await dev(config, log, signal)
+  dev: {
+    help: 'Runs the whole product, and reloads it whenever a file in db/, migrations/ or server/ changes.',
+    async run() {
+      const { config, log } = prepare('start')
+      const { dev } = await import('./setup/dev.ts')
+      await dev(config, log, stop.signal)
+    },
   },
-
-  async setup() {
-    const { config, log } = prepare('setup')
-    const { setup } = await import('./setup/roles.ts')
-    await setup(config)
-    log.info('The roles and the database are set up.')
+  setup: {
+    help: 'Creates the roles and the database, or brings them up to date. Run it once before migrate.',
+    async run() {
+      const { config, log } = prepare('setup')
+      const { setup } = await import('./setup/roles.ts')
+      await setup(config)
+      log.info('The roles and the database are set up.')
+    },
   },
-
-  async migrate() {
-    const { config, log } = prepare('migrate')
-    const { migrate } = await import('./setup/migrate.ts')
-    await migrate(config, log)
+  migrate: {
+    help: 'Brings the schema up to date. Run it before every new version of server and worker.',
+    async run() {
+      const { config, log } = prepare('migrate')
+      const { migrate } = await import('./setup/migrate.ts')
+      await migrate(config, log)
+    },
   },
-
-  async server(signal: AbortSignal) {
-    const { config, log } = prepare('server')
-    const { startServer } = await import('./server.ts')
-    await runUntil(signal, log, [
-      async () => {
-        const api = await startServer(config, log)
-        log.info(`The API listens at ${api.url}.`)
-        return api
-      },
-    ])
+  server: {
+    help: 'Runs the API, until it is stopped by Ctrl-C or SIGTERM.',
+    async run() {
+      const { config, log } = prepare('server')
+      tellOfStop(log)
+      const { assertPortIsFree, assertServable } = await import('./setup/preflight.ts')
+      await assertPortIsFree(config)
+      await assertServable(config.authDatabaseUrl)
+      const { startServer } = await import('./server.ts')
+      await runUntil(stop.signal, log, [
+        async () => {
+          const api = await startServer(config, log)
+          log.info(`The API listens at ${api.url}.`)
+          return api
+        },
+      ])
+    },
   },
-
-  async 'create-admin'() {
-    const { config, log } = prepare('create-admin')
-    const { createAdmin } = await import('./setup/create-admin.ts')
-    const email = await createAdmin(config, process.argv.slice(3))
-    log.info(`${email} is an admin.`)
+  worker: {
+    help: 'Runs the jobs, such as mails and webhooks, until it is stopped by Ctrl-C or SIGTERM.',
+    async run() {
+      const { config, log } = prepare('worker')
+      tellOfStop(log)
+      const { assertWorkable } = await import('./setup/preflight.ts')
+      await assertWorkable(config.databaseUrl)
+      const { startWorker } = await import('./jobs/worker.ts')
+      await runUntil(stop.signal, log, [
+        async () => {
+          const worker = await startWorker(config, log)
+          log.info('The worker looks for jobs.')
+          return worker
+        },
+      ])
+    },
   },
-
-  async 'preview-mails'() {
-    const { config } = prepare('preview-mails')
-    const { previewMails } = await import('./jobs/preview.ts')
-    console.log(`The mails are in ${await previewMails(config)}.`)
+  'create-admin': {
+    help: 'EMAIL NAME: adds an admin. Asks for the password, or reads it from standard input.',
+    async run() {
+      const { config, log } = prepare('create-admin')
+      const { createAdmin } = await import('./setup/create-admin.ts')
+      const email = await createAdmin(config, process.argv.slice(3))
+      log.info(`${email} is an admin.`)
+    },
   },
-
-  async worker(signal: AbortSignal) {
-    const { config, log } = prepare('worker')
-    const { startWorker } = await import('./jobs/worker.ts')
-    await runUntil(signal, log, [
-      async () => {
-        const worker = await startWorker(config, log)
-        log.info('The worker looks for jobs.')
-        return worker
-      },
-    ])
+  'preview-mails': {
+    help: 'Writes a sample of every mail into DATA_DIR/mail-preview.',
+    async run() {
+      const { config } = prepare('preview-mails')
+      const { previewMails } = await import('./jobs/preview.ts')
+      console.log(`The mails are in ${await previewMails(config)}.`)
+    },
   },
 }
+
+type Name = keyof typeof commands
 
 function prepare<C extends Command>(command: C) {
   const config = loadConfig(command)
   return { config, log: makeLogger(config) }
 }
 
-const name = process.argv[2] ?? ''
+/** To end takes a moment, in which whoever pressed Ctrl-C should see that it was heard. In dev, its child tells. */
+function tellOfStop(log: ReturnType<typeof makeLogger>): void {
+  void once(stop.signal, 'abort').then(() => log.info('Stopping …'))
+}
+
+/** As npm runs it, which is how a message tells people to type it. */
+function typed(command: Name): string {
+  return command === 'start' ? 'npm start' : `npm run ${command}`
+}
+
+function usage(): string {
+  const names = Object.keys(commands) as Name[]
+  return ['Usage:', ...names.map((name) => `  ${typed(name).padEnd(22)} ${commands[name].help}`)].join('\n')
+}
+
+const [, , name = '', ...args] = process.argv
+if (['help', '--help', '-h'].includes(name)) {
+  console.log(usage())
+  process.exit()
+}
 if (!Object.hasOwn(commands, name)) {
-  console.error(`Usage: node server/main.js ${Object.keys(commands).join(' | ')}`)
+  console.error(usage())
   process.exit(2)
+}
+const command = name as Name
+if (args.some((arg) => ['--help', '-h'].includes(arg))) {
+  console.log(`${typed(command)}  ${commands[command].help}`)
+  process.exit()
 }
 
 const stop = new AbortController()
 // Never removed: npm passes a signal on that the terminal has sent already, and a second one must not cut the end short.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stop.abort())
 
-// Of a signal sent to npm alone, only the shell between us hears; its end is all that we notice.
+// A signal sent to npm alone reaches only the shell between npm and us. We notice by losing our parent.
 const parent = process.ppid
 if (startedByNpm()) setInterval(() => process.ppid === parent || stop.abort(), 500).unref()
 
 try {
-  await commands[name as keyof typeof commands](stop.signal)
+  await commands[command].run()
   process.exit()
 } catch (error) {
   console.error(explain(error))
@@ -96,7 +148,11 @@ try {
 
 /** A refusal by us, the system or PostgreSQL says what is wrong; anything else is a defect, and where it is counts. */
 function explain(error: unknown): unknown {
-  const { message, code } = error as { message?: string; code?: string }
+  const { message, code, port } = error as { message?: string; code?: string; port?: number }
+  if (code === 'EADDRINUSE' && port) {
+    const other = port < 65_535 ? port + 1 : port - 1
+    return `Port ${port} is taken. Start with another: PORT=${other} ${typed(command)}`
+  }
   const refusal = error instanceof StartError || (code && !code.startsWith('ERR_'))
   return refusal ? message || code : error
 }

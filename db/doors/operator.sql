@@ -56,3 +56,19 @@ comment on function app_hidden.count_jobs() is
   'How many jobs of each task are waiting, scheduled, running, failing (they will be tried again) or given up, counted up to '
   '100,000, and how many mails were refused for good. For /metrics.';
 grant execute on function app_hidden.count_jobs() to :DATABASE_AUTHENTICATOR;
+
+create or replace function app_hidden.schema_version()
+  returns text
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return (select max(m.filename) from graphile_migrate.migrations m);
+end
+$$;
+comment on function app_hidden.schema_version() is
+  'The last committed migration that was run on this database, such as 000009.sql; null if there is none. Server and worker '
+  'refuse to start unless it is the one they were built with.';
+grant execute on function app_hidden.schema_version() to :DATABASE_AUTHENTICATOR;

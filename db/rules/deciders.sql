@@ -51,7 +51,16 @@ $$;
 comment on function app_hidden.waiting_since(timestamptz) is
   'What inboxes are ordered by, as requests_waiting_idx is. Drafts come last. It is never null, because cursor pagination '
   'loses rows whose sort key is null.';
-grant execute on function app_hidden.is_waiting(app_public.requests), app_hidden.waiting_since(timestamptz)
+create or replace function app_hidden.waiting_status()
+  returns text
+  language sql
+  stable
+as $$
+  select min(t.from_status) from app_public.request_transitions t where t.who = 'DECIDER'
+$$;
+comment on function app_hidden.waiting_status() is 'The status of requests that are awaiting a decision.';
+grant execute on function
+  app_hidden.is_waiting(app_public.requests), app_hidden.waiting_since(timestamptz), app_hidden.waiting_status()
   to assent_user, assent_manager, assent_admin, assent_auditor;
 
 create or replace view app_hidden.request_deciders with (security_invoker = true) as

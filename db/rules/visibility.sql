@@ -170,7 +170,7 @@ create or replace function app_hidden.is_listed(u app_public.users, is_asked_for
   language sql
   stable
 as $$
-  select not u.is_deleted or (is_asked_for and (select app_hidden.has_permission('user.manage')))
+  select not u.is_deleted or (is_asked_for and app_hidden.has_permission('user.manage'))
 $$;
 comment on function app_hidden.is_listed(app_public.users, boolean) is
   'Is the person shown in lists? Deactivated people are shown only if a caller with the permission user.manage asks for them.';

@@ -2,7 +2,7 @@ import express, { type Router } from 'express'
 import { ruruHTML, type RuruClientConfig } from 'ruru/server'
 import { serveStatic } from 'ruru/static'
 
-// GraphiQL has inline scripts and an editor that runs in workers made of blobs.
+// GraphiQL has inline scripts, and its editor runs in workers made from blobs.
 const CONTENT_SECURITY_POLICY = [
   "default-src 'self'",
   "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
@@ -25,7 +25,7 @@ mutation {
 }
 `
 
-/** GraphiQL (as ruru has it), served from the package's own files: for development only. */
+/** GraphiQL as the package ruru brings it, served from its own files. For development only. */
 export function graphiql(): Router {
   const html = ruruHTML({
     staticPath: STATIC_PATH,

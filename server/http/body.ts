@@ -5,7 +5,7 @@ import { ClientError } from '../errors.ts'
 
 const MAX_BODY = '1mb'
 
-/** Bytes that are no UTF-8 would be read as U+FFFD, and kept so. */
+/** Bytes that are not UTF-8 would be read, and stored, as U+FFFD. */
 function verifyUtf8(_req: IncomingMessage, _res: ServerResponse, body: Buffer): void {
   if (!isUtf8(body)) throw new Error('not UTF-8')
 }
@@ -13,7 +13,7 @@ function verifyUtf8(_req: IncomingMessage, _res: ServerResponse, body: Buffer): 
 const readBytes = express.raw({ limit: MAX_BODY, type: () => true })
 const parseJson = express.json({ limit: MAX_BODY, type: () => true, strict: false, verify: verifyUtf8 })
 
-/** What the body parser says, in our codes. */
+/** The body parser's error, in our codes. */
 function toBodyError(error: { status?: number; type?: string }): ClientError {
   if (error.type === 'entity.verify.failed') return new ClientError('BAD_REQUEST', 'The body is not UTF-8.')
   if (error.status === 413) return new ClientError('PAYLOAD_TOO_LARGE', `The body is larger than ${MAX_BODY}.`)
@@ -22,7 +22,7 @@ function toBodyError(error: { status?: number; type?: string }): ClientError {
   return new ClientError('BAD_REQUEST', 'The body is not JSON.')
 }
 
-/** A body of no bytes. Without a length its end has to be read. */
+/** A body of no bytes. If its length is not declared, only reading it tells. */
 const isEmpty = ({ headers }: IncomingMessage) =>
   headers['transfer-encoding'] === undefined && (headers['content-length'] ?? '0') === '0'
 
@@ -32,7 +32,7 @@ const isEmpty = ({ headers }: IncomingMessage) =>
  */
 export async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unknown> {
   if (isEmpty(req)) return undefined
-  // Only its end tells: a body of no bytes needs no type.
+  // A body that turns out to have no bytes needs no type.
   if (req.headers['content-type'] === undefined && ((await read(readBytes, req, res)) as Buffer).length === 0) return undefined
   if (!/^application\/json *(;|$)/i.test(req.headers['content-type'] ?? '')) {
     throw new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json.')

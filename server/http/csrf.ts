@@ -1,10 +1,8 @@
-import { timingSafeEqual } from 'node:crypto'
+import { createHash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
-import type { Pool } from 'pg'
 import type { Config } from '../config.ts'
 import { ClientError } from '../errors.ts'
-import { csrfToken, type Identity } from './identity.ts'
-import { isAnonymous } from '../sql/as-caller.ts'
+import { isStranger, type Database, type Identity } from '../sql/as-caller.ts'
 
 /** Does the browser, if it is one, say that the request comes from a page of ours? */
 export type IsOwnOrigin = (req: IncomingMessage) => boolean
@@ -15,11 +13,16 @@ export function makeIsOwnOrigin({ publicUrl, allowedOrigins }: Pick<Config, 'pub
     origin === undefined || own.has(origin) || (URL.canParse(origin) && new URL(origin).host === host)
 }
 
+/** What a page has to send beside the cookie to change something: it can only be computed from the cookie. */
+export const csrfToken = (session: string): string => createHash('sha256').update(`csrf:${session}`).digest('base64url')
+
 function hasToken({ headers }: IncomingMessage, session: string): boolean {
   const given = Buffer.from(String(headers['x-csrf-token'] ?? ''))
   const expected = Buffer.from(csrfToken(session))
   return given.length === expected.length && timingSafeEqual(given, expected)
 }
+
+export const foreignOrigin = () => new ClientError('FORBIDDEN', 'This origin is not allowed.')
 
 /**
  * A browser sends the cookie whichever page asks it to: a change must come with the session's CSRF token and from an origin
@@ -28,10 +31,13 @@ function hasToken({ headers }: IncomingMessage, session: string): boolean {
  */
 export type CheckCsrf = (req: IncomingMessage, caller: Identity) => Promise<Identity>
 
-export function makeCheckCsrf(pool: Pool, isOwnOrigin: IsOwnOrigin): CheckCsrf {
+export function makeCheckCsrf(db: Database, isOwnOrigin: IsOwnOrigin): CheckCsrf {
   return async (req, caller) => {
-    if (!caller.byCookie || (isOwnOrigin(req) && hasToken(req, caller.session))) return caller
-    if (await isAnonymous(pool, caller)) return { ...caller, session: '', byCookie: false }
-    throw new ClientError('FORBIDDEN', 'A change by cookie needs the header X-CSRF-Token, and an origin that is allowed.')
+    if (!caller.byCookie) return caller
+    const isOwn = isOwnOrigin(req)
+    if (isOwn && hasToken(req, caller.session)) return caller
+    if (await isStranger(db, caller)) return { ...caller, session: '', byCookie: false }
+    if (!isOwn) throw foreignOrigin()
+    throw new ClientError('FORBIDDEN', "A change by cookie needs the header X-CSRF-Token: send the session's csrf_token in it.")
   }
 }

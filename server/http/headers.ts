@@ -4,12 +4,12 @@ import helmet from 'helmet'
 
 type Middleware = (req: IncomingMessage, res: ServerResponse, next: () => void) => void
 
-/** What helmet sets on every answer. It never changes, so that it is asked once. */
+/** The headers that helmet sets on every answer. They never change, so it is asked once. */
 export function securityHeaders(): readonly [name: string, value: string][] {
   const headers: [string, string][] = []
   const recorder = { setHeader: (name: string, value: string) => headers.push([name, value]), removeHeader() {} }
   helmet({
-    // Answers are data. The pages there are, the documentation and GraphiQL, say what they need themselves.
+    // Answers are data. The few pages, the documentation and GraphiQL, set a policy of their own.
     contentSecurityPolicy: { useDefaults: false, directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] } },
   })({} as IncomingMessage, recorder as unknown as ServerResponse, () => {})
   return headers

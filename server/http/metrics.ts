@@ -46,7 +46,8 @@ export function makeMetrics(pools: Record<'api' | 'slow' | 'live', Pool>, subscr
     labelNames: ['task', 'state'],
     registers,
     async collect() {
-      // Anybody can ask. What is not to be had now is told as it was: an alarm about jobs is not over by that.
+      // Anybody can ask, so the database is asked seldom. If the count fails, report the last one, so that an alert does not
+      // clear by itself.
       if (Date.now() - countedAt < COUNT_EVERY) return
       countedAt = Date.now()
       const counted = await pools.api
@@ -61,7 +62,7 @@ export function makeMetrics(pools: Record<'api' | 'slow' | 'live', Pool>, subscr
     contentType: register.contentType,
     text: () => register.metrics(),
     error: (code: Code) => errors.inc({ code }),
-    /** `route` as it is declared, without what callers put in its place: there is an end to its values. */
+    /** `route` as it is declared, without the values that callers put in it: it has few values. */
     request: (method: string, route: string, status: number, seconds: number) =>
       requests.observe({ method, route, status }, seconds),
   }

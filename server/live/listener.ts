@@ -4,25 +4,25 @@ import type { Logger } from '../logger.ts'
 
 type Listener = (detail: string) => void
 
-/** What the database announces (see db/rules/announcements.sql), to whoever listens in this process. */
+/** What the database announces (see db/rules/announcements.sql), for whoever listens in this process. */
 export interface Live {
-  /** Begins to listen to the database, if it is not done. Throws when it cannot be. */
+  /** Begins to listen to the database, unless it does already. Throws when the database cannot be reached. */
   open(): Promise<void>
   /**
-   * Hears what is announced of a topic, as "request <id>"; the detail is what is said after it. Answers how to hear no more.
-   * Heard is what comes while the connection stands: `lost` says when there may be something that was not.
+   * Hears what is announced of a topic such as "request <id>"; what follows the topic is the detail. Returns a function that
+   * stops it. Announcements are heard only while the connection stands: `lost` says when some may have been missed.
    */
   on(topic: string, listener: Listener): () => void
   close(): Promise<void>
 }
 
-/** Milliseconds. A session that has ended is to be known within 5 seconds: so long nothing may have been heard, unknown to us. */
-const LOOK_EVERY = 2_000
+/** Milliseconds. The end of a session must be known within 5 seconds, so no silence may stay unexplained for longer. */
+const PROBE_EVERY = 2_000
 const ANSWER_WITHIN = 2_000
 
 /**
- * Listens by one connection for the whole process, which is opened when first somebody subscribes. It is not opened again
- * by itself: when it is lost, the subscribers are sent away, and the first to come back opens the next.
+ * Listens by one connection for the whole process, which is opened when somebody first subscribes. A lost connection is not
+ * opened again by itself: the subscribers are sent away, and the first of them to come back opens the next.
  */
 export function makeLive(connectionString: string, log: Logger, lost: () => void): Live {
   const topics = new Map<string, Set<Listener>>()
@@ -41,8 +41,7 @@ export function makeLive(connectionString: string, log: Logger, lost: () => void
       keepAlive: true,
       connectionTimeoutMillis: 900,
       query_timeout: ANSWER_WITHIN,
-      // With it, a statement without an answer ends the connection.
-      pipeline: true,
+      pipeline: true, // In this mode a statement that is not answered in time ends the connection.
     } as pg.ClientConfig)
     client.on('error', (err) => log.warn({ err }, 'live connection lost'))
     client.on('notification', dispatch)
@@ -53,10 +52,10 @@ export function makeLive(connectionString: string, log: Logger, lost: () => void
       await client.end()
       throw error
     }
-    // A peer that has vanished says nothing, as one does with nothing to say.
-    const looking = setInterval(() => client.query('select 1').catch(() => {}), LOOK_EVERY)
+    // A vanished peer is as silent as an idle one, so probe it.
+    const probing = setInterval(() => client.query('select 1').catch(() => {}), PROBE_EVERY)
     client.once('end', () => {
-      clearInterval(looking)
+      clearInterval(probing)
       opened = undefined
       lost()
     })
@@ -65,7 +64,7 @@ export function makeLive(connectionString: string, log: Logger, lost: () => void
 
   return {
     async open() {
-      if (closed) throw new ClientError('UNAVAILABLE', 'The service is closing.', { retryAfter: 1 })
+      if (closed) throw new ClientError('UNAVAILABLE', 'The service is shutting down.', { retryAfter: 1 })
       opened ??= connect().catch((error: unknown) => {
         opened = undefined
         throw error

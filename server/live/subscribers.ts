@@ -1,55 +1,50 @@
-import type { Pool } from 'pg'
 import { ClientError, unauthenticated, type Code } from '../errors.ts'
-import type { Identity } from '../http/identity.ts'
+import { asking, type Database, type Identity } from '../sql/as-caller.ts'
 import type { Live } from './listener.ts'
-import { asCaller } from '../sql/as-caller.ts'
 
-const MOST = 5_000
-const MOST_PER_PERSON = 20
-/** Streams of one subscriber. */
-const MOST_STREAMS = 20
+/** Connections for live news, WebSockets and event streams together: of this process, and of one person. */
+const MAX_CONNECTIONS = 5_000
+const MAX_CONNECTIONS_PER_PERSON = 20
+/** Subscriptions that one connection may follow. */
+const MAX_SUBSCRIPTIONS = 20
 const CHECK_EVERY = 60_000
 
-/** Why a subscriber is sent away. Whoever may have missed something is, so that it comes back and reads what there is. */
+/** Why a subscriber is sent away. Whoever may have missed something is, and reads everything anew when it is back. */
 export type Farewell = Code | 'CLOSING'
 
-/** Somebody who is connected for live news, by a WebSocket or by an event stream. */
+/** One connection for live news: a WebSocket or an event stream. */
 export interface Subscriber {
-  /** Who it is, once admitted. */
+  /** Who it is; undefined until it is admitted. */
   caller?: Identity
   userId?: string
   /** Lets it in as the caller. Throws UNAUTHENTICATED, RATE_LIMITED and UNAVAILABLE. */
   admit(caller: Identity): Promise<void>
-  /** Keeps a stream of news, to be ended when the subscriber leaves; answers how to forget it. Throws RATE_LIMITED. */
-  keep(end: () => void): () => void
+  /** Keeps a subscription, to be ended when the subscriber leaves, or at once if it has left. Throws RATE_LIMITED. */
+  keep(end: () => void): void
+  /** Forgets a subscription that has ended. */
+  forget(end: () => void): void
   /** Sends it away. */
   end(why: Farewell): void
-  /** To be called when its connection has closed. */
+  /** Must be called when its connection has closed. */
   leave(): void
 }
 
-export interface Subscribers {
-  readonly count: number
-  /** A new one, with what closes its connection. Throws UNAVAILABLE when there are too many. */
-  enter(end: (why: Farewell) => void): Subscriber
-  endAll(why: Farewell): void
-  close(): void
-}
+export type Subscribers = ReturnType<typeof makeSubscribers>
 
 /** Counts the subscribers of this process, and sends those away whose session ends. */
-export function makeSubscribers(live: Live, pool: Pool, explain: (error: unknown) => ClientError): Subscribers {
+export function makeSubscribers(live: Live, db: Database, explain: (error: unknown) => ClientError) {
   const all = new Set<Subscriber>()
   let closed = false
 
-  /** The session and whose it is. Throws when it is dead. */
+  /** The caller's session, and whose it is. Throws when it is dead. */
   async function sessionOf(caller: Identity): Promise<{ session_id: string; user_id: string }> {
     const statement = { name: 'my_session', text: 'select * from app_hidden.my_session()' }
-    const { rows } = await asCaller<{ session_id: string; user_id: string }>(pool, caller, 'read', statement)
-    if (!rows[0]) throw unauthenticated()
-    return rows[0]
+    const [session] = await asking(db, caller, 'read')<{ session_id: string; user_id: string }>(statement)
+    if (!session) throw unauthenticated()
+    return session
   }
 
-  // That a session has expired is not announced. To ask for it also keeps it in use.
+  // Nothing announces that a session has expired, so ask for each now and then. Asking also keeps the session in use.
   let checking = false
   async function check(): Promise<void> {
     if (checking) return
@@ -61,67 +56,66 @@ export function makeSubscribers(live: Live, pool: Pool, explain: (error: unknown
         (error: unknown) => explain(error).code,
       )
       if (code === 'UNAUTHENTICATED') end(code)
-      // The others would have to wait as long for the same.
+      // The others would each wait as long, and learn as little.
       if (code === 'UNAVAILABLE') break
     }
     checking = false
   }
   const timer = setInterval(check, CHECK_EVERY).unref()
 
-  async function admit(subscriber: Subscriber, caller: Identity): Promise<() => void> {
-    if (!caller.session) throw unauthenticated()
-    await live.open()
-    const { session_id, user_id } = await sessionOf(caller)
-    Object.assign(subscriber, { caller, userId: user_id })
-    if ([...all].filter(({ userId }) => userId === user_id).length > MOST_PER_PERSON) {
-      const message = `A person has at most ${MOST_PER_PERSON} connections for live news.`
-      throw new ClientError('RATE_LIMITED', message, { retryAfter: 60 })
+  /** Counts a new connection; `end` closes it. Throws UNAVAILABLE when there are too many. */
+  function enter(end: (why: Farewell) => void): Subscriber {
+    if (closed || all.size >= MAX_CONNECTIONS) {
+      throw new ClientError('UNAVAILABLE', 'There is no room for another live connection.', { retryAfter: 1 })
     }
-    const off = live.on(`session ${session_id}`, () => subscriber.end('UNAUTHENTICATED'))
-    // Had it ended before anybody listened, nobody would hear of it.
-    await sessionOf(caller).catch((error: unknown) => {
-      off()
-      throw error
-    })
-    return off
+    const subscriptions = new Set<() => void>()
+    let off = () => {}
+    const subscriber: Subscriber = {
+      async admit(caller) {
+        if (!caller.session) throw unauthenticated()
+        await live.open()
+        const { session_id, user_id } = await sessionOf(caller)
+        Object.assign(subscriber, { caller, userId: user_id })
+        if ([...all].filter(({ userId }) => userId === user_id).length > MAX_CONNECTIONS_PER_PERSON) {
+          const message = `A person has at most ${MAX_CONNECTIONS_PER_PERSON} live connections.`
+          throw new ClientError('RATE_LIMITED', message, { retryAfter: 60 })
+        }
+        off = live.on(`session ${session_id}`, () => end('UNAUTHENTICATED'))
+        if (!all.has(subscriber)) off() // It left while it was being admitted.
+        // Had the session ended before its end could be heard, nobody would hear of it: ask once more.
+        await sessionOf(caller)
+      },
+      keep(endOne) {
+        if (subscriptions.size >= MAX_SUBSCRIPTIONS) {
+          throw new ClientError('RATE_LIMITED', `A connection has at most ${MAX_SUBSCRIPTIONS} subscriptions at once.`)
+        }
+        subscriptions.add(endOne)
+        if (!all.has(subscriber)) endOne()
+      },
+      forget: (endOne) => void subscriptions.delete(endOne),
+      end,
+      leave() {
+        all.delete(subscriber)
+        off()
+        for (const endOne of subscriptions) endOne()
+      },
+    }
+    all.add(subscriber)
+    return subscriber
   }
+
+  const endAll = (why: Farewell) => all.forEach(({ end }) => end(why))
 
   return {
     get count() {
       return all.size
     },
-    enter(end) {
-      if (closed || all.size >= MOST) throw new ClientError('UNAVAILABLE', 'There is no room for live news.', { retryAfter: 1 })
-      let off = () => {}
-      const streams = new Set<() => void>()
-      const subscriber: Subscriber = {
-        async admit(caller) {
-          off = await admit(subscriber, caller)
-          if (!all.has(subscriber)) off() // It has left meanwhile.
-        },
-        keep(end) {
-          if (streams.size >= MOST_STREAMS) {
-            throw new ClientError('RATE_LIMITED', `A connection has at most ${MOST_STREAMS} subscriptions at once.`)
-          }
-          streams.add(end)
-          if (!all.has(subscriber)) end() // It has left meanwhile.
-          return () => void streams.delete(end)
-        },
-        end,
-        leave() {
-          all.delete(subscriber)
-          off()
-          for (const end of streams) end()
-        },
-      }
-      all.add(subscriber)
-      return subscriber
-    },
-    endAll: (why) => all.forEach(({ end }) => end(why)),
+    enter,
+    endAll,
     close() {
       closed = true
       clearInterval(timer)
-      this.endAll('CLOSING')
+      endAll('CLOSING')
     },
   }
 }

@@ -1,48 +1,50 @@
-import { createHmac } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { crc32 } from 'node:zlib'
-import findMyWay, { type HTTPMethod } from 'find-my-way'
+import findMyWay from 'find-my-way'
 import fresh from 'fresh'
-import { DatabaseError, type Pool } from 'pg'
-import { isObject, readBody } from '../http/body.ts'
 import type { Config } from '../config.ts'
-import type { CheckCsrf, IsOwnOrigin } from '../http/csrf.ts'
-import { ClientError, unauthenticated } from '../errors.ts'
-import type { Identify, Identity, Tokens } from '../http/identity.ts'
-import type { Query } from './lists.ts'
+import { ClientError, invalid, toClientError, unauthenticated, type Fault } from '../errors.ts'
+import type { Spend } from '../http/allowance.ts'
+import { isObject, readBody } from '../http/body.ts'
+import { foreignOrigin, type CheckCsrf, type IsOwnOrigin } from '../http/csrf.ts'
+import type { Identify } from '../http/identity.ts'
+import { sendProblem } from '../http/problem.ts'
+import type { Tokens } from '../http/tokens.ts'
+import type { Logger } from '../logger.ts'
 import type { Passwords } from '../passwords.ts'
-import type { Answer, Route } from './routes.ts'
-import { asCaller, inTransaction, isAnonymous, type Ask } from '../sql/as-caller.ts'
-
-export const BASE = '/api/v1'
+import { asking, inTransaction, isStranger, type Ask, type Database, type Identity } from '../sql/as-caller.ts'
+import { keyOf, makeOnce } from './idempotency.ts'
+import type { Query } from './lists.ts'
+import { BASE, type Answer, type Call, type Route } from './route.ts'
+import { compile } from './schemas.ts'
 
 export interface RestServices {
   readonly routes: readonly Route[]
-  readonly pool: Pool
-  readonly slowPool: Pool
+  readonly db: Database
+  readonly slowDb: Database
   readonly passwords: Passwords
   readonly tokens: Tokens
   readonly identify: Identify
+  readonly spend: Spend
   readonly checkCsrf: CheckCsrf
   readonly isOwnOrigin: IsOwnOrigin
   readonly config: Pick<Config, 'publicUrl' | 'trustProxy'> & { readonly jwtSecrets: readonly string[] }
+  readonly log: Logger
   /** Turns what was thrown into what the caller may hear. */
   readonly explain: (error: unknown) => ClientError
 }
 
-const PROBLEM = { 'content-type': 'application/problem+json; charset=utf-8', 'cache-control': 'no-store' }
-const METHODS: readonly HTTPMethod[] = ['GET', 'POST', 'PATCH', 'DELETE']
-
-/** Answers an error as Problem Details, whichever door it happened at. */
-export function sendProblem(res: ServerResponse, error: ClientError): void {
-  const body = JSON.stringify(error.problem)
-  for (const [name, value] of Object.entries(error.headers)) res.setHeader(name, value!)
-  res.writeHead(error.status, { ...PROBLEM, 'content-length': Buffer.byteLength(body) })
-  res.end(body)
+interface Found {
+  readonly route: Route
+  readonly params: Call['params']
+  readonly query: Query
 }
 
-/** The version of a request, for If-Match, and what else the answer depends on, such as the caller's role. */
-const entityTag = (version: number, body: string) => `"${version}-${crc32(body).toString(16)}"`
+/** The version of a request, for If-Match, and a hash of all else that the answer depends on, such as the caller's role. */
+const withTag = ({ version, ...answer }: Answer): Answer =>
+  version === undefined
+    ? answer
+    : { ...answer, headers: { ...answer.headers, etag: `"${version}-${crc32(answer.body!).toString(16)}"` } }
 
 function send(req: IncomingMessage, res: ServerResponse, { status, headers, body = '' }: Answer): void {
   for (const [name, value] of Object.entries(headers ?? {})) res.setHeader(name, value)
@@ -59,50 +61,57 @@ function send(req: IncomingMessage, res: ServerResponse, { status, headers, body
   }
 }
 
-/** The members of the body that the route names; others are ignored. Throws BAD_REQUEST and VALIDATION_FAILED. */
-function membersOf(body: unknown = {}, { body: named = {} }: Route): Record<string, unknown> {
-  if (!isObject(body)) throw new ClientError('BAD_REQUEST', 'The body must be a JSON object.')
-  const members = Object.entries(body)
-    .filter(([name]) => Object.hasOwn(named, name))
-    // None is an object. That it is one the database says when it comes to it; how deep it is does not matter.
-    .map(([name, value]) => [name, typeof value === 'object' && value !== null ? {} : value] as const)
-  for (const [field, value] of members) {
-    if (typeof value === 'string' && (!value.isWellFormed() || value.includes('\0')))
-      throw new ClientError('VALIDATION_FAILED', 'Text must be well-formed Unicode, without the character NUL.', { field })
-  }
-  return Object.fromEntries(members)
-}
-
-/** Answers all below /api/v1, by the table of routes: no rule of its own. */
-export function makeRestHandler(services: RestServices) {
-  const { routes, pool, slowPool, passwords, tokens, identify, checkCsrf, isOwnOrigin, config, explain } = services
+/** The router has one entry for a path, which holds the routes of all its methods. */
+function makeFind(routes: readonly Route[]) {
   const router = findMyWay({ ignoreTrailingSlash: true })
-  for (const route of routes) router.on(route.method, BASE + route.path, () => {}, route)
+  for (const [path, here] of Map.groupBy(routes, ({ path }) => path)) router.on('GET', BASE + path, () => {}, here)
 
   /** Throws NOT_FOUND and METHOD_NOT_ALLOWED. */
-  function find(req: IncomingMessage, res: ServerResponse) {
-    const all = METHODS.flatMap((method) => {
-      const found = router.find(method, req.url!)
-      return found ? [{ route: found.store as Route, params: found.params, query: found.searchParams as Query }] : []
-    })
-    // What has a path of its own, as /users/me/, is no id.
-    const own = all.filter(({ route }) => !route.path.includes(':'))
-    const here = own.length > 0 ? own : all
-    const found = here.find(({ route }) => route.method === (req.method === 'HEAD' ? 'GET' : req.method))
-    if (found) return found
-    if (here.length === 0) throw new ClientError('NOT_FOUND', 'There is no such path.')
-    const allowed = here.map(({ route }) => route.method)
+  return (req: IncomingMessage, res: ServerResponse): Found => {
+    const found = router.find('GET', req.url!)
+    if (!found) throw new ClientError('NOT_FOUND', 'There is no such path.')
+    const here = found.store as Route[]
+    const route = here.find(({ method }) => method === (req.method === 'HEAD' ? 'GET' : req.method))
+    if (route) return { route, params: found.params, query: found.searchParams as Query }
+    const allowed = here.map(({ method }) => method)
     res.setHeader('allow', [...allowed, ...(allowed.includes('GET') ? ['HEAD'] : [])].join(', '))
     throw new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not possible here.`)
   }
+}
+
+/**
+ * The database is asked about a body with faults, too: an object is passed on empty, and text without what PostgreSQL cannot
+ * store, so that it is our rules that refuse them.
+ */
+const harmless = (value: unknown) =>
+  typeof value === 'string' ? value.toWellFormed().replaceAll('\0', '\ufffd') : typeof value === 'object' && value ? {} : value
+
+/** Reads the members that a route names from a body; others are ignored. Throws BAD_REQUEST. */
+function makeReadMembers({ body: schemas = {}, required }: Route) {
+  const check = compile(schemas, required)
+  return (body: unknown = {}): { body: Call['body']; faults: Fault[] } => {
+    if (!isObject(body)) throw new ClientError('BAD_REQUEST', 'The body must be a JSON object.')
+    const given = Object.entries(body).filter(([name]) => Object.hasOwn(schemas, name))
+    const faults = check(Object.fromEntries(given))
+    const members = faults.length > 0 ? given.map(([name, value]) => [name, harmless(value)] as const) : given
+    return { body: Object.fromEntries(members), faults }
+  }
+}
+
+/** Answers everything below /api/v1, by the table of routes: it has no rule of its own. */
+export function makeRestHandler(services: RestServices) {
+  const { routes, db, slowDb, passwords, tokens, identify, spend, checkCsrf, isOwnOrigin, config, log, explain } = services
+  const find = makeFind(routes)
+  const once = makeOnce(config.jwtSecrets, explain)
+  const readers = new Map(routes.map((route) => [route, makeReadMembers(route)]))
 
   /** Who is asking: nobody, where credentials are needed, is refused before anything is read. */
   async function authenticate(req: IncomingMessage, { open, fromOwnOrigin, method }: Route): Promise<Identity> {
     if (open) {
-      if (fromOwnOrigin && !isOwnOrigin(req)) throw new ClientError('FORBIDDEN', 'This origin is not allowed.')
-      return identify.leniently(req)
+      if (fromOwnOrigin && !isOwnOrigin(req)) throw foreignOrigin()
+      return spend(req, identify.leniently)
     }
-    const claimed = identify(req)
+    const claimed = spend(req, identify)
     const caller = method === 'GET' ? claimed : await checkCsrf(req, claimed)
     if (!caller.session) throw unauthenticated()
     return caller
@@ -119,80 +128,54 @@ export function makeRestHandler(services: RestServices) {
     return (/^[\w.:[\]-]+$/.test(host ?? '') && URL.canParse(origin) ? origin : config.publicUrl) + req.url!.split('?', 1)[0]
   }
 
-  const withTag = ({ version, ...answer }: Answer): Answer =>
-    version === undefined ? answer : { ...answer, headers: { ...answer.headers, etag: entityTag(version, answer.body!) } }
-
-  /** Bodies can hold passwords: the fingerprint of one is of use to nobody who has not got the key. */
-  const fingerprints = (request: readonly unknown[]) =>
-    config.jwtSecrets.map((secret) => createHmac('sha256', secret).update(JSON.stringify(request)).digest())
-
-  /** Does the work once for this key: see db/rules/idempotency.sql. Refusals are answers, and are kept too. */
-  function once(pool: Pool, caller: Identity, key: string, prints: Buffer[], work: (ask: Ask) => Promise<Answer>) {
-    return inTransaction(pool, caller, async (ask) => {
-      const claim = { text: 'select * from app_hidden.claim_idempotency_key($1, $2)', values: [key, prints] }
-      const [claimed] = await ask<{ state: string; answer: Answer }>(claim)
-      const { state, answer: first } = claimed!
-      if (state === 'ANSWERED') return first
-      if (state === 'RUNNING')
-        throw new ClientError('IDEMPOTENCY_CONFLICT', 'A request with this key is still running.', { retryAfter: 1 })
-      if (state === 'OTHER')
-        throw new ClientError('IDEMPOTENCY_CONFLICT', 'This key has been used for another request.', { status: 422 })
-
-      await ask({ text: 'savepoint work' })
-      const answer = await work(ask).catch(async (error: unknown) => {
-        const refusal = explain(error)
-        if (refusal.status >= 500 || refusal.code === 'UNAUTHENTICATED') throw refusal
-        // Only what failed is undone: a wrong password is an outcome, and counts.
-        if (error instanceof DatabaseError) await ask({ text: 'rollback to savepoint work' })
-        const headers = { ...PROBLEM, ...(refusal.headers as Record<string, string>) }
-        return { status: refusal.status, body: JSON.stringify(refusal.problem), headers }
-      })
-      // To be tried again is no answer for good.
-      if (answer.status !== 429)
-        await ask({ text: 'select app_hidden.keep_answer($1, $2, $3)', values: [key, prints[0], answer] })
-      return answer
-    })
+  /**
+   * Answers a body with faults. They come last of all that can be wrong, so the database is asked first, and what it does is
+   * undone. Where it names a fault itself, its words are used: GraphQL has the same.
+   */
+  async function refuse(ask: Ask, run: (ask: Ask) => Promise<Answer>, faults: readonly Fault[]): Promise<never> {
+    await ask({ text: 'savepoint judged' })
+    const refusal = await run(ask).then(
+      () => undefined,
+      (error: unknown) => toClientError(error, log),
+    )
+    await ask({ text: 'rollback to savepoint judged' })
+    if (refusal && refusal.code !== 'VALIDATION_FAILED') throw refusal
+    const found = refusal?.faults ?? []
+    throw invalid([...found, ...faults.filter(({ field }) => !found.some((fault) => fault.field === field))])
   }
 
-  async function answer(
-    req: IncomingMessage,
-    res: ServerResponse,
-    { route, params, query }: ReturnType<typeof find>,
-  ): Promise<Answer> {
+  async function answer(req: IncomingMessage, res: ServerResponse, { route, params, query }: Found): Promise<Answer> {
     const caller = await authenticate(req, route)
     const mode = route.method === 'GET' ? 'read' : 'write'
-    const askOn =
-      (pool: Pool, caller: Identity): Ask =>
-      async <Row>(statement: Parameters<Ask>[0]) =>
-        (await asCaller<Row>(pool, caller, mode, statement)).rows
-    const routePool = route.slow ? slowPool : pool
+    const routeDb = route.slow ? slowDb : db
     const call = {
       req,
       caller,
       params,
       query,
-      askAs: (caller: Identity) => askOn(pool, caller),
+      askAs: (caller: Identity) => asking(db, caller, mode),
       url: urlOf(req),
       isSecure: isSecure(req),
       tokens,
       passwords,
     }
     try {
-      const body = mode === 'read' || route.method === 'DELETE' ? {} : membersOf(await readBody(req, res), route)
+      const takesBody = mode === 'write' && route.method !== 'DELETE'
+      const { body, faults } = readers.get(route)!(takesBody ? await readBody(req, res) : {})
+      if (faults.length > 0 && route.open) throw invalid(faults)
       const run = async (ask: Ask) => withTag(await route.run({ ...call, body, ask }))
-      const key = route.method === 'POST' && !route.unrepeatable ? req.headers['idempotency-key'] : undefined
-      if (key === undefined) return await run(askOn(routePool, caller))
-      if (!/^[\x21-\x7e]{1,255}$/.test(String(key)))
-        throw new ClientError('BAD_REQUEST', 'An Idempotency-Key has 1 to 255 visible ASCII characters.')
-      return await once(routePool, caller, String(key), fingerprints([route.method, route.path, params, body]), run)
+      const work = faults.length > 0 ? (ask: Ask) => refuse(ask, run, faults) : run
+      const key = keyOf(req, route)
+      if (key !== undefined) return await once(routeDb, caller, key, [route.method, route.path, params, body], work)
+      return await (faults.length > 0 ? inTransaction(routeDb, caller, work) : run(asking(routeDb, caller, mode)))
     } catch (error) {
-      // That the session has ended comes before all else that is wrong. What the database finds comes in that order.
-      if (error instanceof ClientError && !route.open && (await isAnonymous(pool, caller))) throw unauthenticated()
+      // That the session has ended comes before all else that is wrong. The database keeps this order itself.
+      if (error instanceof ClientError && !route.open && (await isStranger(db, caller))) throw unauthenticated()
       throw error
     }
   }
 
-  /** Answers a request, and which route it was. */
+  /** Answers a request, and says which route it was. */
   return async (req: IncomingMessage, res: ServerResponse): Promise<string> => {
     let label = 'unknown'
     try {

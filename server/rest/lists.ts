@@ -1,8 +1,8 @@
-import { createHash } from 'node:crypto'
-import { LRU } from '@graphile/lru'
-import { ClientError } from '../errors.ts'
-import { flag, instant, isUuid, oneOf, pageSize, text, type ParameterType } from './parameters.ts'
+import { invalid } from '../errors.ts'
+import { MAX_PAGE_SIZE, MOST_COUNTED, PAGE_SIZE } from '../http/pages.ts'
 import type { Ask } from '../sql/as-caller.ts'
+import { prepared } from '../sql/prepared.ts'
+import { compile, FLAG, isInstant, isUuid, oneOf, SIZE, TEXT, type Schema } from './schemas.ts'
 
 /** A list that is read page by page, by the position of a row and not by its number: exact while rows are added. */
 export interface List {
@@ -11,48 +11,54 @@ export interface List {
   readonly document: string
   readonly where: readonly string[]
   /** By name, with "-" for descending, the column that it goes by; the first is the default. Each has an index. */
-  readonly orderings: Record<string, string>
-  readonly filters: Record<string, Filter>
+  readonly orderings: Readonly<Record<string, string>>
+  readonly filters: Readonly<Record<string, Filter>>
 }
 
 export interface Filter {
-  readonly type: ParameterType
+  readonly schema: Schema
   readonly description?: string
   /** The condition that it means, given its placeholder, and those of others, or "null"; without it, it has chosen the list. */
   readonly where?: (value: string, other: (parameter: string) => string) => string
 }
 
-export type Query = Record<string, string | string[] | undefined>
+export type Query = Readonly<Record<string, string | string[] | undefined>>
 
-const PAGE_SIZE = 20
 const LOWEST = '00000000-0000-0000-0000-000000000000'
 const HIGHEST = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
-/** Rows are counted as far as this: to count more would cost more as tables grow. */
-export const MOST_COUNTED = 10_000
 
-/** The query parameters of a list. */
-export const parametersOf = ({ orderings, filters }: List): Record<string, ParameterType> => ({
-  ...Object.fromEntries(Object.entries(filters).map(([name, { type }]) => [name, type])),
+/** The schemas of a list's query parameters. */
+export const parametersOf = ({ orderings, filters }: List): Record<string, Schema> => ({
+  ...Object.fromEntries(Object.entries(filters).map(([name, { schema }]) => [name, schema])),
   ordering: oneOf(Object.keys(orderings)),
-  cursor: text,
-  page_size: pageSize,
-  count: flag,
+  cursor: TEXT,
+  page_size: SIZE,
+  count: FLAG,
 })
 
-const invalid = (field: string) =>
-  new ClientError('VALIDATION_FAILED', `The parameter ${field} has a value that it cannot have.`, { field })
+const invalidParameter = (field: string, advice: string) => ({
+  field,
+  message: `Invalid value for parameter ${field}. ${advice}`,
+})
 
-/** Reads query parameters of these types. One without a value counts as left out. Throws VALIDATION_FAILED. */
-function readParameters(types: Record<string, ParameterType>, query: Query): Map<string, unknown> {
-  const values = new Map<string, unknown>()
-  for (const [name, type] of Object.entries(types)) {
-    const given = query[name]
-    if (given === undefined || given === '') continue
-    const value = typeof given === 'string' ? type.read(given) : undefined
-    if (value === undefined) throw invalid(name)
-    values.set(name, value)
+/** A parameter's text as its type has it; as it stands where it is not of the type, which its schema then says. */
+function valueOf(given: string | string[], { type }: Schema): unknown {
+  if (type === 'boolean') return { true: true, false: false }[String(given)] ?? given
+  if (type === 'integer' && /^\d+$/.test(String(given))) return Number(given)
+  return given
+}
+
+/** Reads query parameters of these schemas. One without a value counts as left out. Throws VALIDATION_FAILED. */
+function makeReadParameters(schemas: Record<string, Schema>): (query: Query) => Map<string, unknown> {
+  const check = compile(schemas)
+  return (query) => {
+    const given = Object.entries(schemas).flatMap(([name, schema]): [string, unknown][] =>
+      query[name] === undefined || query[name] === '' ? [] : [[name, valueOf(query[name], schema)]],
+    )
+    const faults = check(Object.fromEntries(given))
+    if (faults.length > 0) throw invalid(faults.map(({ field, message }) => invalidParameter(field, message)))
+    return new Map(given)
   }
-  return values
 }
 
 /** A row's place in an ordering. */
@@ -73,9 +79,9 @@ const encodeCursor = (ordering: string, { position, id }: Position, backwards: b
 function decodeCursor(cursor: string, ordering: string): Cursor {
   const [of, backwards, position, id] = parse(Buffer.from(cursor, 'base64url').toString())
   // PostgreSQL writes an offset in two digits.
-  const isPosition = typeof position === 'string' && instant.read(position.replace(/([+-]\d\d)$/, '$1:00')) !== undefined
+  const isPosition = typeof position === 'string' && isInstant(position.replace(/([+-]\d\d)$/, '$1:00'))
   if (of !== ordering || typeof backwards !== 'boolean' || !isPosition || typeof id !== 'string' || !isUuid(id))
-    throw invalid('cursor')
+    throw invalid([invalidParameter('cursor', 'Follow the links next and previous.')])
   return { backwards, position, id }
 }
 
@@ -86,14 +92,6 @@ function parse(text: string): unknown[] {
   } catch {
     return []
   }
-}
-
-/** The same text always has the same name, so that PostgreSQL plans it once for each connection. */
-const names = new LRU<string, string>({ maxLength: 1000 })
-export function prepared(text: string): { text: string; name: string } {
-  let name = names.get(text)
-  if (!name) names.set(text, (name = createHash('sha256').update(text).digest('base64').slice(0, 16)))
-  return { text, name }
 }
 
 /** The rows of a page: those beyond the cursor, in the direction that leads away from it. */
@@ -115,51 +113,58 @@ function pageSql(
 }
 
 /** Answers one page as JSON text. `url` is the list's own, for links to its neighbours. Throws VALIDATION_FAILED. */
-export async function readPage(ask: Ask, list: List, query: Query, url: string): Promise<string> {
-  const parameters = readParameters(parametersOf(list), query)
-  const ordering = (parameters.get('ordering') as string | undefined) ?? Object.keys(list.orderings)[0]!
-  const size = (parameters.get('page_size') as number | undefined) ?? PAGE_SIZE
-  const given = parameters.get('cursor') as string | undefined
-  const cursor = given === undefined ? undefined : decodeCursor(given, ordering)
-  const backwards = cursor?.backwards ?? false
+export type ReadPage = (ask: Ask, query: Query, url: string) => Promise<string>
 
-  const values: unknown[] = []
-  const bind = (value: unknown) => `$${values.push(value)}`
-  const other = (name: string) => (parameters.has(name) ? bind(parameters.get(name)) : 'null')
-  const filters = Object.entries(list.filters).flatMap(([name, { where }]) =>
-    where && parameters.has(name) ? [where(bind(parameters.get(name)), other)] : [],
-  )
-  const matching = [...list.where, ...filters].join(' and ') || 'true'
-  const filterValues = [...values]
-  const beyond = cursor && { backwards, row: `(${bind(cursor.position)}::timestamptz, ${bind(cursor.id)}::uuid)` }
-  // One row more than is shown tells whether there are more.
-  const rows = await ask<Position & { document: string }>({
-    ...prepared(pageSql(list, ordering, matching, size + 1, beyond)),
-    values,
-  })
-  const hasMore = rows.length > size
-  const page = rows.slice(0, size)
-  if (backwards) page.reverse()
+export function makeReadPage(list: List): ReadPage {
+  const readParameters = makeReadParameters(parametersOf(list))
+  return async (ask, query, url) => {
+    const parameters = readParameters(query)
+    const ordering = (parameters.get('ordering') as string | undefined) ?? Object.keys(list.orderings)[0]!
+    const size = Math.min((parameters.get('page_size') as number | undefined) ?? PAGE_SIZE, MAX_PAGE_SIZE)
+    const given = parameters.get('cursor') as string | undefined
+    const cursor = given === undefined ? undefined : decodeCursor(given, ordering)
+    const backwards = cursor?.backwards ?? false
 
-  const link = (row: Position | undefined, backwards: boolean) => {
-    if (!row) return null
-    const search = new URLSearchParams(Array.from(parameters.keys(), (name): [string, string] => [name, query[name] as string]))
-    search.set('cursor', encodeCursor(ordering, row, backwards))
-    return `${url}?${search}`
+    const values: unknown[] = []
+    const bind = (value: unknown) => `$${values.push(value)}`
+    const other = (name: string) => (parameters.has(name) ? bind(parameters.get(name)) : 'null')
+    const filters = Object.entries(list.filters).flatMap(([name, { where }]) =>
+      where && parameters.has(name) ? [where(bind(parameters.get(name)), other)] : [],
+    )
+    const matching = [...list.where, ...filters].join(' and ') || 'true'
+    const filterValues = [...values]
+    const beyond = cursor && { backwards, row: `(${bind(cursor.position)}::timestamptz, ${bind(cursor.id)}::uuid)` }
+    // One row more than is shown tells whether there are more.
+    const rows = await ask<Position & { document: string }>({
+      ...prepared(pageSql(list, ordering, matching, size + 1, beyond)),
+      values,
+    })
+    const hasMore = rows.length > size
+    const page = rows.slice(0, size)
+    if (backwards) page.reverse()
+
+    const link = (row: Position | undefined, backwards: boolean) => {
+      if (!row) return null
+      const search = new URLSearchParams(Array.from(parameters.keys(), (name): [string, string] => [name, query[name] as string]))
+      search.set('cursor', encodeCursor(ordering, row, backwards))
+      return `${url}?${search}`
+    }
+    // Should all rows beyond the cursor have gone, the way back begins at the cursor's own.
+    const first = page[0] ?? (cursor && !backwards && { ...cursor, id: ordering.startsWith('-') ? LOWEST : HIGHEST })
+    const last = page.at(-1) ?? (cursor && backwards && { ...cursor, id: ordering.startsWith('-') ? HIGHEST : LOWEST })
+    const members = [
+      `"results":[${page.map(({ document }) => document).join(',')}]`,
+      // Backwards, the page that we come from is the next one.
+      `"next":${JSON.stringify(hasMore || backwards ? link(last || undefined, false) : null)}`,
+      `"previous":${JSON.stringify(cursor && (hasMore || !backwards) ? link(first || undefined, true) : null)}`,
+    ]
+    if (parameters.get('count')) {
+      const counted = prepared(
+        `select count(*)::integer from (select from ${list.from} where ${matching} limit ${MOST_COUNTED}) c`,
+      )
+      const [row] = await ask<{ count: number }>({ ...counted, values: filterValues })
+      members.push(`"count":${row!.count}`)
+    }
+    return `{${members.join(',')}}`
   }
-  // Should all rows beyond the cursor have gone, the way back begins at the cursor's own.
-  const first = page[0] ?? (cursor && !backwards && { ...cursor, id: ordering.startsWith('-') ? LOWEST : HIGHEST })
-  const last = page.at(-1) ?? (cursor && backwards && { ...cursor, id: ordering.startsWith('-') ? HIGHEST : LOWEST })
-  const members = [
-    `"results":[${page.map(({ document }) => document).join(',')}]`,
-    // Backwards, the page that we come from is the next one.
-    `"next":${JSON.stringify(hasMore || backwards ? link(last || undefined, false) : null)}`,
-    `"previous":${JSON.stringify(cursor && (hasMore || !backwards) ? link(first || undefined, true) : null)}`,
-  ]
-  if (parameters.get('count')) {
-    const counted = prepared(`select count(*)::integer from (select from ${list.from} where ${matching} limit ${MOST_COUNTED}) c`)
-    const [row] = await ask<{ count: number }>({ ...counted, values: filterValues })
-    members.push(`"count":${row!.count}`)
-  }
-  return `{${members.join(',')}}`
 }

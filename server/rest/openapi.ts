@@ -1,25 +1,15 @@
 import { STATUS_CODES } from 'node:http'
 import { STATUS, type Code } from '../errors.ts'
 import { COOKIE } from '../http/identity.ts'
-import { MOST_COUNTED, parametersOf, type List } from './lists.ts'
-import type { Reference, Route } from './routes.ts'
-
-type Schema = Record<string, unknown>
+import { MOST_COUNTED } from '../http/pages.ts'
+import { parametersOf, type List } from './lists.ts'
+import { BASE, type Reference, type Route } from './route.ts'
+import type { Resource } from './routes/index.ts'
+import { FLAG, INSTANT, oneOf, UUID, type Schema } from './schemas.ts'
 
 const ref = (name: string): Schema => ({ $ref: `#/components/schemas/${name}` })
 const orNull = (schema: Schema): Schema => ({ anyOf: [schema, { type: 'null' }] })
 const STRING = { type: 'string' }
-const UUID = { type: 'string', format: 'uuid' }
-const INSTANT = { type: 'string', format: 'date-time' }
-
-const TAGS: Record<Route['tag'], string> = {
-  Authentication: "Logging in by token or by cookie, one's own sessions and password.",
-  Requests: 'What somebody asks approval for.',
-  Audit: 'Who did what, to what, when and from where.',
-  People: 'Who may ask and who may decide.',
-  Notifications: 'What one was told, and how one wants to be told by mail.',
-}
-
 /** An object that has exactly these members. */
 const exactly = (properties: Record<string, Schema>, description?: string): Schema => ({
   ...(description && { description }),
@@ -31,12 +21,12 @@ const exactly = (properties: Record<string, Schema>, description?: string): Sche
 
 const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema> => ({
   Person: exactly({ id: UUID, name: STRING, role: ref('Role') }, 'A person as part of something else.'),
-  Role: { ...STRING, enum: roles },
+  Role: oneOf(roles),
   Request: exactly({
     id: UUID,
     title: { ...STRING, maxLength: 200 },
     description: orNull({ ...STRING, maxLength: 10_000 }),
-    status: { ...STRING, enum: statuses },
+    status: oneOf(statuses),
     version: { type: 'integer', minimum: 1, description: 'Goes up by one at every change. If-Match takes it as an entity tag.' },
     creator: ref('Person'),
     assigned_to: orNull(ref('Person')),
@@ -55,7 +45,7 @@ const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema
   AuditLog: exactly({
     id: UUID,
     actor: orNull(ref('Person')),
-    action: { ...STRING, enum: actions },
+    action: oneOf(actions),
     request_id: orNull(UUID),
     user_id: orNull({ ...UUID, description: 'Whom it was about.' }),
     metadata: {
@@ -71,7 +61,7 @@ const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema
     name: STRING,
     role: ref('Role'),
     permissions: { type: 'array', items: STRING },
-    is_deleted: { type: 'boolean', description: 'Deactivated.' },
+    is_deleted: { ...FLAG, description: 'Deactivated.' },
     created_at: INSTANT,
   }),
   Session: exactly({
@@ -81,14 +71,12 @@ const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema
     expires_at: INSTANT,
     ip_address: orNull(STRING),
     user_agent: orNull(STRING),
-    is_current: { type: 'boolean' },
+    is_current: FLAG,
   }),
   Notification: exactly({
     id: UUID,
     kind: { ...STRING, description: 'SUBMITTED, ASSIGNED, REMINDER, APPROVED, REJECTED, or one about the account.' },
-    request: orNull(
-      exactly({ id: UUID, title: STRING, status: { ...STRING, enum: statuses } }, 'Null once it cannot be seen any more.'),
-    ),
+    request: orNull(exactly({ id: UUID, title: STRING, status: oneOf(statuses) }, 'Null once it cannot be seen any more.')),
     actor: orNull(ref('Person')),
     created_at: INSTANT,
     read_at: orNull(INSTANT),
@@ -96,7 +84,7 @@ const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema
   NotificationPreferences: {
     type: 'object',
     description: 'Of each kind that can be declined, AT_ONCE, DIGEST or NONE.',
-    additionalProperties: { ...STRING, enum: ['AT_ONCE', 'DIGEST', 'NONE'] },
+    additionalProperties: oneOf(['AT_ONCE', 'DIGEST', 'NONE']),
   },
   Nothing: exactly({}, 'Always the same.'),
   Tokens: exactly({
@@ -118,10 +106,10 @@ const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema
       title: STRING,
       status: { type: 'integer' },
       detail: STRING,
-      code: { ...STRING, enum: Object.keys(STATUS) },
+      code: oneOf(Object.keys(STATUS)),
       errors: {
         type: 'object',
-        description: 'Of a bad field, what is wrong with it.',
+        description: 'For each bad field, what is wrong with it.',
         additionalProperties: { type: 'array', items: STRING },
       },
     },
@@ -142,7 +130,7 @@ const page = (name: string): Schema => ({
   additionalProperties: false,
 })
 
-/** What can be wrong with a call of this route, beside what it says itself. */
+/** The errors that a call of this route can meet; those that it alone has are in the table. */
 function errorsOf({ method, path, open, unrepeatable, body, list, errors = [] }: Route): Set<Code> {
   const hasBody = method === 'POST' || method === 'PATCH'
   return new Set<Code>([
@@ -181,7 +169,7 @@ function problems(codes: Set<Code>): Record<string, Schema> {
 const header = (name: string, description: string): Schema => ({ name, in: 'header', description, schema: STRING })
 
 const queryOf = (list: List): Schema[] =>
-  Object.entries(parametersOf(list)).map(([name, { schema }]) => ({
+  Object.entries(parametersOf(list)).map(([name, schema]) => ({
     name,
     in: 'query',
     schema,
@@ -221,8 +209,8 @@ function success({ status, shows, list, method }: Route): Record<string, Schema>
   }
 }
 
-function operation(route: Route): Schema {
-  const { method, path, summary, tag, open, body, required = [] } = route
+function operation(route: Route, tag: string): Schema {
+  const { method, path, summary, open, body, required = [] } = route
   const words = path.split('/').filter((word) => word && word !== ':id')
   return {
     operationId: [method.toLowerCase(), ...words, ...(path.endsWith(':id/') ? ['one'] : [])].join('_').replaceAll('-', '_'),
@@ -241,12 +229,14 @@ function operation(route: Route): Schema {
 }
 
 /** The OpenAPI 3.1 document of the routes. */
-export function makeOpenApi(routes: readonly Route[], reference: Reference): Schema {
+export function makeOpenApi(resources: readonly Resource[], reference: Reference): Schema {
   const paths: Record<string, Record<string, Schema>> = {}
-  for (const route of routes) {
-    // Without the last slash, which no path needs: linters take one for a mistake.
-    const path = route.path.replace(/:(\w+)/g, '{$1}').replace(/\/$/, '')
-    paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route) }
+  for (const { name, routes } of resources) {
+    for (const route of routes) {
+      // Without the last slash, which no path needs: linters take one for a mistake.
+      const path = route.path.replace(/:(\w+)/g, '{$1}').replace(/\/$/, '')
+      paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route, name) }
+    }
   }
   return {
     openapi: '3.1.0',
@@ -257,9 +247,9 @@ export function makeOpenApi(routes: readonly Route[], reference: Reference): Sch
       description:
         'Request approvals. What a caller may not see does not exist for them: NOT_FOUND. A path works with and without its last slash.',
     },
-    // Relative to the document: wherever that was read from.
-    servers: [{ url: '/api/v1' }],
-    tags: Object.entries(TAGS).map(([name, description]) => ({ name, description })),
+    // Relative to the document, wherever that was read from.
+    servers: [{ url: BASE }],
+    tags: resources.map(({ name, description }) => ({ name, description })),
     paths,
     components: {
       schemas: schemas(reference),

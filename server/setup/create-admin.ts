@@ -4,10 +4,13 @@ import pg from 'pg'
 import { read } from 'read'
 import { StartError, type ConfigFor } from '../config.ts'
 import { passwordDigest, weaknessOf } from '../passwords.ts'
+import { assertMigrated } from './preflight.ts'
 
-/** Adds an admin, as the owner of the database: a new one has nobody who could. Answers the address. */
+/** Adds an admin, as the owner of the database: in a new one there is nobody who could. Answers the address. */
 export async function createAdmin({ databaseUrl }: ConfigFor<'create-admin'>, [email, name, ...rest]: string[]): Promise<string> {
   if (!email || !name || rest.length > 0) throw new StartError('Usage: npm run create-admin -- EMAIL NAME')
+  // Before anybody types a password in vain.
+  await assertMigrated(databaseUrl)
   const password = process.stdin.isTTY ? await ask() : (await text(process.stdin)).replace(/\r?\n$/, '')
   const weakness = await weaknessOf(password)
   if (weakness) throw new StartError(weakness)

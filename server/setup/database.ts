@@ -1,5 +1,7 @@
+import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import pg from 'pg'
 import type { Config } from '../config.ts'
 import type { Service } from '../run-until.ts'
@@ -13,7 +15,7 @@ export type Database = Service & {
   authDatabaseUrl: string
   auditorDatabaseUrl?: string
   jwtSecrets: string[]
-  /** Loads the demo accounts, if this is a database to have them. */
+  /** Loads the demo, if this is a database to have it. */
   seed(): Promise<void>
   /** The demo accounts' addresses. */
   demoLogins(): Promise<string[]>
@@ -35,7 +37,7 @@ export async function openDatabase(config: Config): Promise<Database> {
   }
 }
 
-async function openEmbedded({ dataDir, jwtSecrets, production }: Config): Promise<Database> {
+async function openEmbedded({ dataDir, jwtSecrets, production, demo }: Config): Promise<Database> {
   const { startEmbedded } = await import('./embedded/postgres.ts')
   const { secrets, isNew, filled, stop } = await startEmbedded({ dataDir })
   const databaseUrl = secrets.DATABASE_URL
@@ -46,7 +48,11 @@ async function openEmbedded({ dataDir, jwtSecrets, production }: Config): Promis
     auditorDatabaseUrl: secrets.AUDITOR_DATABASE_URL,
     jwtSecrets: jwtSecrets.length ? jwtSecrets : [secrets.JWT_SECRET],
     async seed() {
-      if (isNew && !production) await query(databaseUrl, await readFile(join(import.meta.dirname, '../../db/demo.sql'), 'utf8'))
+      if (isNew && !production) {
+        await runFile(databaseUrl, 'demo.sql')
+        // As a superuser, who alone can date the past.
+        if (demo) await runFile(withDatabaseOf(databaseUrl, secrets.ROOT_DATABASE_URL), 'demo-requests.sql')
+      }
       await filled()
     },
     async demoLogins() {
@@ -80,10 +86,28 @@ export async function accessNotes({ dataDir, databaseUrl }: Config, database: Da
   const logins = await database.demoLogins()
   return [
     ...(logins.length
-      ? ['  Demo logins, each with the password assent-demo-password:', ...logins.map((login) => `    ${login}`), '']
+      ? ['', '  Demo logins, each with the password assent-demo-password:', ...logins.map((login) => `    ${login}`)]
       : []),
-    ...(databaseUrl ? [] : [`  psql      (set -a; . ${join(dataDir, 'env')}; psql "$DATABASE_URL")`, '']),
+    ...(databaseUrl ? [] : ['', `  psql      ${await psqlNote(join(dataDir, 'env'))}`]),
+    '',
   ].join('\n')
+}
+
+/** The embedded PostgreSQL brings no programs for people: what is said depends on what this machine has. */
+async function psqlNote(file: string): Promise<string> {
+  return promisify(execFile)('psql', ['--version']).then(
+    () => `(set -a; . ${file}; psql "$DATABASE_URL")`,
+    () => `is not installed here; once it is, it finds its connection strings in ${file}`,
+  )
+}
+
+/** A superuser's connection string, with the database of another one. */
+function withDatabaseOf(url: string, root: string): string {
+  return Object.assign(new URL(root), { pathname: new URL(url).pathname }).href
+}
+
+async function runFile(connectionString: string, name: string): Promise<void> {
+  await query(connectionString, await readFile(join(import.meta.dirname, '../../db', name), 'utf8'))
 }
 
 async function query(connectionString: string, text: string): Promise<pg.QueryResult> {

@@ -7,11 +7,13 @@ import { accessNotes, openDatabase, prepareDatabase, type Database } from './dat
 import { runUntil, type Service } from '../run-until.ts'
 import type { Logger } from '../logger.ts'
 import { applyCurrent } from './migrate.ts'
+import { assertPortIsFree } from './preflight.ts'
 
 const project = join(import.meta.dirname, '../..')
 
 /** As start, with migrations/current.sql applied; every change of SQL is applied, and every change at all restarts the API. */
 export async function dev(config: Config, log: Logger, signal: AbortSignal): Promise<void> {
+  await assertPortIsFree(config)
   let database: Database
   await runUntil(signal, log, [
     async () => (database = await openDatabase(config)),

@@ -28,7 +28,8 @@ export async function migrate(target: Target, log: Logger): Promise<void> {
 export async function applyCurrent(target: Target, log: Logger): Promise<void> {
   await exclusively(target, log, async (settings, client) => {
     await graphileMigrate.current(settings)
-    await applyRules(settings, client, log, await readFile(join(project, 'migrations/current.sql'), 'utf8'))
+    const text = await readFile(join(project, 'migrations/current.sql'), 'utf8')
+    await applyRules(settings, client, log, text.replace(/^\s*--.*$/gm, '').trim())
   })
 }
 

@@ -4,20 +4,28 @@ import { accessNotes, openDatabase, prepareDatabase, type Database } from './dat
 import { runUntil } from '../run-until.ts'
 import type { Logger } from '../logger.ts'
 import { migrate } from './migrate.ts'
+import { assertPortIsFree, assertServable, assertWorkable } from './preflight.ts'
 import { startWorker } from '../jobs/worker.ts'
 
 /** The whole product in this process, until `signal`: database, jobs and API. */
 export async function start(config: Config, log: Logger, signal: AbortSignal): Promise<void> {
+  await assertPortIsFree(config)
   let database: Database
+  let url: string
   await runUntil(signal, log, [
     async () => (database = await openDatabase(config)),
     () => prepareDatabase(database, log, migrate),
-    () => startWorker({ ...config, ...database }, log),
     async () => {
+      await assertWorkable(database.databaseUrl)
+      return startWorker({ ...config, ...database }, log)
+    },
+    async () => {
+      await assertServable(database.authDatabaseUrl)
       const api = await startServer({ ...config, ...database }, log)
-      console.log(welcome(config, api.url) + (await accessNotes(config, database)))
+      url = api.url
       return api
     },
+    async () => console.log(welcome(config, url) + (await accessNotes(config, database))),
   ])
 }
 

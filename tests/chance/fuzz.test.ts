@@ -1,6 +1,7 @@
 import type { Client } from 'pg'
 import { STATUS, type Code } from '../../server/errors.ts'
-import { csrfToken, makeTokens } from '../../server/http/identity.ts'
+import { csrfToken } from '../../server/http/csrf.ts'
+import { makeTokens } from '../../server/http/tokens.ts'
 import { deadToken, fromElsewhere, JWT_SECRET, NOBODY, PASSWORD, startApi, type Answer, type Api } from '../harness/client.ts'
 import { BASE, openRest, type Rest } from '../harness/rest.ts'
 

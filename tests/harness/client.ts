@@ -6,7 +6,7 @@ import type { Client } from 'pg'
 import pino from 'pino'
 import type { startServer } from '../../server/server.ts'
 import { parseConfig } from '../../server/config.ts'
-import { makeTokens } from '../../server/http/identity.ts'
+import { makeTokens } from '../../server/http/tokens.ts'
 import { cloneDatabase, type Name, type TestDatabase } from './database.ts'
 
 /** What tests/harness/environment.ts has made on the other side of Jest's wall. */
@@ -203,6 +203,13 @@ function parse(text: string): any {
     return undefined
   }
 }
+
+/** The extensions of a GraphQL error about one input field. */
+export const faultIn = (field: string) => ({
+  code: 'VALIDATION_FAILED',
+  field,
+  fields: [{ field, message: expect.stringMatching(/^\S.*\.$/s) }],
+})
 
 /** The mutations on an existing request, with the least that each needs beside its id. */
 export const COMMANDS = {

@@ -33,7 +33,12 @@ export function checkProblem({ status, headers, body }: Answer): void {
   })
   const statuses: number[] = [STATUS[code as Code], ...(code === 'IDEMPOTENCY_CONFLICT' ? [422] : [])]
   expect([code, statuses.includes(status)]).toEqual([code, true])
-  if (errors) expect([code, Object.values(errors)]).toEqual(['VALIDATION_FAILED', [[body.detail]]])
+  if (errors) {
+    // One message for each field at fault, and the first of them is the detail.
+    const messages = Object.values(errors)
+    expect([code, messages[0]]).toEqual(['VALIDATION_FAILED', [body.detail]])
+    expect(messages).toEqual(messages.map(() => [expect.stringMatching(/^\S.*\.$/s)]))
+  }
   expect(headers['www-authenticate']).toBe(status === 401 ? 'Bearer' : undefined)
   const isToBeRetried = status === 429 || status === 503 || (status === 409 && code === 'IDEMPOTENCY_CONFLICT')
   expect(headers['retry-after'] ?? '').toMatch(isToBeRetried ? /^[1-9]\d*$/ : /^$/)

@@ -21,6 +21,7 @@ test('an empty environment starts the whole product, by the defaults of the tabl
     port: 5678,
     host: '127.0.0.1',
     dataDir: '.data',
+    demo: true,
     replicaDatabaseUrls: [],
     jwtSecrets: [],
     allowedOrigins: [],
@@ -38,6 +39,7 @@ test('every variable is read', () => {
       PORT: '0',
       HOST: '::',
       DATA_DIR: '/var/lib/assent',
+      DEMO: 'false',
       ROOT_DATABASE_URL: root,
       DATABASE_URL: owner,
       AUTH_DATABASE_URL: api,
@@ -58,6 +60,7 @@ test('every variable is read', () => {
     port: 0,
     host: '::',
     dataDir: '/var/lib/assent',
+    demo: false,
     rootDatabaseUrl: root,
     databaseUrl: owner,
     authDatabaseUrl: api,
@@ -100,16 +103,13 @@ test.each<[Command, Record<string, string>, string[]]>([
 test.each([
   ['PORT', ['65536', '-1', '80a', '1e3', '0x50', '5678.5']],
   ['HOST', ['not a host', 'http://localhost', '-x']],
+  ['DEMO', ['0', 'no', 'FALSE']],
   ['TRUST_PROXY', ['-1', 'true', '1.5']],
   ['LOG_LEVEL', ['loud', 'INFO']],
   ['WEBHOOKS_TO_PRIVATE_ADDRESSES', ['1', 'yes', 'TRUE']],
   ['PUBLIC_URL', ['assent.example.com', 'ftp://assent.example.com']],
   ['SMTP_URL', ['mail.example.com', 'https://mail.example.com']],
   ['MAIL_FROM', ['nobody', 'a@b@', '@example.com']],
-  [
-    'ALLOWED_ORIGINS',
-    ['*', 'app.example.com', 'https://app.example.com/', 'https://a.example.com,https://b.example.com/x', 'null'],
-  ],
   ['JWT_SECRET', ['short', `${secret},short`, `${secret},`]],
   [
     'DATABASE_URL',
@@ -122,6 +122,22 @@ test.each([
     const parse = () => parseConfig(name.startsWith('SMTP') ? { ...env, MAIL_FROM: 'a@b' } : env, 'start')
     expect(parse).toThrow(new RegExp(`^The environment is not usable:\n- ${name} must [^\n]+$`))
   }
+})
+
+const begins = 'an origin begins with http:// or https://'
+test.each([
+  ['*', '*', begins],
+  ['app.example.com', 'app.example.com', begins],
+  ['localhost:3000', 'localhost:3000', begins],
+  ['null', 'null', begins],
+  ['http://localhost:3000/', 'http://localhost:3000/', 'write http://localhost:3000, without the slash at its end'],
+  ['https://a.example.com, https://b.example.com/x', 'https://b.example.com/x', 'write https://b.example.com'],
+  ['https://App.example.com:443', 'https://App.example.com:443', 'write https://app.example.com'],
+  ['postgres://owner:pw@db/assent', 'postgres://…@db/assent', begins],
+])('of wrong ALLOWED_ORIGINS, %s, the faulty one is quoted, and the message says how to write it', (value, item, cure) => {
+  expect(() => parseConfig({ ALLOWED_ORIGINS: value }, 'start')).toThrow(
+    `- ALLOWED_ORIGINS must list origins, such as https://app.example.com; "${item}" is not one: ${cure}`,
+  )
 })
 
 test('one message names all that is wrong and all that is missing', () => {

@@ -1,4 +1,4 @@
-import { makeRoutes } from '../../server/rest/routes.ts'
+import { makeResources } from '../../server/rest/routes/index.ts'
 import type { Ask } from '../../server/sql/as-caller.ts'
 import { cloneCrowd, notifyCrowd } from '../harness/crowd.ts'
 import { openStage, type Person, type Stage } from '../harness/stage.ts'
@@ -180,7 +180,8 @@ test.each(lists)('%s, by %s, reads few pages', async (name, person, statement) =
 })
 
 describe("REST's lists", () => {
-  const routes = makeRoutes({ statuses: ['SUBMITTED', 'APPROVED'], actions: ['APPROVE', 'USER_UPDATE'], roles: [] })
+  const reference = { statuses: ['SUBMITTED', 'APPROVED'], actions: ['APPROVE', 'USER_UPDATE'], roles: ['USER'] }
+  const routes = makeResources(reference).flatMap(({ routes }) => routes)
   const position = Buffer.from(JSON.stringify(['-created_at', false, '2026-01-01 00:00:00+00', NOBODY])).toString('base64url')
 
   const queries: [string, string, () => Record<string, string>][] = [

@@ -133,7 +133,7 @@ const edits: [string, string, string][] = [
   [canSee, `and status <> 'DRAFT'`, ''],
   ['app_hidden.is_listed(app_public.requests,boolean)', 'not r.is_deleted or', 'true or'],
   ['app_hidden.is_listed(app_public.users,boolean)', 'not u.is_deleted or', 'true or'],
-  ['app_hidden.is_listed(app_public.users,boolean)', `and (select app_hidden.has_permission('user.manage'))`, ''],
+  ['app_hidden.is_listed(app_public.users,boolean)', `and app_hidden.has_permission('user.manage')`, ''],
   ['app_private.is_visible(uuid)', 'r.id = request_id', 'true'],
   [violations, 'if not v_holds then', 'if false then'],
   [guard, 'new.version := old.version + 1;', ''],

@@ -5,9 +5,7 @@ import { TYPES, type PgResource, type PgSelectQueryBuilder, type PgSelectStep } 
 import { sql } from 'postgraphile/pg-sql2'
 import { addPgTableOrderBy, orderByAscDesc, wrapPlans } from 'postgraphile/utils'
 import { ClientError } from '../../errors.ts'
-
-const PAGE_SIZE = 20
-const MAX_PAGE_SIZE = 100
+import { MAX_PAGE_SIZE, PAGE_SIZE } from '../../http/pages.ts'
 
 type PageArguments = readonly [first?: number | null, last?: number | null, before?: string | null, after?: string | null]
 
@@ -30,19 +28,20 @@ function mentions(input: unknown, field: string): boolean {
   return Object.entries(input).some(([key, value]) => key === field || mentions(value, field))
 }
 
-/** Deleted rows of a table tagged @hideDeleted are listed only for who asks for them by `isDeleted`. */
-const hideDeleted = (inputs: readonly unknown[]) => (query: PgSelectQueryBuilder) => {
-  if (!inputs.some((input) => mentions(input, 'isDeleted'))) query.where(sql`not ${query.alias}.is_deleted`)
+/** Whoever mentions `isDeleted` asks for deleted rows; whether they get any is for SQL to say. */
+const inLists = (inputs: readonly unknown[]) => (query: PgSelectQueryBuilder) => {
+  const isAskedFor = inputs.some((input) => mentions(input, 'isDeleted'))
+  query.where(sql`app_hidden.is_listed(${query.alias}, ${isAskedFor ? sql`true` : sql`false`})`)
 }
 
-/** An order that is null or empty is the order of time all the same: ids are time-ordered. */
+/** Without an order, or with an empty one, rows come in the order of time: ids are time-ordered. */
 const inOrder = (direction: 'ASC' | 'DESC') => (orderBy: unknown) => (query: PgSelectQueryBuilder) => {
   if (Array.isArray(orderBy) && orderBy.length > 0) return
   query.orderBy({ attribute: 'id', direction })
   query.setOrderIsUnique()
 }
 
-/** The names of the orders that a smart tag on the function or the table gives, separated by blanks. */
+/** The names of the orders in the smart tag of the function or the table, separated by blanks. */
 const defaultOrderOf = ({ extensions, codec }: PgResource): string | undefined =>
   (extensions?.tags?.['defaultOrderBy'] ?? codec.extensions?.tags?.['defaultOrderBy']) as string | undefined
 
@@ -50,7 +49,7 @@ const noPlan = () => {}
 
 const ListArgumentsPlugin: GraphileConfig.Plugin = {
   name: 'ListArgumentsPlugin',
-  description: 'Page sizes, no offset (its cost is what it skips), and the default order that a smart tag names',
+  description: 'Page sizes, no offset (which costs as much as it skips), and the default order that a smart tag names',
   schema: {
     hooks: {
       GraphQLObjectType_fields_field_args: {
@@ -65,7 +64,7 @@ const ListArgumentsPlugin: GraphileConfig.Plugin = {
         callback(arg, build, { scope }) {
           const { argName, isPgFieldConnection, pgFieldResource } = scope
           if (!isPgFieldConnection || !pgFieldResource) return arg
-          // ListPlansPlugin sets both, together.
+          // ListPlansPlugin sets both together.
           if (argName === 'first' || argName === 'last') return { ...arg, applyPlan: noPlan }
           const order = defaultOrderOf(pgFieldResource)
           if (argName !== 'orderBy' || !order) return arg
@@ -98,23 +97,23 @@ const ListPlansPlugin = wrapPlans(
       if (has('last')) $connection.setLast(lambda($page, (page) => page.last, true))
       const $rows = $connection.getSubplan() as unknown as PgSelectStep
       const direction = defaultOrderOf(resource)?.endsWith('_DESC') ? 'DESC' : 'ASC'
-      // Rows without an id come as their function puts them.
+      // Rows without an id come in the order of their function.
       if (has('orderBy')) $rows.apply(lambda(argument('orderBy'), inOrder(direction), true))
-      if (resource.codec.extensions?.tags?.['hideDeleted'] && !resource.parameters) {
-        $rows.apply(lambda(['condition', 'filter'].map(argument), hideDeleted, true))
+      if (resource.codec.attributes?.is_deleted && !resource.parameters) {
+        $rows.apply(lambda(['condition', 'filter'].map(argument), inLists, true))
       }
       return $connection
     },
 )
 
-/** Drafts come last: pages by cursor lose rows where the order's column is null, so that this one never is. */
+/** In the order of an inbox: see db/rules/deciders.sql. */
 const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableName: 'requests' }, () =>
   orderByAscDesc(
     'SUBMITTED_AT',
-    ({ alias }) => ({ fragment: sql`coalesce(${alias}.submitted_at, '9999-12-31Z')`, codec: TYPES.timestamptz }),
+    ({ alias }) => ({ fragment: sql`app_hidden.waiting_since(${alias}.submitted_at)`, codec: TYPES.timestamptz }),
     { nullable: false },
   ),
 )
 
-/** What every list has: a page of at most 100 rows, newest first. */
+/** Every list has pages of limited size, and comes newest first. */
 export const ListsPreset: GraphileConfig.Preset = { plugins: [ListArgumentsPlugin, ListPlansPlugin, SubmittedAtPlugin] }

@@ -1,14 +1,14 @@
 import 'graphile-config'
 import type { PgCodec } from 'postgraphile/@dataplan/pg'
 
-/** What the comment on a column says. */
+/** The comment on a column. */
 const commentOn = (codec: PgCodec | undefined, attribute: string | undefined): string | undefined =>
   attribute === undefined ? undefined : codec?.attributes?.[attribute]?.description
 
-/** Arguments that write no column. */
-const OTHERS: Record<string, string> = { email: 'What the person logs in with, in any letter case.' }
+/** Descriptions of arguments that are written to no column. */
+const OTHERS: Record<string, string> = { email: 'The address that the person logs in with, in any letter case.' }
 
-/** PostgreSQL has comments for columns and none for arguments: an argument is described by the column that it writes. */
+/** PostgreSQL has no comments on arguments, so an argument is described by the column that it is written to. */
 export const DescriptionsPlugin: GraphileConfig.Plugin = {
   name: 'DescriptionsPlugin',
   schema: {
@@ -20,7 +20,7 @@ export const DescriptionsPlugin: GraphileConfig.Plugin = {
           (resource) => resource.parameters && inflection.customMutationInput({ resource: resource as never }) === Self.name,
         )
         const attributes = Object.keys(mutation?.codec.attributes ?? {})
-        // As "comment" writes review_comment.
+        // By its name or its end: the argument "comment" is written to review_comment.
         const attribute =
           attributes.find((name) => inflection.camelCase(name) === fieldName) ??
           attributes.find((name) => inflection.camelCase(name).toLowerCase().endsWith(fieldName.toLowerCase()))
@@ -33,7 +33,7 @@ export const DescriptionsPlugin: GraphileConfig.Plugin = {
         return field
       },
       GraphQLObjectType_fields_field(field, _build, { scope: { isMutationPayload, pgCodec, fieldName } }) {
-        if (isMutationPayload && pgCodec?.attributes) field.description ??= `The ${fieldName}, as it is now.`
+        if (isMutationPayload && pgCodec?.attributes) field.description ??= `The ${fieldName} as it is now.`
         return field
       },
       GraphQLObjectType_fields_field_args_arg(arg, { inflection }, { scope }) {
@@ -43,17 +43,12 @@ export const DescriptionsPlugin: GraphileConfig.Plugin = {
         arg.description ??= commentOn(pgFieldResource.codec, attribute)
         return arg
       },
-      GraphQLEnumType(type, { input, inflection }) {
-        const codecs = Object.values(input.pgRegistry.pgCodecs)
-        const details = codecs.find(
+      GraphQLEnumType(type, { input: { pgRegistry }, inflection }) {
+        const codec = Object.values(pgRegistry.pgCodecs).find(
           (codec) => codec.extensions?.isEnumTableEnum && inflection.enumType(codec as never) === type.name,
-        )?.extensions?.enumTableEnumDetails
-        const table =
-          details &&
-          codecs.find(
-            ({ extensions }) => extensions?.pg?.schemaName === details.schemaName && extensions.pg.name === details.tableName,
-          )
-        type.description ??= table?.description
+        )
+        const { tableName } = codec?.extensions?.enumTableEnumDetails ?? {}
+        type.description ??= tableName && pgRegistry.pgResources[tableName]?.description
         return type
       },
     },

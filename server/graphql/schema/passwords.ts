@@ -1,13 +1,14 @@
 import 'graphile-config'
-import { access, context, list, object, sideEffect, type FieldArgs, type Step } from 'postgraphile/grafast'
+import { access, context, sideEffect, type FieldArgs, type Step } from 'postgraphile/grafast'
 import { extendSchema, gql } from 'postgraphile/utils'
-import type { Identity, Tokens } from '../../http/identity.ts'
-import type { Passwords } from '../../passwords.ts'
+import type { Tokens } from '../../http/tokens.ts'
+import { MIN_PASSWORD_LENGTH, type Passwords } from '../../passwords.ts'
+import type { Identity } from '../../sql/as-caller.ts'
 
 declare global {
   namespace Grafast {
     interface Context {
-      /** Who is asking, for statements of this request that are yet to come. */
+      /** Who is asking, for the statements of this request that are yet to come. */
       identity: { -readonly [K in keyof Identity]: Identity[K] }
       tokens: Tokens
       passwords: Passwords
@@ -15,24 +16,18 @@ declare global {
   }
 }
 
-/** A mutation's plan: does the work once, and hands what it answers to the payload's plans. */
+/** A mutation's plan: it does the work once, and the fields of its payload are read from what the work answers. */
 const mutation =
-  (work: (input: Record<string, string>, context: Grafast.Context) => Promise<Record<string, unknown>>) =>
-  (_$root: Step, fieldArgs: FieldArgs) => {
-    const $input = fieldArgs.getRaw('input')
-    const $result = sideEffect(list([$input, context()]), ([input, context]) => work(input as Record<string, string>, context))
-    return object({ result: $result, clientMutationId: access($input, 'clientMutationId') })
-  }
+  (work: (input: Record<string, string>, context: Grafast.Context) => Promise<object>) => (_$root: Step, fieldArgs: FieldArgs) =>
+    sideEffect([fieldArgs.getRaw('input'), context()] as const, async ([input, context]) => ({
+      clientMutationId: input.clientMutationId,
+      ...(await work(input, context)),
+    }))
 
-const result = (name: string) => ($payload: Step) => access($payload, ['result', name])
-
-/**
- * The mutations that are no SQL functions: a password does not enter the database, and a token is signed where the key is.
- */
+/** The mutations that are not SQL functions: a password never enters the database, and tokens are signed where the key is. */
 export const PasswordMutationsPlugin = extendSchema((build) => {
   const { users } = build.input.pgRegistry.pgResources
-  const clientMutationId = ($payload: Step) => access($payload, 'clientMutationId')
-  const user = ($payload: Step) => users!.get({ id: access($payload, ['result', 'userId']) } as never)
+  const user = ($payload: Step) => users!.get({ id: access($payload, 'userId') } as never)
   return {
     typeDefs: gql`
       input LoginInput {
@@ -43,21 +38,13 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
 
       type LoginPayload {
         clientMutationId: String
-        """
-        The bearer token: send it as "Authorization: Bearer …".
-        """
+        "The bearer token: send it as the header Authorization: Bearer …."
         accessToken: String!
-        """
-        Good once, for new tokens of the same session: POST /api/v1/auth/refresh/.
-        """
+        "Exchanged once for new tokens of the same session, by POST /api/v1/auth/refresh/."
         refreshToken: String!
-        """
-        When the access token expires.
-        """
+        "When the access token expires."
         expiresAt: Datetime!
-        """
-        Who has logged in.
-        """
+        "The person who has logged in."
         user: User!
       }
 
@@ -69,49 +56,33 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
 
       type ChangePasswordPayload {
         clientMutationId: String
-        """
-        Whose password it is.
-        """
+        "The person whose password it is."
         user: User
       }
 
       input CreateUserInput {
         clientMutationId: String
-        """
-        What the person is to log in with, in any letter case.
-        """
+        "The address that the person will log in with, in any letter case."
         email: String!
-        """
-        What others call the person; 1 to 200 characters.
-        """
+        "The person's name, as others will see it; 1 to 200 characters."
         name: String!
-        """
-        What the person may do; left out: USER.
-        """
+        "What the person may do; USER if left out."
         role: Role
-        """
-        At least 12 characters, and none of the most common passwords.
-        """
+        "At least ${String(MIN_PASSWORD_LENGTH)} characters, and none of the most common passwords."
         password: String!
       }
 
       type CreateUserPayload {
         clientMutationId: String
-        """
-        The new person.
-        """
+        "The new person."
         user: User
       }
 
       input ResetPasswordInput {
         clientMutationId: String
-        """
-        What the mailed link carries after "token=".
-        """
+        "The part of the mailed link that follows token=."
         token: String!
-        """
-        At least 12 characters, and none of the most common passwords.
-        """
+        "At least ${String(MIN_PASSWORD_LENGTH)} characters, and none of the most common passwords."
         newPassword: String!
       }
 
@@ -121,26 +92,26 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
 
       extend type Mutation {
         """
-        Logs in by email address and password. UNAUTHENTICATED: one of them is wrong. TOO_MANY_ATTEMPTS: 10 logins to
-        the account, or 100 from the address, have failed within 15 minutes.
+        Logs in by email address and password. UNAUTHENTICATED: one of them is wrong. TOO_MANY_ATTEMPTS: within 15 minutes,
+        10 logins to the account or 100 from the address have failed.
         """
         login(input: LoginInput!): LoginPayload
 
         """
-        Changes one's own password, and ends one's other sessions. VALIDATION_FAILED: the old one is wrong, which counts
-        as a failed login does, or the new one has less than 12 characters or is among the most common ones.
+        Changes one's own password and ends one's other sessions. VALIDATION_FAILED: the old one is wrong, which counts as a
+        failed login, or the new one has fewer than ${String(MIN_PASSWORD_LENGTH)} characters or is among the most common ones.
         """
         changePassword(input: ChangePasswordInput!): ChangePasswordPayload
 
         """
-        Adds a person, for admins. VALIDATION_FAILED: the address is none or taken, also by somebody deactivated, the name
-        blank, or the password weak.
+        Adds a person; for admins. VALIDATION_FAILED: the address is invalid or taken, perhaps by somebody deactivated, the
+        name is blank, or the password is weak.
         """
         createUser(input: CreateUserInput!): CreateUserPayload
 
         """
         Sets a new password by the link that requestPasswordReset has mailed, and ends all sessions. VALIDATION_FAILED: the
-        link is used, expired or unknown, or the password weak, which leaves the link good.
+        link is used, expired or unknown, or the password is weak, in which case the link stays good.
         """
         resetPassword(input: ResetPasswordInput!): ResetPasswordPayload
       }
@@ -150,7 +121,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         plans: {
           login: mutation(async ({ email, password }, { identity, passwords, tokens }) => {
             const { userId, secret, refreshToken } = await passwords.login(identity, email!, password!)
-            // The rest of this request is asked by whom it logged in.
+            // The rest of this request is asked by the person who has logged in.
             Object.assign(identity, { session: secret, byCookie: false })
             const { token, expiresAt } = tokens.sign(secret, userId)
             return { accessToken: token, refreshToken, expiresAt: expiresAt.toISOString(), userId }
@@ -162,25 +133,16 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
             userId: await passwords.createUser(identity, input),
           })),
           resetPassword: mutation(async ({ token, newPassword }, { identity, passwords }) => {
-            await passwords.reset(identity, token, newPassword)
-            // It may have ended the very session that asked for it.
+            await passwords.reset(identity, token!, newPassword!)
+            // That may have ended the very session that asked for it.
             identity.session = ''
             return {}
           }),
         },
       },
-      LoginPayload: {
-        plans: {
-          clientMutationId,
-          accessToken: result('accessToken'),
-          refreshToken: result('refreshToken'),
-          expiresAt: result('expiresAt'),
-          user,
-        },
-      },
-      ChangePasswordPayload: { plans: { clientMutationId, user } },
-      CreateUserPayload: { plans: { clientMutationId, user } },
-      ResetPasswordPayload: { plans: { clientMutationId } },
+      LoginPayload: { plans: { user } },
+      ChangePasswordPayload: { plans: { user } },
+      CreateUserPayload: { plans: { user } },
     },
   }
 })

@@ -1,137 +1,18 @@
 import 'graphile-config'
-import type { Pool } from 'pg'
 import { context, lambda, listen, type GrafastSubscriber, type Step } from 'postgraphile/grafast'
 import { extendSchema, gql } from 'postgraphile/utils'
-import type { ClientError } from '../../errors.ts'
-import type { Identity } from '../../http/identity.ts'
-import type { Live } from '../../live/listener.ts'
-import type { Subscriber } from '../../live/subscribers.ts'
-import { asCaller } from '../../sql/as-caller.ts'
+import { MOST_COUNTED } from '../../http/pages.ts'
 
 declare global {
   namespace Grafast {
     interface Context {
-      /** What a subscription hears, as whoever is asking. */
+      /** What a subscription can follow; null for other operations. */
       news: GrafastSubscriber | null
     }
   }
 }
 
-/** Details of one topic that may wait while those before are looked at. */
-const MOST_WAITING = 1_000
-const INBOX_LIMIT = 10_000
-
-export interface NewsServices {
-  readonly live: Live
-  readonly pool: Pool
-  readonly explain: (error: unknown) => ClientError
-}
-
-/**
- * The topics of one subscriber: "request <id>", "inbox" and "notification". What is announced is looked at as the caller before
- * anything of it is passed on, so that the session is proven once more, and nothing is heard of what row-level security hides.
- */
-export function makeNews({ live, pool, explain }: NewsServices, caller: Identity, subscriber: Subscriber): GrafastSubscriber {
-  const ask = async <Row>(name: string, text: string, values: unknown[] = []) =>
-    (await asCaller<Row>(pool, caller, 'read', { name, text, values })).rows
-
-  /**
-   * Announcements as events: what `look` makes of them. While it looks, what is announced waits, each detail once, so that there is no
-   * queue that grows. A subscriber for whom that fails is sent away, and reads anew when it is back.
-   */
-  function follow<T>(topic: string, look: (details: string[]) => Promise<T[]>): AsyncIterableIterator<T> {
-    const waiting = new Set<string>()
-    let ended = false
-    let wake = () => {}
-
-    async function* events(): AsyncGenerator<T, undefined> {
-      for (;;) {
-        while (waiting.size === 0 && !ended) await new Promise<void>((resolve) => (wake = resolve))
-        if (ended) return undefined
-        const details = [...waiting]
-        waiting.clear()
-        yield* await look(details)
-      }
-    }
-    const generator = events()
-
-    function end(): Promise<IteratorResult<T, undefined>> {
-      ended = true
-      off()
-      forget()
-      wake()
-      return generator.return(undefined)
-    }
-    // Whoever runs the operation may lose sight of it: its subscriber, who owns it, does not.
-    let [off, forget] = [() => {}, () => {}]
-    forget = subscriber.keep(end)
-    off = live.on(topic, (detail) => {
-      waiting.add(detail)
-      if (waiting.size > MOST_WAITING) subscriber.end('UNAVAILABLE')
-      else wake()
-    })
-    if (ended) off()
-
-    return {
-      [Symbol.asyncIterator]() {
-        return this
-      },
-      next: () =>
-        generator.next().catch((error: unknown) => {
-          subscriber.end(explain(error).code)
-          return end()
-        }),
-      return: end,
-      throw: end,
-    }
-  }
-
-  const topics: Record<string, (id: string) => AsyncIterableIterator<unknown> | Promise<AsyncIterableIterator<unknown>>> = {
-    async request(id) {
-      const isVisible = async () => (await ask('is_visible', 'select from app_public.requests where id = $1', [id])).length > 0
-      let visible = false
-      const events = follow(`request ${id}`, async () => {
-        const before = visible
-        visible = await isVisible()
-        // Who could see it hears once that it is gone.
-        return visible || before ? [id] : []
-      })
-      // After it is listened for, so that nothing falls in between.
-      visible = await isVisible().catch(async (error: unknown) => {
-        await events.return!()
-        throw error
-      })
-      return events
-    },
-    inbox: () =>
-      follow(`inbox ${subscriber.userId}`, async () => {
-        const rows = await ask<{ count: number }>(
-          'inbox_count',
-          `select count(*)::integer as count
-           from (select from app_public.requests_awaiting_my_decision() limit ${INBOX_LIMIT}) waiting`,
-        )
-        return [rows[0]!.count]
-      }),
-    notification: () =>
-      follow(`notification ${subscriber.userId}`, async (ids) => {
-        const rows = await ask<{ id: string }>(
-          'new_notifications',
-          'select id from app_public.notifications where id = any ($1::uuid[]) order by created_at, id',
-          [ids],
-        )
-        return rows.map(({ id }) => id)
-      }),
-  }
-
-  return {
-    async subscribe(topic) {
-      const [kind, id] = String(topic).split(' ')
-      return topics[kind!]!(id!)
-    },
-  }
-}
-
-/** As PostgreSQL writes it, whichever way the caller has: in upper case, or without hyphens. */
+/** A UUID as PostgreSQL writes it: callers may use upper case, and leave the hyphens out. */
 const canonical = (id: string) =>
   id
     .toLowerCase()
@@ -146,56 +27,38 @@ export const SubscriptionsPlugin = extendSchema((build) => {
   const itself = ($event: Step) => $event
   return {
     typeDefs: gql`
-      """
-      A request has changed.
-      """
+      "A request has changed."
       type RequestUpdatedPayload {
-        """
-        The request, as it is now; null once, when the subscriber can see it no longer.
-        """
+        "The request as it is now; null once, when the subscriber can no longer see it."
         request: Request
       }
 
-      """
-      What awaits the subscriber's decision has changed.
-      """
+      "The requests awaiting the subscriber's decision have changed."
       type InboxChangedPayload {
-        """
-        How many requests await it now, as far as ${INBOX_LIMIT.toLocaleString('en')}.
-        """
+        "How many requests await it now, counted up to ${MOST_COUNTED.toLocaleString('en')}."
         totalCount: Int!
       }
 
-      """
-      The subscriber has been told something.
-      """
+      "The subscriber has a new notification."
       type NotificationReceivedPayload {
-        """
-        What they were told.
-        """
+        "The new notification."
         notification: Notification
       }
 
       extend type Subscription {
         """
-        Tells of every change of a request that the subscriber can see; several at once may come as one. Of one that is not
-        there, or not for the subscriber, nothing is ever told.
+        Reports every change of a request that the subscriber can see; several changes at once may come as one event. About a
+        request that does not exist, or that the subscriber cannot see, no event ever comes.
         """
         requestUpdated(
-          """
-          Which request.
-          """
+          "Which request."
           id: UUID!
         ): RequestUpdatedPayload
 
-        """
-        Tells when a request begins or ceases to await the subscriber's decision.
-        """
+        "Reports when a request begins or ceases to await the subscriber's decision."
         inboxChanged: InboxChangedPayload
 
-        """
-        Tells of every new notification of the subscriber's.
-        """
+        "Reports every new notification of the subscriber."
         notificationReceived: NotificationReceivedPayload
       }
     `,

@@ -29,7 +29,7 @@ const auditCount = async () => Number((await owner.query('select count(*) from a
 describe('documents', () => {
   const aliases = (n: number, field = 'currentUser { id }') => Array.from({ length: n }, (_, i) => `a${i}: ${field}`).join(' ')
 
-  test('10 root fields pass, 11 are refused whole, however they are written', async () => {
+  test('with 10 root fields pass; with 11 they are refused as a whole, however they are written', async () => {
     expect(Object.keys(await api.data(`{ ${aliases(10)} }`, {}, 'user'))).toHaveLength(10)
     const eleven = [
       `{ ${aliases(11)} }`,
@@ -49,7 +49,7 @@ describe('documents', () => {
     }
   })
 
-  test('of two mutation fields none is executed', async () => {
+  test('with two mutation fields execute neither', async () => {
     const before = [await requestCount(), await auditCount()]
     const create = 'createRequest(input: { title: "x" }) { clientMutationId }'
     const login = `login(input: { email: "user@assent.test", password: "${PASSWORD}" }) { accessToken }`
@@ -68,7 +68,7 @@ describe('documents', () => {
     expect([await requestCount(), await auditCount()]).toEqual(before)
   })
 
-  test('depth, aliases, uses of variables and tokens have an end', async () => {
+  test('are limited in depth, aliases, uses of variables and tokens', async () => {
     const nested = (n: number): string => (n === 0 ? 'totalCount' : `nodes { request { auditLogs { ${nested(n - 1)} } } }`)
     await api.data(`{ auditLogs { ${nested(1)} } }`, {}, 'user')
     expectBadRequest(await api.graphql(`{ auditLogs { ${nested(4)} } }`, {}, 'user'))
@@ -91,7 +91,7 @@ describe('documents', () => {
     )
   })
 
-  test('documents that grow exponentially are answered quickly', async () => {
+  test('that grow exponentially are answered quickly', async () => {
     const bomb = (n: number, type: string, leaf: string, spread: (next: string) => string) =>
       Array.from({ length: n }, (_, i) => `fragment F${i} on ${type} { ${i === n - 1 ? leaf : spread(`...F${i + 1}`)} }`).join(
         ' ',
@@ -111,7 +111,7 @@ describe('documents', () => {
     }
   })
 
-  test('operations: by name, and nothing else', async () => {
+  test('name the operation to run by a string, and by nothing else', async () => {
     const query = 'query A { currentUser { id } } query B { currentUser { name } }'
     const ask = (operationName: unknown, text = query) =>
       post(JSON.stringify({ query: text, operationName }), { authorization: `Bearer ${api.token('user')}` })
@@ -119,7 +119,7 @@ describe('documents', () => {
     for (const name of ['C', '', undefined, null, '__proto__', 'constructor', 'a'.repeat(10_000), '\0', '😀'])
       expectBadRequest(await ask(name))
     for (const name of [1, {}, [], true]) expectBadRequest(await ask(name))
-    // The operation that is named counts, and not the first one.
+    // The named operation counts, not the first one.
     const before = await requestCount()
     const both = 'query A { currentUser { id } } mutation B { createRequest(input: { title: "by name" }) { request { title } } }'
     expect((await ask('A', both)).body.data).toEqual({ currentUser: { id: api.db.people.user.id } })
@@ -136,7 +136,7 @@ describe('documents', () => {
     }
   })
 
-  test('directives of incremental delivery do not break an answer', async () => {
+  test('may hold directives of incremental delivery, which do not break an answer', async () => {
     for (const query of [
       '{ currentUser { id ... @defer { name } } }',
       '{ requests { nodes @stream(initialCount: 0) { id } } }',
@@ -151,7 +151,7 @@ describe('documents', () => {
 describe('bodies', () => {
   const query = '{ currentUser { id } }'
 
-  test('of exactly the limit pass; one byte more is 413, by length or in chunks', async () => {
+  test('of exactly the limit pass; with one byte more they are 413, sent by length or in chunks', async () => {
     const frame = JSON.stringify({ query, variables: { pad: '' } })
     const sized = (bytes: number) => frame.replace('"pad":""', `"pad":"${'x'.repeat(bytes - frame.length)}"`)
     const limit = 1024 * 1024
@@ -165,7 +165,7 @@ describe('bodies', () => {
     expect((await post(sized(5000), { 'transfer-encoding': 'chunked' })).status).toBe(200)
   })
 
-  test('compressed: read, but only as far as the limit', async () => {
+  test('that are compressed are read, but only up to the limit', async () => {
     expect((await post(gzipSync(JSON.stringify({ query })), { 'content-encoding': 'gzip' })).body).toEqual({
       data: { currentUser: null },
     })
@@ -177,7 +177,7 @@ describe('bodies', () => {
     expect([unknown.status, codeOf(unknown)]).toEqual([415, 'UNSUPPORTED_MEDIA_TYPE'])
   })
 
-  test('that are no application/json are 415', async () => {
+  test('that are not application/json are 415', async () => {
     const body = JSON.stringify({ query })
     for (const type of [
       'text/plain',
@@ -214,7 +214,7 @@ describe('bodies', () => {
     }
   })
 
-  test('by another method are 405', async () => {
+  test('sent by another method are 405', async () => {
     for (const method of ['GET', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE']) {
       const answer = await api.send({ method, headers: JSON_TYPE, path: `/graphql?query=${encodeURIComponent(query)}` })
       expect([method, answer.status, codeOf(answer), answer.headers.allow]).toEqual([method, 405, 'METHOD_NOT_ALLOWED', 'POST'])
@@ -222,7 +222,7 @@ describe('bodies', () => {
     expect((await api.send({ method: 'HEAD' })).status).toBe(405)
   })
 
-  test('that are no call are 400', async () => {
+  test('that are not a call are 400', async () => {
     const bodies = [
       '',
       ' ',
@@ -253,7 +253,7 @@ describe('bodies', () => {
     }
   })
 
-  test('that are no UTF-8 are 400: nothing is replaced by a guess', async () => {
+  test('that are not UTF-8 are 400: no byte is replaced by a guess', async () => {
     const before = await requestCount()
     const whole = JSON.stringify({ query: mutation('createRequest'), variables: { input: { title: 'x@' } } })
     for (const bytes of [[0xff], [0xc3, 0x28], [0xed, 0xa0, 0x80], [0xf0, 0x9f, 0x98], [0xc0, 0x80]]) {
@@ -264,7 +264,7 @@ describe('bodies', () => {
     expect(await requestCount()).toBe(before)
   })
 
-  test('lone surrogates and NUL in text are refused, wherever they stand', async () => {
+  test('with lone surrogates or NUL in text are refused, wherever those stand', async () => {
     const authorization = `Bearer ${api.token('user')}`
     const before = await requestCount()
     const create = mutation('createRequest')
@@ -296,7 +296,7 @@ describe('bodies', () => {
     expect(pair.body.data.createRequest.request.title).toBe('😀')
   })
 
-  test.each([1_000, 1_999, 3_000, 100_000])('of a document with %d brackets in each other', async (n) => {
+  test.each([1_000, 1_999, 3_000, 100_000])('with a document of %d nested brackets are 400', async (n) => {
     expectBadRequest(await api.graphql(`{ request(id: ${'['.repeat(n)}) { id } }`, {}, 'user'))
     expectBadRequest(await api.graphql(`{ request(id: ${'['.repeat(n)}${']'.repeat(n)}) { id } }`, {}, 'user'))
   })
@@ -306,11 +306,11 @@ describe('bodies', () => {
     'subscription ($if: Boolean!) { inboxChanged @include(if: $if) { totalCount } }',
     'subscription { ...F @skip(if: true) } fragment F on Subscription { inboxChanged { totalCount } }',
     'subscription { ...F } fragment F on Subscription { ... @include(if: false) { inboxChanged { totalCount } } }',
-  ])('of a subscription with a condition: %s', async (query) => {
+  ])('with a subscription under a condition are 400: %s', async (query) => {
     expectBadRequest(await api.graphql(query, { if: false }, 'user', { accept: 'text/event-stream' }))
   })
 
-  test('of very long strings, deep nesting and odd keys', async () => {
+  test('with very long strings, deep nesting and odd keys are answered as they should be', async () => {
     const long = 'x'.repeat(900_000)
     const calls: [string, object, string][] = [
       [mutation('createRequest'), { input: { title: long } }, 'VALIDATION_FAILED'],
@@ -361,7 +361,7 @@ describe('in production', () => {
   })
   afterAll(() => production.close())
 
-  test('strangers get no introspection, and the schema is not guessed from errors', async () => {
+  test('strangers get no introspection, and errors do not guess at names', async () => {
     const login = { email: 'user@assent.test', password: PASSWORD }
     const cookie = (await production.rest('POST', '/auth/session/', login)).headers['set-cookie']![0]!.split(';')[0]!
     for (const query of [
@@ -380,10 +380,20 @@ describe('in production', () => {
       __typename: 'Query',
       currentUser: null,
     })
-    expect((await production.graphql('{ requezts { x } }')).text).not.toMatch(/did you mean/i)
+    for (const who of [undefined, 'user'] as const) {
+      for (const [query, variables] of [
+        ['{ requestz { nodes { id } } }'],
+        ['{ requests(condition: { statuz: DRAFT }) { totalCount } }'],
+        ['query ($s: RequestStatus) { requests(condition: { status: $s }) { totalCount } }', { s: 'DRAF' }],
+      ] as [string, object?][]) {
+        const answer = await production.graphql(query, variables, who)
+        expectBadRequest(answer)
+        expect(answer.text).not.toMatch(/did you mean/i)
+      }
+    }
   })
 
-  test('there is no GraphiQL, and GET /graphql is 405; outside there is one', async () => {
+  test('there is no GraphiQL and GET /graphql is 405; outside production there is GraphiQL', async () => {
     for (const path of ['/graphiql', '/graphiql/', '/graphiql/static/ruru.js']) {
       expect([path, (await production.send({ method: 'GET', path })).status]).toEqual([path, 404])
     }
@@ -394,7 +404,7 @@ describe('in production', () => {
     expect(page.headers['content-security-policy']).toContain('default-src')
   })
 
-  test('no other path says what runs here', async () => {
+  test('no other path reveals what runs here', async () => {
     for (const path of [
       '/',
       '/graphql/',
@@ -418,7 +428,7 @@ describe('in production', () => {
   })
 })
 
-describe('when the database is slow or away', () => {
+describe('when the database is slow or cannot be reached', () => {
   const expectUnavailable = (answer: Answer) => {
     expect([answer.status, codeOf(answer)]).toEqual([503, 'UNAVAILABLE'])
     expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0)
@@ -426,7 +436,7 @@ describe('when the database is slow or away', () => {
     expect(answer.text).not.toContain('"data"')
   }
 
-  test('a lock held by another session ends in UNAVAILABLE, and nothing is done', async () => {
+  test('waiting for a lock of another session ends in UNAVAILABLE, and nothing is done', async () => {
     const requestId = await newRequest(api)
     const other = await api.db.connect('owner')
     await other.query('begin')
@@ -449,7 +459,7 @@ describe('when the database is slow or away', () => {
     const waiting = Array.from({ length: 10 }, () =>
       api.graphql(mutation('updateRequest'), { input: { requestId, title: 'Waited' } }, 'user'),
     )
-    // The ten must hold the pool's ten connections before the eleventh comes.
+    // The ten calls must hold the pool's ten connections before the eleventh call comes.
     const root = await api.db.connect('root')
     const blocked = `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
     while (Number((await root.query(blocked)).rows[0].count) < 10) await new Promise((resolve) => setTimeout(resolve, 10))
@@ -461,7 +471,7 @@ describe('when the database is slow or away', () => {
     await api.data('{ requests { totalCount } }', {}, 'user')
   })
 
-  test('terminated connections fail what is under way, and the next call finds new ones', async () => {
+  test('terminated connections fail the calls under way, and later calls find new ones', async () => {
     const root = await api.db.connect('root')
     await Promise.all(Array.from({ length: 10 }, () => api.data('{ requests { totalCount } }', {}, 'user')))
     await root.query(
@@ -477,7 +487,7 @@ describe('when the database is slow or away', () => {
     }
   })
 
-  test('without a database everything is UNAVAILABLE within a second or so, until it is back', async () => {
+  test('without the database everything is UNAVAILABLE within a second or so, until it is back', async () => {
     const proxy = await startProxy(api.db.urls.auth)
     const far = await startApi({ AUTH_DATABASE_URL: proxy.url }, api.db)
     const login = () =>

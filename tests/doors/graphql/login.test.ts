@@ -7,7 +7,7 @@ beforeAll(async () => {
   api = await startApi()
   owner = await api.db.connect('owner')
 })
-// Failures from one address count together; each test starts anew.
+// Failures from one address count together, so each test starts anew.
 beforeEach(() => owner.query('delete from app_private.login_attempts'))
 afterAll(() => api.close())
 
@@ -26,7 +26,7 @@ const trail = async () =>
 const lastEntry = async () => (await trail()).at(-1)
 
 describe('after 10 failures on an account', () => {
-  test('it is throttled, whatever the password, and nothing else is', async () => {
+  test('it is throttled whatever the password, and nothing else is', async () => {
     for (let i = 0; i < 10; i++)
       expect(await code(i % 2 ? 'User@Assent.TEST' : 'user@assent.test', `wrong ${i}`)).toBe('UNAUTHENTICATED')
     const before = await trail()
@@ -46,11 +46,11 @@ describe('after 10 failures on an account', () => {
     }
     expect(await trail()).toEqual(before)
     expect(await code('user2@assent.test', PASSWORD)).toBe('done')
-    // The sessions of the account live on.
+    // The account's sessions live on.
     expect((await api.data('{ currentUser { id } }', {}, 'user')).currentUser.id).toBe(api.db.people.user.id)
   })
 
-  test('it is open again when they are 15 minutes old', async () => {
+  test('it opens again once they are 15 minutes old', async () => {
     for (let i = 0; i < 10; i++) await attempt('user@assent.test', 'wrong')
     expect(await code('user@assent.test', PASSWORD)).toBe('TOO_MANY_ATTEMPTS')
     await owner.query(`update app_private.login_attempts set attempted_at = attempted_at - interval '14 minutes'`)
@@ -60,7 +60,7 @@ describe('after 10 failures on an account', () => {
     expect(await code('user@assent.test', PASSWORD)).toBe('done')
   })
 
-  test('an address without an account is throttled alike, with the same words', async () => {
+  test('an address without an account is throttled likewise, with the same message', async () => {
     const texts = new Set<string>()
     for (let i = 0; i < 11; i++) {
       const [known, unknown] = [await attempt('user@assent.test', 'wrong'), await attempt('nobody@assent.test', 'wrong')]
@@ -79,14 +79,14 @@ describe('after 10 failures on an account', () => {
   })
 })
 
-test('of 40 parallel guesses at most 10 are looked at', async () => {
+test('at most 10 of 40 parallel guesses are checked', async () => {
   const answers = await Promise.all(Array.from({ length: 40 }, (_, i) => attempt('user@assent.test', `guess ${i}`)))
   const codes = answers.map(codeOf)
   const looked = codes.filter((it) => it === 'UNAUTHENTICATED').length
   expect(looked).toBeGreaterThan(0)
   expect(looked).toBeLessThanOrEqual(10)
   for (const it of codes) expect(['UNAUTHENTICATED', 'TOO_MANY_ATTEMPTS', 'UNAVAILABLE']).toContain(it)
-  // Looked at are as many as the trail and the counter say.
+  // The trail and the counter tell how many were checked.
   const {
     rows: [{ failed }],
   } = await owner.query('select count(*)::int as failed from app_private.login_attempts where failed')
@@ -95,7 +95,7 @@ test('of 40 parallel guesses at most 10 are looked at', async () => {
   expect(await code('user@assent.test', PASSWORD)).toBe('TOO_MANY_ATTEMPTS')
 })
 
-test('100 failures from an address throttle it for every account, and no other address', async () => {
+test('100 failures from an address throttle that address for every account, and no other address', async () => {
   await owner.query(
     `insert into app_private.login_attempts (account_key, network, failed) select sha256(i::text::bytea), '127.0.0.1', true from generate_series(1, 100) i`,
   )
@@ -113,7 +113,7 @@ describe('passwords', () => {
     )
   afterAll(() => change(PASSWORD))
 
-  test('differ beyond byte 72, and by case and blanks', async () => {
+  test('differ beyond byte 72, and by letter case and blanks', async () => {
     const long = 'x'.repeat(72)
     await change(`${long}right`)
     expect(await code('user2@assent.test', `${long}wrong`)).toBe('UNAUTHENTICATED')
@@ -123,7 +123,7 @@ describe('passwords', () => {
     expect(await code('user2@assent.test', `${long}right`)).toBe('done')
   })
 
-  test('of any text work, and no rule is applied at login', async () => {
+  test('may be any text, and no rule is applied at login', async () => {
     for (const password of ['x', ' ', '😀é\u0301\n', 'p'.repeat(10_000), "' or 1 = 1 --", '$2a$10$']) {
       await change(password)
       expect(await code('user2@assent.test', password)).toBe('done')
@@ -158,7 +158,7 @@ test('a wrong password, an unknown account and a deactivated one get the same an
 })
 
 describe('the trail', () => {
-  test('LOGIN, LOGIN_FAILED and LOGOUT: whose, about whom, from where', async () => {
+  test('records whose LOGIN, LOGIN_FAILED and LOGOUT it was, about whom, and from where', async () => {
     const { user } = api.db.people
     const { login } = await api.data(LOGIN, { input: { email: 'user@assent.test', password: PASSWORD } })
     expect(await lastEntry()).toEqual({ action: 'LOGIN', actor_id: user.id, user_id: user.id, ip: '127.0.0.1', metadata: {} })
@@ -168,7 +168,7 @@ describe('the trail', () => {
     expect(await lastEntry()).toEqual({ action: 'LOGIN_FAILED', actor_id: null, user_id: null, ip: '127.0.0.1', metadata: {} })
     await api.data(mutation('logout', 'clientMutationId'), { input: {} }, { token: login.accessToken })
     expect(await lastEntry()).toEqual({ action: 'LOGOUT', actor_id: user.id, user_id: user.id, ip: '127.0.0.1', metadata: {} })
-    // One's own actions are one's own to see; failures on the account are for admins.
+    // People see their own actions; only admins see the failures on an account.
     const query = `query ($id: UUID!) { auditLogs(condition: { userId: $id }, first: 100) { nodes { action } } }`
     const seen = async (who: 'user' | 'admin') =>
       (await api.data(query, { id: user.id }, who)).auditLogs.nodes.map((n: { action: string }) => n.action)
@@ -204,7 +204,7 @@ describe('the trail', () => {
     'x'.repeat(5000),
   ]
 
-  test('X-Forwarded-For counts for as many proxies as TRUST_PROXY says, and no more', async () => {
+  test('believes X-Forwarded-For for as many proxies as TRUST_PROXY says, and no more', async () => {
     for (const hops of [0, 1, 2]) {
       const server = await startApi({ TRUST_PROXY: String(hops) }, api.db)
       try {
@@ -225,7 +225,7 @@ describe('the trail', () => {
     }
   })
 
-  test('a header of somebody’s making does not lead around the limit of an address', async () => {
+  test('shows that a forged header does not evade the limit of an address', async () => {
     await owner.query(
       `insert into app_private.login_attempts (account_key, network, failed) select sha256(i::text::bytea), '127.0.0.1', true from generate_series(1, 100) i`,
     )

@@ -1,5 +1,6 @@
 import type { Client } from 'pg'
 import {
+  faultIn,
   mutation,
   newRequest,
   NOBODY,
@@ -26,7 +27,7 @@ let count = 0
 const newEmail = () => `Person.${++count}@Assent.TEST`
 
 const run = (name: string, input: object, who?: Who) => api.graphql(mutation(name, `user { ${USER} }`), { input }, who)
-/** The person that a mutation answers; it must succeed. */
+/** The person in a mutation's payload; the mutation must succeed. */
 const done = async (name: string, input: object, who: Who = 'admin') =>
   (await api.data(mutation(name, `user { ${USER} }`), { input }, who))[name].user
 const extensionsOf = ({ body }: Answer) => body.errors?.[0].extensions ?? 'done'
@@ -40,7 +41,7 @@ const loginCode = async (email: string, password?: string) => {
   const { body } = await logIn(email, password)
   return body.errors?.[0].extensions.code ?? 'done'
 }
-/** Who the server says is asking, or why it does not. */
+/** The caller, as the server says, or why it does not say. */
 const me = async (who: Who) => {
   const { body } = await api.graphql('{ currentUser { id } }', {}, who)
   return body.data?.currentUser.id ?? body.errors[0].extensions.code
@@ -53,7 +54,7 @@ const trailOf = async (userId: string) =>
       [userId],
     )
   ).rows
-/** All that a refusal must not leave a trace of. */
+/** Everything in which a refusal must leave no trace. */
 const everything = async () =>
   (
     await owner.query(
@@ -62,7 +63,7 @@ const everything = async () =>
     )
   ).rows[0]
 
-/** Each mutation about a person, with input that nothing is wrong with. */
+/** Each mutation about a person, with valid input. */
 const ABOUT_A_PERSON: Record<string, object> = {
   updateUser: { name: 'Renamed', role: 'MANAGER' },
   deactivateUser: {},
@@ -70,7 +71,7 @@ const ABOUT_A_PERSON: Record<string, object> = {
 }
 
 describe('an admin', () => {
-  test('adds, changes, deactivates and reactivates people: they come back changed, and the trail has each step', async () => {
+  test('adds, changes, deactivates and reactivates people: each payload shows the change, and the trail each step', async () => {
     const { admin } = api.db.people
     const email = newEmail()
     const added = await done('createUser', { email, name: 'Nina New', password: GOOD })
@@ -107,7 +108,7 @@ describe('an admin', () => {
     expect(await done('createUser', { email: newEmail(), name: 'x', role, password: GOOD })).toMatchObject({ role })
   })
 
-  test('who changes nothing leaves no trace', async () => {
+  test('leaves no trace by a change that changes nothing', async () => {
     const { id: userId } = await api.person()
     const before = await everything()
     for (const input of [{}, { name: 'Somebody New' }, { role: 'USER' }]) await done('updateUser', { userId, ...input })
@@ -119,20 +120,20 @@ describe('an admin', () => {
     expect(await everything()).toEqual(deactivated)
   })
 
-  test('may give up being one, and is answered what became of them', async () => {
+  test('may give up being one, and the payload shows it', async () => {
     const one = await api.person('ADMIN')
     expect(await done('updateUser', { userId: one.id, role: 'USER' }, one)).toMatchObject({ id: one.id, role: 'USER' })
     expect(await code('updateUser', { userId: one.id, role: 'ADMIN' }, one)).toBe('FORBIDDEN')
   })
 
-  test('may deactivate themselves: it is done, and so answered; the next request is refused', async () => {
+  test('may deactivate themselves: the payload shows it, and the next request is refused', async () => {
     const one = await api.person('ADMIN')
     expect(await done('deactivateUser', { userId: one.id }, one)).toMatchObject({ id: one.id, isDeleted: true })
     expect(await me(one)).toBe('UNAUTHENTICATED')
   })
 })
 
-test('each payload gives clientMutationId back', async () => {
+test('each payload returns clientMutationId', async () => {
   const clientMutationId = 'mine ☃'
   const person = await api.person()
   const calls: [string, object, Who][] = [
@@ -154,10 +155,10 @@ test('each payload gives clientMutationId back', async () => {
   })
 })
 
-describe('who is no admin', () => {
+describe('a caller who is not an admin', () => {
   const WEAK_AND_TAKEN = { email: 'USER@assent.test', name: '', password: 'x' }
 
-  test('adds nobody, whatever else is wrong with it', async () => {
+  test('adds nobody, whatever else is wrong with the call', async () => {
     const good = { email: newEmail(), name: 'x', password: GOOD }
     const before = await everything()
     for (const input of [good, { ...good, role: 'ADMIN' }, WEAK_AND_TAKEN]) {
@@ -168,7 +169,7 @@ describe('who is no admin', () => {
     expect(await everything()).toEqual(before)
   })
 
-  test('changes nobody whom they see, and finds nobody whom they do not', async () => {
+  test('changes nobody, and finds nobody who does not exist', async () => {
     const { user, user2, manager, admin } = api.db.people
     const gone = await api.person()
     await done('deactivateUser', { userId: gone.id })
@@ -177,13 +178,13 @@ describe('who is no admin', () => {
       [undefined, NOBODY, 'UNAUTHENTICATED'],
       ['user', user.id, 'FORBIDDEN'],
       ['user', manager.id, 'FORBIDDEN'],
-      ['user', user2.id, 'NOT_FOUND'],
-      ['user', gone.id, 'NOT_FOUND'],
+      ['user', user2.id, 'FORBIDDEN'],
+      ['user', gone.id, 'FORBIDDEN'],
       ['user', NOBODY, 'NOT_FOUND'],
       ['manager', manager.id, 'FORBIDDEN'],
       ['manager', user2.id, 'FORBIDDEN'],
       ['manager', admin.id, 'FORBIDDEN'],
-      ['manager', gone.id, 'NOT_FOUND'],
+      ['manager', gone.id, 'FORBIDDEN'],
       ['manager', NOBODY, 'NOT_FOUND'],
     ]
     const before = await everything()
@@ -199,7 +200,7 @@ describe('who is no admin', () => {
   })
 })
 
-test('for an admin an id never used is NOT_FOUND, whatever else is wrong; what is no UUID or no role is BAD_REQUEST', async () => {
+test('an admin gets NOT_FOUND for an id never used, whatever else is wrong, and BAD_REQUEST for an invalid UUID or role', async () => {
   const { id: userId } = await api.person()
   for (const [name, input] of Object.entries({ ...ABOUT_A_PERSON, 'updateUser ': { name: '' } })) {
     expect(await code(name.trim(), { ...input, userId: NOBODY }, 'admin')).toBe('NOT_FOUND')
@@ -228,7 +229,7 @@ describe('VALIDATION_FAILED', () => {
     'qwertyuiop123',
   ]
 
-  test('createUser: an address that is none or taken, a name, a password; nothing is left of it', async () => {
+  test('answers createUser with an invalid or taken address, a bad name or a bad password; nothing is left of it', async () => {
     const gone = await api.person()
     await done('deactivateUser', { userId: gone.id })
     const before = await everything()
@@ -243,13 +244,13 @@ describe('VALIDATION_FAILED', () => {
     ]
     for (const [wrong, field] of cases) {
       const answer = await run('createUser', { ...good, ...wrong }, 'admin')
-      expect([wrong, extensionsOf(answer)]).toEqual([wrong, { code: 'VALIDATION_FAILED', field }])
+      expect([wrong, extensionsOf(answer)]).toEqual([wrong, faultIn(field)])
       expect(answer.body.data).toEqual({ createUser: null })
     }
     expect(await everything()).toEqual(before)
   })
 
-  test('text with NUL or half a character, a password too', async () => {
+  test('answers text with NUL or half a character, even as a password', async () => {
     const { token } = await api.person()
     const before = await everything()
     for (const bad of ['\0', '\ud800']) {
@@ -262,7 +263,7 @@ describe('VALIDATION_FAILED', () => {
     expect(await everything()).toEqual(before)
   })
 
-  test('an address is taken in any letter case, of any alphabet', async () => {
+  test('answers an address that is taken in any letter case, of any alphabet', async () => {
     await done('createUser', { ...good, email: 'Jürgen.Ж@Assent.test' })
     for (const email of ['jürgen.ж@assent.test', 'JÜRGEN.Ж@ASSENT.TEST']) {
       expect([email, await code('createUser', { ...good, email }, 'admin')]).toEqual([email, 'VALIDATION_FAILED'])
@@ -270,7 +271,7 @@ describe('VALIDATION_FAILED', () => {
     }
   })
 
-  test('of two people with one address at once there is one', async () => {
+  test('answers one of two calls that add the same address at once', async () => {
     const email = newEmail()
     const codes = await Promise.all(
       [email, email.toUpperCase(), email.toLowerCase()].map((it) => code('createUser', { ...good, email: it }, 'admin')),
@@ -278,26 +279,27 @@ describe('VALIDATION_FAILED', () => {
     expect(codes.sort()).toEqual(['VALIDATION_FAILED', 'VALIDATION_FAILED', 'done'])
   })
 
-  test('updateUser: a name, and null for what cannot be cleared', async () => {
+  test('answers updateUser with a bad name, and with null for what cannot be cleared', async () => {
     const { id: userId } = await api.person()
     const before = await everything()
-    for (const [wrong, field] of [
-      ...BAD_NAMES.map((name) => [{ name }, 'name']),
+    const cases: [object, string][] = [
+      ...BAD_NAMES.map((name): [object, string] => [{ name }, 'name']),
       [{ name: null }, 'name'],
       [{ role: null }, 'role'],
-    ]) {
-      const answer = await run('updateUser', { userId, ...(wrong as object) }, 'admin')
-      expect([wrong, extensionsOf(answer)]).toEqual([wrong, { code: 'VALIDATION_FAILED', field }])
+    ]
+    for (const [wrong, field] of cases) {
+      const answer = await run('updateUser', { userId, ...wrong }, 'admin')
+      expect([wrong, extensionsOf(answer)]).toEqual([wrong, faultIn(field)])
     }
     expect(await everything()).toEqual(before)
   })
 
-  test('changePassword: a weak new one, before the old one is looked at; it counts as no attempt', async () => {
+  test('answers a weak new password before the old one is checked, and counts no attempt', async () => {
     const { email, token, id } = await api.person()
     const before = await trailOf(id)
     for (const newPassword of [...WEAK, ...WEAK]) {
       const answer = await run('changePassword', { oldPassword: 'wrong', newPassword }, { token })
-      expect([newPassword, extensionsOf(answer)]).toEqual([newPassword, { code: 'VALIDATION_FAILED', field: 'newPassword' }])
+      expect([newPassword, extensionsOf(answer)]).toEqual([newPassword, faultIn('newPassword')])
     }
     expect(await trailOf(id)).toEqual(before)
     expect(await loginCode(email)).toBe('done')
@@ -309,7 +311,7 @@ describe('VALIDATION_FAILED', () => {
     ['blanks', ' '.repeat(11) + 'é'],
     ['a line', `${PASSWORD}\n`],
     ['a book', 'x'.repeat(100_000)],
-  ])('12 code points are a password, which has to come back as it is: %s', async (_, password) => {
+  ])('does not answer 12 code points, which then have to be given exactly: %s', async (_, password) => {
     const email = newEmail()
     const added = await done('createUser', { email, name: 'x', password })
     expect(await loginCode(email, password)).toBe('done')
@@ -325,7 +327,7 @@ describe('VALIDATION_FAILED', () => {
 
 describe('the last active admin', () => {
   let last: NewPerson
-  // The demo admin gives way, and comes back; a changed role ends no session.
+  // The demo admin steps down for this, and comes back; a changed role ends no session.
   const setRole = (role: string) =>
     owner.query('update app_public.users set role = $1 where id = $2', [role, api.db.people.admin.id])
   beforeEach(async () => {
@@ -334,7 +336,7 @@ describe('the last active admin', () => {
   })
   afterEach(() => setRole('ADMIN'))
 
-  test('stays one, whoever asks', async () => {
+  test('stays one, whoever tries to change that', async () => {
     const before = await everything()
     for (const [name, input] of [
       ['updateUser', { role: 'USER' }],
@@ -348,11 +350,11 @@ describe('the last active admin', () => {
     expect(await done('updateUser', { userId: last.id, name: 'Renamed' }, last)).toMatchObject({ name: 'Renamed', role: 'ADMIN' })
   })
 
-  test('stays one: that comes before what else is wrong', async () => {
+  test('stays one: that is checked before anything else that is wrong', async () => {
     expect(await code('updateUser', { userId: last.id, role: 'USER', name: '' }, last)).toBe('INVALID_TRANSITION')
   })
 
-  test('is the one who is active: somebody deactivated does not count', async () => {
+  test('must be active: a deactivated admin does not count', async () => {
     const other = await api.person('ADMIN')
     await done('deactivateUser', { userId: other.id }, last)
     expect(await code('updateUser', { userId: last.id, role: 'USER' }, last)).toBe('INVALID_TRANSITION')
@@ -363,7 +365,7 @@ describe('the last active admin', () => {
   test.each([
     ['demote', 'updateUser', { role: 'USER' }, 'FORBIDDEN'],
     ['deactivate', 'deactivateUser', {}, 'UNAUTHENTICATED'],
-  ])('of two who %s each other at once one is left', async (_, name, input, expected) => {
+  ])('is left when two %s each other at once', async (_, name, input, expected) => {
     for (let round = 0; round < 5; round++) {
       const other = await api.person('ADMIN')
       const codes = await Promise.all([
@@ -377,7 +379,7 @@ describe('the last active admin', () => {
     }
   })
 
-  test('of two who give it up at once one is left', async () => {
+  test('is left when two give it up at once', async () => {
     const other = await api.person('ADMIN')
     const codes = await Promise.all([last, other].map((who) => code('updateUser', { userId: who.id, role: 'USER' }, who)))
     expect(codes.toSorted()).toEqual(['INVALID_TRANSITION', 'done'])
@@ -385,7 +387,7 @@ describe('the last active admin', () => {
 })
 
 describe('on the next request of an old token', () => {
-  test('a deactivated person is out: token, refresh token, cookie and password; reactivated, they log in anew', async () => {
+  test('a deactivated person is locked out by token, refresh token, cookie and password; once reactivated, they log in anew', async () => {
     const { id: userId, email, token } = await api.person('MANAGER')
     const { body: tokens } = await api.rest('POST', '/auth/token/', { email, password: PASSWORD })
     const { headers } = await api.rest('POST', '/auth/session/', { email, password: PASSWORD })
@@ -410,7 +412,7 @@ describe('on the next request of an old token', () => {
     expect(await loginCode(email)).toBe('done')
   })
 
-  test('what was assigned to somebody deactivated any manager can decide', async () => {
+  test('any manager can decide what was assigned to somebody deactivated', async () => {
     const { id: assignedToId } = await api.person('MANAGER')
     const requestId = await newRequest(api, { submit: true, assignedToId })
     expect(await api.code(mutation('approveRequest'), { input: { requestId } }, 'manager')).toBe('FORBIDDEN')
@@ -434,7 +436,7 @@ describe('on the next request of an old token', () => {
     expect(await api.code(mutation('approveRequest'), { input: { requestId: id } }, { token })).toBe('NOT_FOUND')
   })
 
-  test('a new password has ended all other sessions, and no other person’s', async () => {
+  test('a new password has ended the person’s other sessions, and no other person’s', async () => {
     const { id, email, token: here } = await api.person()
     const { body } = await logIn(email)
     const elsewhere = { token: body.data.login.accessToken }
@@ -455,11 +457,11 @@ describe('on the next request of an old token', () => {
 describe('a wrong old password', () => {
   const change = (who: Who, oldPassword: string) => run('changePassword', { oldPassword, newPassword: GOOD }, who)
 
-  test('is VALIDATION_FAILED and changes nothing; after ten the account is throttled, for a login too', async () => {
+  test('is VALIDATION_FAILED and changes nothing; after ten the account is throttled, for logins too', async () => {
     const { id, email, token } = await api.person()
     for (let i = 0; i < 10; i++) {
       const answer = await change({ token }, `wrong ${i}`)
-      expect(extensionsOf(answer)).toEqual({ code: 'VALIDATION_FAILED', field: 'oldPassword' })
+      expect(extensionsOf(answer)).toEqual(faultIn('oldPassword'))
     }
     for (const oldPassword of ['wrong', PASSWORD]) {
       const answer = await change({ token }, oldPassword)
@@ -467,7 +469,7 @@ describe('a wrong old password', () => {
       expect(answer.headers['retry-after']).toBe(String(extensionsOf(answer).retryAfter))
     }
     expect(await loginCode(email)).toBe('TOO_MANY_ATTEMPTS')
-    // The session lives on, and the password is what it was.
+    // The session lives on, and the password is unchanged.
     expect(await me({ token })).toBe(id)
     await owner.query('delete from app_private.login_attempts')
     expect(await loginCode(email)).toBe('done')
@@ -483,7 +485,7 @@ describe('a wrong old password', () => {
     expect(extensionsOf(await change({ token }, PASSWORD)).code).toBe('TOO_MANY_ATTEMPTS')
   })
 
-  test('of 20 at once at most 10 are looked at', async () => {
+  test('is checked at most 10 times when 20 come at once', async () => {
     const { token } = await api.person()
     const codes = (await Promise.all(Array.from({ length: 20 }, (_, i) => change({ token }, `guess ${i}`)))).map(
       (answer) => extensionsOf(answer).code,

@@ -5,7 +5,7 @@ import { cloneCrowd } from '../../harness/crowd.ts'
 import type { Name } from '../../harness/database.ts'
 
 // Every list and count that GraphQL offers, as each role, on tables large enough that the planner prefers an index: by
-// the very SQL that PostGraphile makes of it. What counts is that no plan reads a growing table from end to end.
+// the very SQL that PostGraphile makes of them. No plan may read a growing table from end to end.
 
 /** A tenth of the crowd's requests. */
 const MOST_READ = 3_000
@@ -28,7 +28,7 @@ const lists = {
   'audit logs by request': '{ auditLogs(condition: { requestId: "$ID" }) { nodes { id action } } }',
   users: '{ users { nodes { id name } } }',
 }
-/** Their cost is what they count: a person's own requests, or the backlog; never all there is. */
+/** These cost as much as they count: a person's own requests, or the backlog, but never everything. */
 const counts: [Name, string, string][] = [
   ['user', 'own requests', '{ requests { totalCount } }'],
   ['user', 'own audit entries', '{ auditLogs { totalCount } }'],
@@ -49,7 +49,7 @@ interface Plan {
   Plans?: Plan[]
 }
 
-/** The plans, with what really happened, of the statements that a query becomes. */
+/** The plans of a query's statements, with what really happened. */
 async function plansOf(name: Name, query: string): Promise<Plan[]> {
   const statements: { text: string; values?: unknown[] }[] = []
   const client = { query: async (statement: (typeof statements)[0]) => (statements.push(statement), { rows: [], rowCount: 0 }) }
@@ -74,7 +74,7 @@ const nodes = (plan: Plan): Plan[] => [plan, ...(plan.Plans ?? []).flatMap(nodes
 const growing = ['requests', 'audit_logs', 'users']
 const isFullScan = (node: Plan) =>
   node['Node Type'] === 'Seq Scan' && growing.includes(node['Relation Name'] ?? '') && node['Actual Loops'] > 0
-/** Rows that a node has read, kept or not. */
+/** The rows that a node has read, whether it kept them or not. */
 const rowsRead = (node: Plan) => node['Actual Loops'] * (node['Actual Rows'] + (node['Rows Removed by Filter'] ?? 0))
 
 describe.each(roles)('as %s', (role) => {
@@ -93,7 +93,7 @@ test.each(counts)('as %s: count of %s', async (role, _, query) => {
   for (const plan of await plansOf(role, query)) expect(nodes(plan).filter(isFullScan)).toEqual([])
 })
 
-test('a full scan would be seen', async () => {
+test('a full scan would be noticed', async () => {
   const [row] = await db.commit(
     'admin',
     `explain (analyze, timing off, format json) select count(*) from app_public.requests where title like '%x%'`,

@@ -23,7 +23,7 @@ beforeAll(async () => {
 })
 afterAll(() => db.close())
 
-/** Something with a name in the schema, as `Type`, `Type.field` or `Type.field.argument`. */
+/** Something with a name in the schema: `Type`, `Type.field` or `Type.field.argument`. */
 interface Named {
   readonly path: string
   readonly name: string
@@ -44,17 +44,17 @@ function inside(type: GraphQLNamedType): Named[] {
   ])
 }
 
-/** Mutations that the server makes, around functions that no caller may execute. */
+/** Mutations that the server adds, around functions that no caller may execute. */
 const ofServer = ['changePassword', 'createUser', 'login', 'resetPassword']
 
 const types = () =>
   Object.values(schema.getTypeMap()).filter((type) => !isIntrospectionType(type) && !isSpecifiedScalarType(type))
 
-test('is server/graphql/schema.graphql; if a change is meant, write it by: npm run dump', async () => {
+test('is server/graphql/schema.graphql; if it has changed on purpose, run: npm run dump', async () => {
   expect(sdl).toBe(await readFile('server/graphql/schema.graphql', 'utf8'))
 })
 
-test('changes rows by the functions of the database alone', async () => {
+test('changes rows only by functions of the database', async () => {
   const owner = await db.connect('owner')
   const { rows } = await owner.query<{ name: string }>(`
     select proname as name from pg_proc where pronamespace = 'app_public'::regnamespace and provolatile = 'v'`)
@@ -63,7 +63,7 @@ test('changes rows by the functions of the database alone', async () => {
   expect(mutations.toSorted()).toEqual([...functions, ...ofServer].toSorted())
 })
 
-test('has no name for a secret, and answers none but the tokens of a login', () => {
+test('names no secret, and returns none but the tokens of a login', () => {
   const names = types().flatMap((type) => [type.name, ...inside(type).map(({ path }) => path)])
   expect(names.filter((name) => /secret|session|hash|credential|digest/i.test(name))).toEqual([])
   const outputs = types()
@@ -74,7 +74,7 @@ test('has no name for a secret, and answers none but the tokens of a login', () 
 })
 
 test('describes everything that comes from the database', () => {
-  const theirs = /(Condition|Filter|Connection|Edge|Aggregates?|OrderBy|GroupBy)$/ // of a library, whose names say it all
+  const theirs = /(Condition|Filter|Connection|Edge|Aggregates?|OrderBy|GroupBy)$/ // These come from libraries, and their names say it all.
   const servers = new RegExp(`^(${ofServer.join('|')})(Input|Payload)$`, 'i')
   const ours = types().filter(({ name }) => !theirs.test(name) && !servers.test(name))
   const named = ours.flatMap((type) => [{ path: type.name, description: type.description }, ...inside(type)])

@@ -1,6 +1,6 @@
 import { mutation, newRequest, PASSWORD, startApi, type Api } from '../../harness/client.ts'
 
-// What an outside tester found: values that were taken for "left out", and orders that were none.
+// An outside tester found these: values that were mistaken for "left out", and orders that were empty.
 
 let api: Api
 beforeAll(async () => void (api = await startApi()))
@@ -60,7 +60,7 @@ describe('orders', () => {
     },
   )
 
-  test('none or an empty one is newest first, as without', async () => {
+  test('that are null or empty mean newest first, as does leaving them out', async () => {
     expect(await walk('orderBy: null')).toEqual(all)
     expect(await walk('orderBy: []')).toEqual(all)
   })

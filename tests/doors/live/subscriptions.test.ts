@@ -22,20 +22,20 @@ afterAll(async () => {
   await api.close()
 })
 
-/** What the worker does of the latest action on a request or a person. */
+/** Does the worker's part for the latest action on a request or a person. */
 const work = (id: string) =>
   owner.query(
     `select app_private.notify(a.id) from app_public.audit_logs a
      where a.request_id = $1 or (a.user_id = $1 and a.action like 'USER%') order by a."timestamp" desc limit 1`,
     [id],
   )
-/** Takes a new request as far as SUBMITTED, and tells of it. */
+/** Submits a new request, and announces it. */
 async function submitted(options: Parameters<typeof newRequest>[1] = {}): Promise<string> {
   const id = await newRequest(api, { ...options, submit: true })
   await work(id)
   return id
 }
-/** An event that each of these must hear; what they have not heard before it does not come. */
+/** An event that each of these must hear: whatever has not come before it will not come. */
 async function expectNothingElse(heard: readonly (readonly [Heard, Socket])[]): Promise<void> {
   await sleep(50)
   for (const [{ waiting }, socket] of heard) {
@@ -52,7 +52,7 @@ const awaiting = async (who: string | NewPerson) =>
   (await api.data('{ requestsAwaitingMyDecision { totalCount } }', {}, who as never)).requestsAwaitingMyDecision.totalCount
 
 describe('requestUpdated', () => {
-  test('tells of every change, as the subscriber may see it', async () => {
+  test('reports every change, as the subscriber may see it', async () => {
     const id = await newRequest(api)
     const [uma, mia] = [await connect(api, 'user'), await connect(api, 'manager')]
     const query = `subscription ($id: UUID!) { changed: requestUpdated(id: $id) { __typename request {
@@ -88,7 +88,7 @@ describe('requestUpdated', () => {
     ])
   })
 
-  test('knows an id however it is written', async () => {
+  test('accepts an id in any spelling', async () => {
     const id = await newRequest(api)
     const socket = await connect(api, 'user')
     const heard = await Promise.all(
@@ -98,7 +98,7 @@ describe('requestUpdated', () => {
     for (const each of heard) expect((await each.data()).requestUpdated.request.id).toBe(id)
   })
 
-  test('tells nothing of what the subscriber cannot see, as of an id never used', async () => {
+  test('reports nothing about a request that the subscriber cannot see, nor about an id never used', async () => {
     const id = await newRequest(api)
     const admin = await connect(api, 'admin')
     const seen = await admin.subscribe(UPDATED, { id })
@@ -108,7 +108,7 @@ describe('requestUpdated', () => {
     await act(api, 'updateRequest', id, 'user', { title: 'Still a draft' })
     expect(await statusOf(seen)).toBe('DRAFT')
     await expectNothingElse([...unseen, ...unknown].map((heard, i) => [heard, sockets[i % 3]!]))
-    // From when a manager may see it, a manager hears of it.
+    // Managers hear of it from the moment they may see it.
     await act(api, 'submitRequest', id, 'user')
     expect(await statusOf(seen)).toBe('SUBMITTED')
     for (const heard of unseen.slice(1)) expect(await statusOf(heard)).toBe('SUBMITTED')
@@ -120,19 +120,19 @@ describe('requestUpdated', () => {
     ])
   })
 
-  test('tells once, by null, that it can be seen no longer', async () => {
+  test('reports once, by null, that the request can no longer be seen', async () => {
     const id = await newRequest(api)
     const [uma, admin] = [await connect(api, 'user'), await connect(api, 'admin')]
     const [byUser, byAdmin] = [await uma.subscribe(UPDATED, { id }), await admin.subscribe(UPDATED, { id })]
     await act(api, 'deleteRequest', id, 'user')
     expect(await byUser.data()).toEqual({ requestUpdated: { request: null } })
-    expect(await statusOf(byAdmin)).toBe('DRAFT') // Admins see deleted ones, too.
+    expect(await statusOf(byAdmin)).toBe('DRAFT') // Admins also see deleted requests.
     await owner.query(`select pg_notify('assent', 'request ' || $1)`, [id])
     expect(await statusOf(byAdmin)).toBe('DRAFT')
     await expectNothingElse([[byUser, uma]])
   })
 
-  test('asks the role that somebody has by then: who is no manager any more hears that once', async () => {
+  test('goes by the role of the moment: whoever is no longer a manager hears that once', async () => {
     const id = await newRequest(api, { submit: true })
     const person = await api.person('MANAGER')
     const socket = await connect(api, person)
@@ -146,7 +146,7 @@ describe('requestUpdated', () => {
     await expectNothingElse([[heard, socket]])
   })
 
-  test('tells of many changes at once as one, with what holds at last', async () => {
+  test('reports many changes at once as one event, with the final state', async () => {
     const id = await newRequest(api)
     const socket = await connect(api, 'user')
     const heard = await socket.subscribe(UPDATED, { id })
@@ -160,7 +160,7 @@ describe('requestUpdated', () => {
         return (await notifier.query(waiting)).rows.length > 0
       })
       for (let i = 0; i < 50; i++) await announce()
-      await sleep(500) // They are heard.
+      await sleep(500) // Until they are heard.
     } finally {
       await holder.query('rollback')
     }
@@ -171,7 +171,7 @@ describe('requestUpdated', () => {
 })
 
 describe('inboxChanged', () => {
-  test('tells deciders how many requests await them now, and nobody else', async () => {
+  test('tells deciders, and nobody else, how many requests await them now', async () => {
     const people = ['manager', 'manager2', 'admin', 'user', 'user2'] as const
     const sockets = await Promise.all(people.map((who) => connect(api, who)))
     const [manager, manager2, admin, ...users] = (await Promise.all(sockets.map((socket) => socket.subscribe(INBOX)))) as [
@@ -190,16 +190,16 @@ describe('inboxChanged', () => {
     expect(await counts()).toEqual([before[0], before[1]! + 1, before[2]! + 1])
     await act(api, 'approveRequest', id, 'manager2')
     await work(id)
-    // The first manager could not decide it any more, and hears nothing.
+    // The first manager could no longer decide it, and hears nothing.
     expect([await count(manager2), await count(admin)]).toEqual([before[1], before[2]])
 
-    // One's own request awaits others.
+    // A manager's own request awaits others.
     await submitted({ by: 'manager' })
     expect([await count(manager2), await count(admin)]).toEqual([before[1]! + 1, before[2]! + 1])
     await expectNothingElse([manager, ...users].map((heard, i) => [heard, sockets[i === 0 ? 0 : i + 2]!]))
   })
 
-  test('tells when somebody becomes a decider, or ceases to be one, and to whom falls what was theirs', async () => {
+  test('reports when somebody becomes or ceases to be a decider, also to those who inherit their requests', async () => {
     const [person, watcher] = [await api.person('MANAGER'), await api.person('MANAGER')]
     await submitted({ assignedToId: person.id })
     const [theirs, watching] = [await connect(api, person), await connect(api, watcher)]
@@ -221,7 +221,7 @@ describe('inboxChanged', () => {
 })
 
 describe('notificationReceived', () => {
-  test('tells everybody what they are told, and nobody what others are', async () => {
+  test('reports each notification to its recipient, and to nobody else', async () => {
     const people = ['user', 'user2', 'manager', 'manager2'] as const
     const sockets = await Promise.all(people.map((who) => connect(api, who)))
     const [uma, user2, mia, manager2] = await Promise.all(sockets.map((socket) => socket.subscribe(RECEIVED)))
@@ -237,7 +237,7 @@ describe('notificationReceived', () => {
     await expectNothingElse([uma, user2, mia, manager2].map((heard, i) => [heard!, sockets[i]!]))
   })
 
-  test('tells of each, in order, when many come at once; not of those that are mail alone', async () => {
+  test('reports each in order when many come at once, except those that exist only as mail', async () => {
     const person = await api.person()
     const socket = await connect(api, person)
     const heard = await socket.subscribe(RECEIVED)
@@ -254,7 +254,7 @@ describe('notificationReceived', () => {
     await expectNothingElse([[heard, socket]])
   })
 
-  test('by an announcement that names a notification of somebody else, tells nothing', async () => {
+  test('reports nothing when an announcement names a notification of somebody else', async () => {
     const socket = await connect(api, 'user2')
     const heard = await socket.subscribe(RECEIVED)
     const { rows } = await owner.query('select id, recipient_id from app_public.notifications limit 1')
@@ -267,7 +267,7 @@ describe('notificationReceived', () => {
   })
 })
 
-describe('the connection that listens', () => {
+describe('the listening connection', () => {
   const listeners = async () =>
     (
       await owner.query<{ n: number }>(
@@ -275,7 +275,7 @@ describe('the connection that listens', () => {
       )
     ).rows[0]!.n
 
-  test('is one for each process, and all processes hear', async () => {
+  test('exists once in each process, and all processes hear', async () => {
     const id = await newRequest(api)
     const sockets = [await connect(api, 'user'), await connect(other, 'user'), await connect(other, 'admin')]
     const heard = await Promise.all(sockets.map((socket) => socket.subscribe(UPDATED, { id })))
@@ -284,7 +284,7 @@ describe('the connection that listens', () => {
     for (const each of heard) expect(await statusOf(each)).toBe('SUBMITTED')
   })
 
-  test('when it is lost, subscribers are sent away, since they may miss something; clients come back by themselves', async () => {
+  test('sends subscribers away when it is lost, since they may miss something; clients come back by themselves', async () => {
     const root = await api.db.connect('root')
     const id = await newRequest(api)
     const socket = await connect(api, 'user')
@@ -322,7 +322,7 @@ describe('the connection that listens', () => {
     await client.dispose()
   })
 
-  test('when it cannot be had, live news are, and all else is not, refused', async () => {
+  test('refuses live news while it cannot be opened, and nothing else', async () => {
     const proxy = await startProxy(api.db.urls.auth)
     const away = await startApi({ AUTH_DATABASE_URL: proxy.url }, api.db)
     await proxy.cut()
@@ -334,7 +334,7 @@ describe('the connection that listens', () => {
     const heard = await socket.subscribe(UPDATED, { id })
     await act(away, 'submitRequest', id, 'user')
     expect(await statusOf(heard)).toBe('SUBMITTED')
-    // Gone without a word to the client, but for the closing.
+    // Nothing but the closing tells the client.
     await proxy.cut()
     expect(await socket.closed).toEqual([1013, 'Try again later'])
     await away.close()
@@ -343,7 +343,7 @@ describe('the connection that listens', () => {
 })
 
 describe('one socket', () => {
-  test('carries several operations, each until it is completed', async () => {
+  test('carries several operations, each until it completes', async () => {
     const socket = await connect(api, 'user')
     const [one, two] = [await newRequest(api), await newRequest(api)]
     const [first, second] = [await socket.subscribe(UPDATED, { id: one }), await socket.subscribe(UPDATED, { id: two })]
@@ -376,7 +376,7 @@ describe('one socket', () => {
     expect(socket.isOpen).toBe(true)
   })
 
-  test('is told what is wrong with a document, with a code', async () => {
+  test('hears what is wrong with a document, with a code', async () => {
     const socket = await connect(api, 'user')
     for (const [query, variables] of [
       ['subscription { nothing }'],
@@ -429,7 +429,7 @@ describe('server-sent events', () => {
   }
   const bearer = (token: string) => ({ authorization: `Bearer ${token}` })
 
-  test('tell the same, as a stream of "next" events', async () => {
+  test('carry the same news, as a stream of "next" events', async () => {
     const id = await newRequest(api)
     const { res, text } = await stream(api, UPDATED, { id }, bearer(api.token('user')))
     expect(res.statusCode).toBe(200)
@@ -444,7 +444,7 @@ describe('server-sent events', () => {
     expect(text()).toBe(`:\n\nevent: next\ndata: ${JSON.stringify({ data: { requestUpdated: { request } } })}\n\n`)
   })
 
-  test('are for pages of ours alone', async () => {
+  test('are only for our own pages', async () => {
     const origin = { origin: 'https://evil.example.com' }
     expect((await stream(api, INBOX, {}, { ...bearer(api.token('user')), ...origin })).res.statusCode).toBe(403)
     expect((await stream(api, INBOX, {}, { ...bearer(api.token('user')), origin: api.url })).res.statusCode).toBe(200)
@@ -464,14 +464,14 @@ describe('server-sent events', () => {
     await until(async () => (await subscribers()) === 0)
   })
 
-  test('are for a subscription alone, and for who accepts them', async () => {
+  test('are only for subscriptions, and for callers who accept them', async () => {
     expect(await api.code(INBOX, {}, 'user')).toBe('BAD_REQUEST')
     const asked = await api.graphql('{ currentUser { name } }', {}, 'user', { accept: 'application/json, text/event-stream' })
     expect(asked.headers['content-type']).toMatch('application/json')
     expect(asked.body).toEqual({ data: { currentUser: { name: 'Uma User' } } })
   })
 
-  test('need credentials; a refusal is JSON, as any', async () => {
+  test('need credentials; a refusal is JSON, as everywhere', async () => {
     const ask = async (headers: Record<string, string>, query = INBOX, variables = {}) => {
       const { res, text, ended } = await stream(api, query, variables, headers)
       await ended
@@ -499,7 +499,7 @@ describe('server-sent events', () => {
     await api.data(mutation('logout', 'clientMutationId'), { input: {} }, person)
     await Promise.all(all.map((each) => each.ended))
     expect(performance.now() - start).toBeLessThan(5_000)
-    // No word of an end that was not meant: a client asks again, and hears why.
+    // No "complete" is sent, since the end was not the client's: it asks again, and hears why.
     for (const { text } of all) expect(text()).toBe(':\n\n')
   })
 })

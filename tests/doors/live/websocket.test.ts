@@ -6,12 +6,14 @@ import jwt from 'jsonwebtoken'
 import type { Client } from 'pg'
 import pino from 'pino'
 import { toClientError } from '../../../server/errors.ts'
-import { makeTokens } from '../../../server/http/identity.ts'
+import { makeTokens } from '../../../server/http/tokens.ts'
 import type { Live } from '../../../server/live/listener.ts'
+import { makeNews } from '../../../server/live/news.ts'
 import { makeSubscribers } from '../../../server/live/subscribers.ts'
-import { makeNews } from '../../../server/graphql/schema/subscriptions.ts'
 import { startServer } from '../../../server/server.ts'
-import { openPool } from '../../../server/sql/as-caller.ts'
+import { makeDatabase } from '../../../server/sql/as-caller.ts'
+import { makeSessions } from '../../../server/sql/in-use.ts'
+import { openPool } from '../../../server/sql/pool.ts'
 import {
   deadToken,
   fromElsewhere,
@@ -29,7 +31,7 @@ import { act, closeAll, connect, INBOX, open, until, UPDATED } from '../../harne
 const PUBLIC_URL = 'https://assent.example.com'
 const PAGE = 'https://app.example.com'
 
-// What happens by the minute is made to happen when the test says so; only what repeats, and in our process alone.
+// Intervals of this process pass when a test says so; single timers and the clock are real.
 jest.useFakeTimers({
   doNotFake: [
     'Date',
@@ -54,12 +56,12 @@ beforeAll(async () => {
 afterEach(closeAll)
 afterAll(() => api.close())
 
-/** Logs in as a browser does: the cookie, and the token for its changes. */
+/** Logs in as a browser does. Returns the cookie, and the token for changes. */
 async function logIn({ email }: { email: string }) {
   const answer = await api.rest('POST', '/auth/session/', { email, password: PASSWORD }, undefined, fromElsewhere())
   return { cookie: answer.headers['set-cookie']![0]!.split(';')[0]!, csrf: answer.body.csrf_token as string }
 }
-/** One more session of somebody's, without the slow hash of a login. */
+/** Opens one more session of a person, without the slow hash of a login. */
 async function anotherSession(person: NewPerson): Promise<NewPerson> {
   const { rows } = await owner.query('select session_secret from app_private.open_session($1, false, null)', [person.id])
   return { ...person, token: makeTokens([JWT_SECRET]).sign(rows[0].session_secret, randomUUID()).token }
@@ -70,9 +72,9 @@ const UNAUTHORIZED = { code: 4401, reason: 'Unauthorized' }
 describe('who may connect', () => {
   test.each([
     ['nobody', undefined],
-    ['a token that is none', { token: 'garbage' }],
+    ['a malformed token', { token: 'garbage' }],
     ['a forged token', { token: makeTokens(['a key that is not the one of this server']).sign('x', 'y').token }],
-    ['a token of a session that is none', { token: deadToken() }],
+    ['a token of a session that never existed', { token: deadToken() }],
   ])('not %s', async (_who, who) => {
     await expect(connect(api, who, { headers: fromElsewhere() })).rejects.toMatchObject(UNAUTHORIZED)
   })
@@ -80,18 +82,18 @@ describe('who may connect', () => {
   test.each([
     ['no payload', settings()],
     ['null', settings(null)],
-    ['a member that is not named so', settings({ token: 'Bearer x' })],
+    ['a member of another name', settings({ token: 'Bearer x' })],
     ['no token', settings({ authorization: null })],
     ['an empty one', settings({ authorization: '' })],
     ['another scheme', settings({ authorization: 'Basic eDp5' })],
     ['a token that is an object', settings({ authorization: { Bearer: 'x' } })],
-  ])('not who sends %s', async (_what, message) => {
+  ])('not with %s', async (_what, message) => {
     const socket = await open(api, { headers: fromElsewhere() })
     socket.send(message)
     expect(await socket.closed).toEqual([4401, 'Unauthorized'])
   })
 
-  test('who says it by the header of the upgrade; a bad one is refused there', async () => {
+  test('a caller with a token in the header of the upgrade; a bad one is refused there', async () => {
     const authorization = `Bearer ${api.token('user')}`
     const socket = await connect(api, undefined, { headers: { authorization } })
     expect(await socket.start('{ currentUser { name } }').data()).toEqual({ currentUser: { name: 'Uma User' } })
@@ -101,20 +103,20 @@ describe('who may connect', () => {
     })
   })
 
-  test('a browser, by its cookie; but not to change anything, for which it has no token', async () => {
+  test('a browser with its cookie, but not to change anything, since it has no CSRF token', async () => {
     const person = await api.person()
     const { cookie } = await logIn(person)
     const socket = await connect(api, undefined, { headers: { cookie, origin: PAGE } })
     expect(await socket.start('{ currentUser { id } }').data()).toEqual({ currentUser: { id: person.id } })
     expect(await socket.start(mutation('createRequest'), { input: { title: 'x' } }).code()).toBe('FORBIDDEN')
-    // Credentials that are given come before those that come by themselves.
+    // Explicit credentials come before the cookie.
     const both = await connect(api, 'user', { headers: { cookie } })
     expect(await both.start('{ currentUser { name } }').data()).toEqual({ currentUser: { name: 'Uma User' } })
     const dead = { headers: { cookie: 'assent_session=dead', ...fromElsewhere() } }
     await expect(connect(api, undefined, dead)).rejects.toMatchObject(UNAUTHORIZED)
   })
 
-  test('whose page is ours, whatever the credentials', async () => {
+  test('only our own pages, whatever the credentials', async () => {
     const host = new URL(api.url).host
     for (const origin of [PUBLIC_URL, PAGE, `http://${host}`]) {
       expect([origin, (await connect(api, 'user', { headers: { origin } })).isOpen]).toEqual([origin, true])
@@ -130,7 +132,7 @@ describe('who may connect', () => {
     }
   })
 
-  test('at /graphql, and nowhere else; what would be upgraded to anything else is answered as it is', async () => {
+  test('only at /graphql; a request to upgrade to anything else is answered as it is', async () => {
     const upgrade = { connection: 'Upgrade', upgrade: 'websocket', 'sec-websocket-version': '13' }
     const key = { 'sec-websocket-key': randomBytes(16).toString('base64') }
     for (const path of ['/', '/api/v1/requests/', '/graphql/x']) {
@@ -158,30 +160,30 @@ describe('who may connect', () => {
     for (let i = 0; i < 400 && answer?.type !== 'error'; i++) answer = await socket.start('{ __typename }').next()
     expect(answer!.payload[0].extensions).toEqual({ code: 'RATE_LIMITED', retryAfter: expect.any(Number) })
     expect(socket.isOpen).toBe(true)
-    // However fast it is filled up again, a hundred at once are too many; of an allowance of their own they were not.
+    // However fast it refills, a hundred at once exceed what is left; an allowance of their own would have sufficed.
     const calls = await Promise.all(Array.from({ length: 100 }, () => api.graphql('{ __typename }', {}, { token })))
     expect(calls.map(({ status }) => status)).toContain(429)
     await sure.close()
   })
 })
 
-describe('what is no conversation', () => {
+describe('malformed conversations', () => {
   const subscribe = (id: string) => JSON.stringify({ id, type: 'subscribe', payload: { query: INBOX } })
 
   test.each([
-    ['text that is no JSON', ['hello'], 4400],
-    ['no object', ['[]'], 4400],
-    ['no type', ['{}'], 4400],
-    ['a type that is none', ['{"type":"start"}'], 4400],
+    ['text that is not JSON', ['hello'], 4400],
+    ['a value that is not an object', ['[]'], 4400],
+    ['a missing type', ['{}'], 4400],
+    ['an unknown type', ['{"type":"start"}'], 4400],
     ['an operation without an id', ['{"type":"subscribe","payload":{"query":"{ __typename }"}}'], 4400],
     ['an operation without a query', ['{"type":"subscribe","id":"1","payload":{}}'], 4400],
     ['an operation whose variables are a list', ['{"type":"subscribe","id":"1","payload":{"query":"x","variables":[]}}'], 4400],
-    ['what only a server says', ['{"type":"next","id":"1","payload":{"data":{}}}'], 4400],
+    ['a message that only a server sends', ['{"type":"next","id":"1","payload":{"data":{}}}'], 4400],
     ['bytes', [randomBytes(50)], 4400],
-    ['a second beginning', [settings({})], 4429],
+    ['a second connection_init', [settings({})], 4429],
     ['an id that is in use', [subscribe('1'), subscribe('1')], 4409],
     ['more than 100 kB', [JSON.stringify({ type: 'ping', payload: { pad: 'x'.repeat(100_000) } })], 1009],
-    ['text that is no UTF-8', [{ invalid: true }], 1007],
+    ['text that is not UTF-8', [{ invalid: true }], 1007],
   ] as [string, (string | Buffer | { invalid: true })[], number][])('%s closes the socket', async (_what, messages, code) => {
     const before = api.log().length
     const socket = await connect(api, 'user')
@@ -190,30 +192,30 @@ describe('what is no conversation', () => {
       else socket.ws.send(Buffer.from([0xff, 0xfe]), { binary: false })
     }
     expect((await socket.closed)[0]).toBe(code)
-    // They are theirs: no operator need look.
+    // The faults are the caller's: no operator needs to look.
     expect(api.log().slice(before)).not.toMatch(/"level":(40|50)/)
   })
 
-  test('bytes that are no frame close the socket', async () => {
+  test('bytes that are not a frame close the socket', async () => {
     const socket = await connect(api, 'user')
     const { _socket: raw } = socket.ws as unknown as { _socket: NetSocket }
-    raw.write(Buffer.from([0x81, 0x05, 0x68, 0x65, 0x6c, 0x6c, 0x6f])) // A client has to mask.
+    raw.write(Buffer.from([0x81, 0x05, 0x68, 0x65, 0x6c, 0x6c, 0x6f])) // A client must mask its frames.
     expect((await socket.closed)[0]).toBe(1002)
   })
 
-  test('an operation before the beginning closes the socket', async () => {
+  test('an operation before connection_init closes the socket', async () => {
     const socket = await open(api)
     socket.send({ id: '1', type: 'subscribe', payload: { query: '{ __typename }' } })
     expect(await socket.closed).toEqual([4401, 'Unauthorized'])
   })
 
-  test.each([[['graphql-ws']], [['chat']], [[]]])('the protocols %j are not spoken here', async (protocols) => {
+  test.each([[['graphql-ws']], [['chat']], [[]]])('the protocols %j are not supported', async (protocols) => {
     const socket = await open(api, { protocols }).catch(() => undefined) // A client may refuse first.
     if (socket) expect((await socket.closed)[0]).toBe(4406)
     await until(async () => (await subscribers()) === 0)
   })
 
-  test('who never begins is sent away after 5 seconds', async () => {
+  test('a socket without connection_init is closed after 5 seconds', async () => {
     const start = performance.now()
     const socket = await open(api)
     expect(await socket.closed).toEqual([4408, 'Connection initialisation timeout'])
@@ -225,7 +227,7 @@ const subscribers = async (on = api) =>
   Number(/^assent_subscribers (\d+)$/m.exec((await on.send({ method: 'GET', path: '/metrics' })).text)![1])
 
 describe('limits', () => {
-  test('20 operations at once on a socket; one that ends makes room', async () => {
+  test('a socket has at most 20 operations at once; one that ends makes room', async () => {
     const socket = await connect(api, 'user')
     const first = await socket.subscribe(INBOX)
     for (let i = 1; i < 20; i++) socket.start(INBOX)
@@ -235,7 +237,7 @@ describe('limits', () => {
     expect(await socket.start('{ currentUser { name } }').data()).toEqual({ currentUser: { name: 'Uma User' } })
   })
 
-  test('20 sockets of a person, whatever their sessions; one that closes makes room', async () => {
+  test('a person has at most 20 sockets, whatever their sessions; one that closes makes room', async () => {
     const person = await api.person()
     const again = await anotherSession(person)
     const sockets = await Promise.all(Array.from({ length: 20 }, (_, i) => connect(api, i % 2 ? person : again)))
@@ -248,7 +250,7 @@ describe('limits', () => {
     expect((await connect(api, person)).isOpen).toBe(true)
   })
 
-  test('a megabyte that is not read: who is too slow is cut off', async () => {
+  test('a reader who leaves a megabyte unread is cut off', async () => {
     const requestId = await newRequest(api)
     const input = { requestId, description: '\u{1d518}'.repeat(10_000) }
     await api.data(mutation('updateRequest'), { input }, 'user')
@@ -272,7 +274,7 @@ describe('limits', () => {
     expect((await socket.closed)[0]).toBe(1006)
   })
 
-  test('an answer of more than a megabyte reaches who reads', async () => {
+  test('an answer of more than a megabyte reaches a caller who reads it', async () => {
     const requestId = await newRequest(api)
     const input = { requestId, description: '\u{1d518}'.repeat(10_000) }
     await api.data(mutation('updateRequest'), { input }, 'user')
@@ -285,7 +287,7 @@ describe('limits', () => {
     expect(socket.isOpen).toBe(true)
   })
 
-  test('who pings and does not read the answers is cut off, before they have grown to much', async () => {
+  test('a caller who pings and does not read the answers is cut off before they grow large', async () => {
     const socket = await connect(api, 'user')
     socket.ws.pause()
     for (let i = 0; i < 500 && (await subscribers()) > 0; i++) {
@@ -297,13 +299,13 @@ describe('limits', () => {
     expect((await socket.closed)[0]).toBe(1006)
   })
 
-  test('a peer that does not answer pings is cut off, and one that does is not', async () => {
+  test('a peer that does not answer pings is cut off; one that does stays', async () => {
     const [silent, lively] = [await connect(api, 'user', { autoPong: false }), await connect(api, 'user')]
     for (let i = 0; i < 3; i++) {
       const pinged = new Promise((resolve) => lively.ws.once('ping', resolve))
       passTime(15)
       await pinged
-      await sleep(50) // Its answer is on its way.
+      await sleep(50) // The answer is on its way.
     }
     expect((await silent.closed)[0]).toBe(1006)
     expect(lively.isOpen).toBe(true)
@@ -316,14 +318,14 @@ describe('a session that ends closes its sockets, and those of no other', () => 
   test.each<[string, (on: { person: NewPerson; other: NewPerson; cookie: string; csrf: string }) => Promise<unknown>]>([
     ['by logout', ({ person }) => api.data(mutation('logout', 'clientMutationId'), { input: {} }, person)],
     [
-      'by its end in the list of sessions',
+      'by ending it in the list of sessions',
       async ({ person, other }) => {
         const { body } = await api.rest('GET', '/auth/sessions/', undefined, person)
         const { id } = body.results.find((session: { is_current: boolean }) => session.is_current)
         expect((await api.rest('DELETE', `/auth/sessions/${id}/`, undefined, other)).status).toBe(204)
       },
     ],
-    ['by the end of all others', ({ other }) => api.rest('DELETE', '/auth/sessions/', undefined, other)],
+    ['by ending all others', ({ other }) => api.rest('DELETE', '/auth/sessions/', undefined, other)],
     [
       'by a new password',
       ({ other }) => {
@@ -343,7 +345,7 @@ describe('a session that ends closes its sockets, and those of no other', () => 
     expect(await sockets[2].start('{ currentUser { id } }').data()).toEqual({ currentUser: { id: person.id } })
   })
 
-  test('by the deactivation of its person: all of theirs', async () => {
+  test('by the deactivation of the person, which closes all of theirs', async () => {
     const person = await api.person()
     const { cookie } = await logIn(person)
     const sockets = [await connect(api, person), await connect(api, undefined, { headers: { cookie } })]
@@ -352,14 +354,14 @@ describe('a session that ends closes its sockets, and those of no other', () => 
     await expect(connect(api, person)).rejects.toMatchObject(UNAUTHORIZED)
   })
 
-  test('by SQL, whoever writes', async () => {
+  test('by SQL, whoever writes it', async () => {
     const person = await api.person()
     const socket = await connect(api, person)
     await owner.query('update app_private.sessions set revoked_at = now() where user_id = $1', [person.id])
     expect(await socket.closed).toEqual([4401, 'Unauthorized'])
   })
 
-  test('by its time, within a minute; while it has any, its sockets keep it in use', async () => {
+  test('by expiring, within a minute; until then its sockets keep it in use', async () => {
     const [expiring, idle, used] = [await api.person(), await api.person(), await api.person()]
     const sockets = [await connect(api, expiring), await connect(api, idle), await connect(api, used)]
     const set = (change: string, { id }: NewPerson) =>
@@ -386,7 +388,7 @@ describe('a session that ends closes its sockets, and those of no other', () => 
     expect(sockets[2]!.isOpen).toBe(true)
   })
 
-  test('however close upon its beginning: whichever comes first, no socket stays', async () => {
+  test('even while the socket is being opened: whichever comes first, no socket stays', async () => {
     const person = await api.person()
     const sessions: NewPerson[] = []
     for (let i = 0; i < 12; i++) sessions.push(await anotherSession(person))
@@ -401,11 +403,11 @@ describe('a session that ends closes its sockets, and those of no other', () => 
   })
 })
 
-test('what a subscriber has begun ends when it leaves, whoever else has lost sight of it, and is at most 20', async () => {
+test('a subscriber has at most 20 subscriptions, and all end when it leaves, even those that nobody else remembers', async () => {
   const { id } = await api.person()
   const { rows } = await owner.query('select session_secret from app_private.open_session($1, false, null)', [id])
   const caller = { session: rows[0].session_secret as string, ip: '', userAgent: null, byCookie: false }
-  const pool = openPool(api.db.urls.auth, 1, pino({ level: 'silent' }))
+  const db = makeDatabase(openPool(api.db.urls.auth, 1, pino({ level: 'silent' })), makeSessions())
   const explain = (error: unknown) => toClientError(error, pino({ level: 'silent' }))
   const listening = new Set<string>()
   let n = 0
@@ -418,11 +420,11 @@ test('what a subscriber has begun ends when it leaves, whoever else has lost sig
     },
     async close() {},
   }
-  const subscribers = makeSubscribers(live, pool, explain)
+  const subscribers = makeSubscribers(live, db, explain)
   const subscriber = subscribers.enter(() => {})
   await subscriber.admit(caller)
   const before = listening.size
-  const news = makeNews({ live, pool, explain }, caller, subscriber)
+  const news = makeNews({ live, db, explain }, caller, subscriber)
   const request = await newRequest(api)
   for (let i = 0; i < 10; i++) {
     await news.subscribe('inbox')
@@ -432,18 +434,18 @@ test('what a subscriber has begun ends when it leaves, whoever else has lost sig
   await expect(news.subscribe('notification')).rejects.toMatchObject({ code: 'RATE_LIMITED' })
   subscriber.leave()
   expect(listening.size).toBe(0)
-  // What was being begun when it left.
+  // A subscription that was being opened when it left.
   await expect(((await news.subscribe('inbox')) as AsyncIterator<unknown>).next()).resolves.toMatchObject({ done: true })
   expect(listening.size).toBe(0)
   subscribers.close()
-  await pool.end()
+  await db.pool.end()
 })
 
-test('a session that ends after it was asked for, and before its end is listened for, lets nobody in', async () => {
+test('a session that ends after it was read, but before its end would be heard, lets nobody in', async () => {
   const { id } = await api.person()
   const { rows } = await owner.query('select session_secret from app_private.open_session($1, false, null)', [id])
   const caller = { session: rows[0].session_secret as string, ip: '', userAgent: null, byCookie: false }
-  const pool = openPool(api.db.urls.auth, 1, pino({ level: 'silent' }))
+  const db = makeDatabase(openPool(api.db.urls.auth, 1, pino({ level: 'silent' })), makeSessions())
   let ending: Promise<unknown> | undefined
   const live: Live = {
     async open() {},
@@ -453,15 +455,15 @@ test('a session that ends after it was asked for, and before its end is listened
     },
     async close() {},
   }
-  const afterwards = Object.create(pool, { connect: { value: () => Promise.resolve(ending).then(() => pool.connect()) } })
-  const all = makeSubscribers(live, afterwards, (error) => toClientError(error, pino({ level: 'silent' })))
+  const pool = Object.create(db.pool, { connect: { value: () => Promise.resolve(ending).then(() => db.pool.connect()) } })
+  const all = makeSubscribers(live, { ...db, pool }, (error) => toClientError(error, pino({ level: 'silent' })))
   await expect(all.enter(() => {}).admit(caller)).rejects.toMatchObject({ code: 'RQ401' })
   expect(ending).toBeDefined()
   all.close()
-  await pool.end()
+  await db.pool.end()
 })
 
-test('a token that expires ends nothing; but what is begun needs one that is good, for which clients come back', async () => {
+test('an expired token ends nothing; but a new operation needs a good one, and clients come back with it', async () => {
   const claims = { issuer: 'assent', audience: 'assent', subject: api.db.people.user.id, expiresIn: 2 }
   const socket = await connect(api, { token: jwt.sign({ sid: api.db.people.user.session }, JWT_SECRET, claims) })
   const id = await newRequest(api)
@@ -473,9 +475,9 @@ test('a token that expires ends nothing; but what is begun needs one that is goo
   expect(await socket.closed).toEqual([4403, 'Forbidden'])
 })
 
-describe('the connection that listens', () => {
-  test('is known to be dead when it is silent, within the 5 seconds', async () => {
-    // The database's end vanishes: nothing comes, and nothing is refused.
+describe('the listening connection', () => {
+  test('is known to be dead within 5 seconds when it is silent', async () => {
+    // The database's end vanishes: nothing comes back, and nothing is refused.
     const target = new URL(api.db.urls.auth)
     const pairs: [NetSocket, NetSocket][] = []
     const proxy = createServer((near) => {
@@ -520,7 +522,7 @@ describe('close()', () => {
     expect(stream.status).toBe(200)
     const deaf = await connect(closing, 'user')
     deaf.ws.pause()
-    // Refused, and not gone.
+    // It is refused, but does not hang up.
     const lingering = connectSocket({ port: Number(new URL(closing.url).port), host: '127.0.0.1', allowHalfOpen: true })
     lingering.write(
       'GET /graphql HTTP/1.1\r\nhost: x\r\norigin: https://evil.example.com\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n',

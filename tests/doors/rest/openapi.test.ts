@@ -368,6 +368,7 @@ describe('what is documented is what happens', () => {
     ]
     for (const [who, call, body, expected] of table)
       expect([call, outcome(await rest(who, call, body))]).toEqual([call, expected])
+    expect(outcome(await rest('user', `PATCH /requests/${draft}/`, { title: '' }))).toBe('422 VALIDATION_FAILED title')
     const stale = { 'if-match': '"9"' }
     for (const [who, call] of [
       ['user', `PATCH /requests/${draft}/`],

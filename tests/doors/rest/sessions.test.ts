@@ -3,9 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import jwt from 'jsonwebtoken'
 import type { Client } from 'pg'
 import pino from 'pino'
-import type { Identity } from '../../../server/http/identity.ts'
-import { makeRoutes } from '../../../server/rest/routes.ts'
-import { asCaller, openPool } from '../../../server/sql/as-caller.ts'
+import { makeResources } from '../../../server/rest/routes/index.ts'
+import { startServer } from '../../../server/server.ts'
+import { asCaller, makeDatabase, type Identity } from '../../../server/sql/as-caller.ts'
+import { makeSessions } from '../../../server/sql/in-use.ts'
+import { openPool } from '../../../server/sql/pool.ts'
 import {
   deadToken,
   fromElsewhere,
@@ -34,7 +36,9 @@ let direct: Api
 let rotated: Api
 let owner: Client
 beforeAll(async () => {
-  api = await startApi({ TRUST_PROXY: '1', ALLOWED_ORIGINS: `https://other.example.com,${PAGE}`, PUBLIC_URL })
+  // With the clock of these tests, which they set.
+  const env = { TRUST_PROXY: '1', ALLOWED_ORIGINS: `https://other.example.com,${PAGE}`, PUBLIC_URL }
+  api = await startApi(env, undefined, startServer)
   direct = await startApi({ PUBLIC_URL: 'https://assent.example.com/' }, api.db)
   rotated = await startApi({ JWT_SECRET: `${NEWER_SECRET}, ${JWT_SECRET}` }, api.db)
   owner = await api.db.connect('owner')
@@ -331,7 +335,9 @@ describe('a change by cookie', () => {
 
   test('is refused without a token on every route that changes something, and by every mutation', async () => {
     const before = await owner.query('select count(*) from app_public.audit_logs')
-    const routes = makeRoutes({ statuses: [], actions: [], roles: [] }).filter(({ method, open }) => method !== 'GET' && !open)
+    const routes = makeResources({ statuses: ['DRAFT'], actions: ['CREATE'], roles: ['USER'] })
+      .flatMap(({ routes }) => routes)
+      .filter(({ method, open }) => method !== 'GET' && !open)
     expect(routes.length).toBeGreaterThan(10)
     for (const { method, path } of routes) {
       const answer = await rest(method, path.replace(':id', person.id), {}, browser.cookie)
@@ -407,11 +413,12 @@ describe('tokens', () => {
     }
   })
 
-  test('what is left out or no text is VALIDATION_FAILED, with its name', async () => {
+  test('a member that is left out or no text is VALIDATION_FAILED, and all of them are named', async () => {
     const { email } = await api.person()
-    const cases: [string, unknown, string][] = [
-      ...['/auth/token/', '/auth/session/'].flatMap((path): [string, unknown, string][] => [
-        [path, undefined, 'email'],
+    const cases: [string, unknown, ...string[]][] = [
+      ...['/auth/token/', '/auth/session/'].flatMap((path): [string, unknown, ...string[]][] => [
+        [path, undefined, 'email', 'password'],
+        [path, { email: 5, password: '\0' }, 'email', 'password'],
         [path, { password: PASSWORD }, 'email'],
         [path, { email: [email], password: PASSWORD }, 'email'],
         [path, { email }, 'password'],
@@ -422,15 +429,16 @@ describe('tokens', () => {
         (body): [string, unknown, string] => ['/auth/refresh/', body, 'refresh_token'],
       ),
     ]
-    for (const [path, body, field] of cases) {
+    for (const [path, body, ...fields] of cases) {
       const answer = await rest('POST', path, body)
       expect([path, body, answer.status, codeOf(answer), answer.body.errors]).toEqual([
         path,
         body,
         422,
         'VALIDATION_FAILED',
-        { [field]: [answer.body.detail] },
+        Object.fromEntries(fields.map((field) => [field, [expect.stringMatching(/^\S.*\.$/)]])),
       ])
+      expect(answer.body.errors[fields[0]!]).toEqual([answer.body.detail])
     }
   })
 
@@ -537,12 +545,12 @@ describe('tokens', () => {
 })
 
 test('what a dead session asks does not disturb who gets its connection next', async () => {
-  const pool = openPool(api.db.urls.auth, 1, pino({ level: 'silent' }))
+  const db = makeDatabase(openPool(api.db.urls.auth, 1, pino({ level: 'silent' })), makeSessions())
   const { id } = await api.person()
   const sessions = `select (app_private.open_session($1, false, n::text)).session_secret as session from generate_series(1, 2) n`
   const { rows } = await owner.query<{ session: string }>(sessions, [id])
   const [dead, alive] = rows.map(({ session }) => ({ session, ip: '', userAgent: null, byCookie: false }))
-  const ask = (caller: Identity, name: string) => asCaller(pool, caller, 'read', { name, text: 'select 1' })
+  const ask = (caller: Identity, name: string) => asCaller(db, caller, 'read', { name, text: 'select 1' })
   for (const caller of [dead!, alive!]) await ask(caller, 'first')
   await owner.query('update app_private.sessions set revoked_at = now() where secret_hash = app_private.hash_secret($1)', [
     dead!.session,
@@ -551,7 +559,7 @@ test('what a dead session asks does not disturb who gets its connection next', a
     const answers = await Promise.allSettled([ask(dead!, `statement ${i}`), ask(alive!, `statement ${i}`)])
     expect(answers).toMatchObject([{ reason: { code: 'RQ401' } }, { value: { rowCount: 1 } }])
   }
-  await pool.end()
+  await db.pool.end()
 })
 
 describe('one’s own sessions', () => {
@@ -646,7 +654,7 @@ describe('POST /auth/password/', () => {
 
   test('names the field at fault, and changes nothing', async () => {
     const { email, token } = await api.person()
-    for (const [body, field] of [
+    for (const [body, field, other] of [
       [{ old_password: 'wrong', new_password: GOOD }, 'old_password'],
       [{ new_password: GOOD }, 'old_password'],
       [{ old_password: PASSWORD, new_password: 'passwordpassword' }, 'new_password'],
@@ -654,7 +662,8 @@ describe('POST /auth/password/', () => {
       [{ old_password: PASSWORD, new_password: 123456789012345 }, 'new_password'],
       [{ old_password: PASSWORD, new_password: null }, 'new_password'],
       [{ old_password: PASSWORD }, 'new_password'],
-      [undefined, 'new_password'],
+      [undefined, 'new_password', 'old_password'],
+      [{ old_password: 5, new_password: 'short' }, 'new_password', 'old_password'],
     ] as const) {
       const answer = await change(body, bearer(token))
       expect([body, answer.status, answer.body]).toEqual([
@@ -666,7 +675,7 @@ describe('POST /auth/password/', () => {
           status: 422,
           detail: expect.any(String),
           code: 'VALIDATION_FAILED',
-          errors: { [field]: [answer.body.detail] },
+          errors: { [field]: [answer.body.detail], ...(other && { [other]: [expect.any(String)] }) },
         },
       ])
     }

@@ -1,0 +1,52 @@
+import type { IncomingMessage } from 'node:http'
+import { isIP } from 'node:net'
+import { LRU } from '@graphile/lru'
+import ipaddr from 'ipaddr.js'
+import { TokenBucket } from 'limiter'
+import { ClientError } from '../errors.ts'
+import type { AddressOf, Claim } from './identity.ts'
+
+/** The network that one caller has: an IPv4 address, or a /64 of IPv6. */
+function networkOf(ip: string): string {
+  if (isIP(ip) !== 6) return ip
+  return ipaddr.IPv6.parse(ip).toByteArray().slice(0, 8).join('.')
+}
+
+/**
+ * Identifies a request by `identify`, and takes it from its caller's allowance: the person's, or else the network's. Throws
+ * RATE_LIMITED, and what `identify` throws.
+ */
+export type Spend = (req: IncomingMessage, identify: (req: IncomingMessage) => Claim) => Claim
+
+/**
+ * "A caller may send bursts of 300 requests and 1,200 a minute": a token bucket for each of the latest callers. `knownUser`
+ * says whose session it is, if it has been seen alive lately: a made-up cookie would otherwise be a new caller each time.
+ */
+export function makeSpend(addressOf: AddressOf, knownUser: (session: string) => string | undefined): Spend {
+  const buckets = new LRU<string, TokenBucket>({ maxLength: 50_000 })
+
+  function take(caller: string): void {
+    let bucket = buckets.get(caller)
+    if (!bucket) {
+      bucket = new TokenBucket({ bucketSize: 300, tokensPerInterval: 1200, interval: 'minute' })
+      bucket.content = bucket.bucketSize
+      buckets.set(caller, bucket)
+    }
+    if (!bucket.tryRemoveTokens(1)) {
+      const retryAfter = Math.max(1, Math.ceil(bucket.getWaitTime(1) / 1000))
+      throw new ClientError('RATE_LIMITED', 'Too many requests. Try again later.', { retryAfter })
+    }
+  }
+
+  return (req, identify) => {
+    let claim: Claim
+    try {
+      claim = identify(req)
+    } catch (error) {
+      take(networkOf(addressOf(req)))
+      throw error
+    }
+    take(claim.userId ?? knownUser(claim.session) ?? networkOf(claim.ip))
+    return claim
+  }
+}

@@ -1,0 +1,147 @@
+import type { IncomingMessage } from 'node:http'
+import { ClientError, type Code } from '../errors.ts'
+import type { Tokens } from '../http/tokens.ts'
+import type { Passwords } from '../passwords.ts'
+import type { Ask, Identity } from '../sql/as-caller.ts'
+import { prepared } from '../sql/prepared.ts'
+import { makeReadPage, type List, type Query } from './lists.ts'
+import { isUuid, type Schema } from './schemas.ts'
+
+export const BASE = '/api/v1'
+
+/** What a route is given. */
+export interface Call {
+  readonly req: IncomingMessage
+  readonly caller: Identity
+  readonly params: Readonly<Record<string, string | undefined>>
+  readonly query: Query
+  /** The members of the body that the route names, as far as they were sent. */
+  readonly body: Readonly<Record<string, unknown>>
+  /** Asks the database as the caller. */
+  readonly ask: Ask
+  /** Asks it as somebody else, such as a person who has just logged in. */
+  readonly askAs: (caller: Identity) => Ask
+  /** The URL that the route was called by, without its query. */
+  readonly url: string
+  readonly isSecure: boolean
+  readonly tokens: Tokens
+  readonly passwords: Passwords
+}
+
+export interface Answer {
+  readonly status: number
+  readonly headers?: Readonly<Record<string, string>>
+  /** JSON text; without it the answer is empty. */
+  readonly body?: string
+  /** Of the request that is shown: becomes its entity tag. */
+  readonly version?: number
+}
+
+export type Run = (call: Call) => Promise<Answer>
+
+/** One operation of the REST API: how it is called, what it shows, and the SQL that it stands for. */
+export interface Route {
+  readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE'
+  readonly path: string
+  readonly summary: string
+  /** Needs no credentials. */
+  readonly open?: true
+  /** Logs a browser in, which a page of somebody else's could have it do: only from an origin of ours. */
+  readonly fromOwnOrigin?: true
+  /** Hashes a password: is asked on the pool for what is slow. */
+  readonly slow?: true
+  /** Repeats are harmless or anonymous, so Idempotency-Key does not apply. */
+  readonly unrepeatable?: true
+  /** If-Match counts. */
+  readonly versioned?: true
+  /** The schemas of the members of the body that it reads, and which of them it cannot do without. */
+  readonly body?: Readonly<Record<string, Schema>>
+  readonly required?: readonly string[]
+  readonly list?: List
+  /** The status of its answer, and the schema in server/rest/openapi.ts; without one the answer is empty. */
+  readonly status: 200 | 201 | 202 | 204
+  readonly shows?: string
+  /** The errors that only such a route has. */
+  readonly errors?: readonly Code[]
+  readonly run: Run
+}
+
+/** The rows of the reference tables that input is checked against. */
+export interface Reference {
+  readonly statuses: readonly string[]
+  readonly actions: readonly string[]
+  readonly roles: readonly string[]
+}
+
+type Details = Omit<Route, 'method' | 'path' | 'summary' | 'status'> & { readonly status?: Route['status'] }
+
+const on =
+  (method: Route['method']) =>
+  (path: string, summary: string, details: Details): Route => ({
+    method,
+    path,
+    summary,
+    status: details.shows ? 200 : 204,
+    ...details,
+  })
+export const get = on('GET')
+export const post = on('POST')
+export const patch = on('PATCH')
+export const del = on('DELETE')
+
+const notFound = () => new ClientError('NOT_FOUND', 'It does not exist, or you are not allowed to see it.')
+
+/** Reads a value for a statement from the call. */
+type Read = (call: Call) => unknown
+
+/** The id in the path. Anything but a UUID is nobody's id. */
+export function idOf({ params }: Call): string {
+  const id = params['id']
+  if (id === undefined || !isUuid(id)) throw notFound()
+  return id
+}
+export const bodyOf: Read = ({ body }) => body
+export const member =
+  (name: string): Read =>
+  ({ body }) =>
+    body[name]
+
+/** Asks for one document, by a statement of these values. */
+export function show(sql: string, ...values: Read[]): Run {
+  const statement = prepared(sql)
+  return async (call) => {
+    const [row] = await call.ask<{ document: string | null; version?: number }>({
+      ...statement,
+      values: values.map((read) => read(call)),
+    })
+    if (!row?.document) throw notFound()
+    return { status: 200, body: row.document, ...(row.version && { version: row.version }) }
+  }
+}
+
+/** Asks for something to be done, which leaves nothing to show. */
+export function perform(sql: string, ...values: Read[]): Run {
+  const statement = prepared(sql)
+  return async (call) => {
+    await call.ask({ ...statement, values: values.map((read) => read(call)) })
+    return { status: 204 }
+  }
+}
+
+/** Shows something new, and its place in the collection at `path`. */
+export const create =
+  (path: string, run: Run): Run =>
+  async (call) => {
+    const answer = await run(call)
+    return { ...answer, status: 201, headers: { location: `${BASE}${path}${JSON.parse(answer.body!).id}/` } }
+  }
+
+/** Shows a page of a list. */
+export function page(list: List): Run {
+  const readPage = makeReadPage(list)
+  return async ({ ask, query, url }) => ({ status: 200, body: await readPage(ask, query, url) })
+}
+
+/** A route that shows the pages of a list. */
+export const getList = (path: string, summary: string, shows: string, list: List): Route =>
+  get(path, summary, { list, shows, run: page(list) })

@@ -1,0 +1,34 @@
+import type { List } from '../lists.ts'
+import { get, getList, idOf, page, show, type Reference, type Route } from '../route.ts'
+import { INSTANT, oneOf, UUID } from '../schemas.ts'
+
+export function audit({ actions }: Reference): readonly Route[] {
+  const auditLogs: List = {
+    from: 'app_public.audit_logs d',
+    id: 'd.id',
+    document: 'app_hidden.audit_log_document(d)',
+    where: [],
+    orderings: { '-timestamp': 'd.timestamp', timestamp: 'd.timestamp' },
+    filters: {
+      actor_id: { schema: UUID, where: (value) => `d.actor_id = ${value}::uuid` },
+      action: { schema: oneOf(actions), where: (value) => `d.action = ${value}` },
+      request_id: { schema: UUID, where: (value) => `d.request_id = ${value}::uuid` },
+      since: { schema: INSTANT, where: (value) => `d.timestamp >= ${value}::timestamptz`, description: 'At or after this time.' },
+      until: { schema: INSTANT, where: (value) => `d.timestamp < ${value}::timestamptz`, description: 'Before this time.' },
+    },
+  }
+  const pageOfAll = page(auditLogs)
+  const proveVisible = show('select id::text as document from app_public.requests where id = $1', idOf)
+  return [
+    get('/requests/:id/audit-logs/', 'What was done to a request, newest first', {
+      list: auditLogs,
+      shows: 'AuditLog',
+      async run(call) {
+        // The request itself has to be visible: one's own entries on it are no leave to see it.
+        await proveVisible(call)
+        return pageOfAll({ ...call, query: { ...call.query, request_id: idOf(call) } })
+      },
+    }),
+    getList('/audit-logs/', 'The audit entries that the caller may see, newest first', 'AuditLog', auditLogs),
+  ]
+}

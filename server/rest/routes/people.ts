@@ -1,0 +1,53 @@
+import type { List } from '../lists.ts'
+import { bodyOf, create, del, get, idOf, page, patch, perform, post, show, type Reference, type Route } from '../route.ts'
+import { FLAG, oneOf, PASSWORD, TEXT } from '../schemas.ts'
+import { showMe } from './auth.ts'
+
+const USER = `select app_hidden.user_document(u)::text as document from app_public.users u where u.id = $1`
+const CHANGE_USER = `select app_hidden.user_document(u)::text as document
+  from app_hidden.change_user($1::uuid, $2::jsonb) u`
+
+const showUser = show(USER, idOf)
+
+const active: List = {
+  from: 'app_public.users d',
+  id: 'd.id',
+  document: 'app_hidden.user_document(d)',
+  where: ['app_hidden.is_listed(d, false)'],
+  orderings: { '-created_at': 'd.created_at', created_at: 'd.created_at' },
+  filters: { is_deleted: { schema: FLAG, description: 'True: only those deactivated, which admins alone are shown.' } },
+}
+const deactivated: List = { ...active, where: ['d.is_deleted', 'app_hidden.is_listed(d, true)'] }
+const [pageOfActive, pageOfDeactivated] = [page(active), page(deactivated)]
+
+export const people = ({ roles }: Reference): readonly Route[] => [
+  get('/users/', 'People, newest first', {
+    list: active,
+    shows: 'User',
+    run: (call) => (call.query['is_deleted'] === 'true' ? pageOfDeactivated : pageOfActive)(call),
+  }),
+  post('/users/', 'Add a person, for admins', {
+    slow: true,
+    body: { email: TEXT, name: TEXT, role: { type: ['string', 'null'], enum: [...roles, null] }, password: PASSWORD },
+    required: ['email', 'name', 'password'],
+    status: 201,
+    shows: 'User',
+    errors: ['FORBIDDEN'],
+    run: create('/users/', async (call) => {
+      const id = await call.passwords.createUser(call.caller, call.body, call.ask)
+      return showUser({ ...call, params: { id } })
+    }),
+  }),
+  get('/users/me/', 'Who is asking', { shows: 'User', run: async (call) => ({ status: 200, body: await showMe(call) }) }),
+  get('/users/:id/', 'A person', { shows: 'User', run: showUser }),
+  patch('/users/:id/', 'Rename a person, change their role, deactivate or reactivate them, for admins', {
+    body: { name: TEXT, role: oneOf(roles), is_deleted: FLAG },
+    shows: 'User',
+    errors: ['FORBIDDEN', 'INVALID_TRANSITION'],
+    run: show(CHANGE_USER, idOf, bodyOf),
+  }),
+  del('/users/:id/', 'Deactivate a person, for admins', {
+    errors: ['FORBIDDEN', 'INVALID_TRANSITION'],
+    run: perform(CHANGE_USER, idOf, () => ({ is_deleted: true })),
+  }),
+]

@@ -1,0 +1,137 @@
+import type { Filter, List } from '../lists.ts'
+import {
+  bodyOf,
+  create,
+  del,
+  get,
+  idOf,
+  page,
+  patch,
+  perform,
+  post,
+  show,
+  type Call,
+  type Reference,
+  type Route,
+  type Run,
+} from '../route.ts'
+import { FLAG, oneOf, TEXT, TEXT_OR_NULL, UUID, UUID_OR_NULL } from '../schemas.ts'
+
+const REQUEST = `select app_hidden.request_document(r)::text as document, r.version from app_public.requests r where r.id = $1`
+const ACT = `select version, document::text from app_hidden.act_on_request($1, $2, $3, $4)`
+
+/** The versions that If-Match names (RFC 9110, 13.1.1), or null for any. A tag that is not ours matches none. */
+function expectedVersions({ req }: Call): number[] | null {
+  const header = req.headers['if-match']
+  if (header === undefined || header.trim() === '*') return null
+  const versions = header.split(',').map((tag) => /^\s*(?:W\/)?("?)(\d{1,9})(?:-[\da-f]+)?\1\s*$/.exec(tag)?.[2])
+  return versions.flatMap((version) => version ?? []).map(Number)
+}
+
+const act = (action: string): Run => show(ACT, idOf, () => action, expectedVersions, bodyOf)
+
+/** A change of a request that is there, by an action of this name. */
+const CHANGE = { versioned: true, errors: ['FORBIDDEN', 'INVALID_TRANSITION', 'STALE_VERSION'] } as const
+
+const action = (name: string, summary: string, body?: Route['body'], required: string[] = []): Route =>
+  post(`/requests/:id/${name.toLowerCase()}/`, summary, {
+    ...CHANGE,
+    ...(body && { body, required }),
+    shows: 'Request',
+    run: act(name),
+  })
+
+const byTime = { '-created_at': 'd.created_at', created_at: 'd.created_at' }
+
+/** The search has to know what else the list is filtered by: it ends with the newest 500. */
+const search =
+  (status?: string): Filter['where'] =>
+  (value, other) =>
+    `d.id = any ((select app_hidden.matching_requests(${value}, ${status ?? other('status')}, ${other('creator_id')}, ${other('assigned_to_id')}))::uuid[])`
+
+function lists({ statuses }: Reference): { all: List; inbox: List } {
+  const all: List = {
+    from: 'app_public.requests d',
+    id: 'd.id',
+    document: 'app_hidden.request_document(d)',
+    where: ['app_hidden.is_listed(d, false)'],
+    orderings: byTime,
+    filters: {
+      status: { schema: oneOf(statuses), where: (value) => `d.status = ${value}` },
+      creator_id: { schema: UUID, where: (value) => `d.creator_id = ${value}::uuid` },
+      assigned_to_id: { schema: UUID, where: (value) => `d.assigned_to_id = ${value}::uuid` },
+      awaiting_my_decision: {
+        schema: FLAG,
+        description: 'Only what the caller can decide now, oldest first: it is ordered by submitted_at, and nothing else is.',
+      },
+      search: {
+        schema: TEXT,
+        description:
+          'Words, or parts of them, of the title or the description, in any letter case. Finds the newest 500 of those that are listed.',
+        where: search(),
+      },
+    },
+  }
+  const submittedAt = 'app_hidden.waiting_since(d.submitted_at)'
+  const inbox: List = {
+    ...all,
+    from: 'app_public.requests_awaiting_my_decision() d',
+    where: [],
+    filters: { ...all.filters, search: { ...all.filters['search']!, where: search('app_hidden.waiting_status()') } },
+    orderings: { submitted_at: submittedAt, '-submitted_at': submittedAt },
+  }
+  return { all, inbox }
+}
+
+const DRAFT = { title: TEXT, description: TEXT_OR_NULL, assigned_to_id: UUID_OR_NULL }
+
+export function requests(reference: Reference): readonly Route[] {
+  const { all, inbox } = lists(reference)
+  const [pageOfAll, pageOfInbox] = [page(all), page(inbox)]
+  return [
+    get('/requests/', 'Requests that the caller may see, newest first', {
+      list: { ...all, orderings: { ...byTime, ...inbox.orderings } },
+      shows: 'Request',
+      run: (call) => (call.query['awaiting_my_decision'] === 'true' ? pageOfInbox : pageOfAll)(call),
+    }),
+    post('/requests/', 'Create a draft', {
+      body: DRAFT,
+      required: ['title'],
+      status: 201,
+      shows: 'Request',
+      run: create(
+        '/requests/',
+        show(
+          ACT,
+          () => null,
+          () => 'CREATE',
+          () => null,
+          bodyOf,
+        ),
+      ),
+    }),
+    get('/requests/:id/', 'A request', { shows: 'Request', run: show(REQUEST, idOf) }),
+    patch('/requests/:id/', "Edit a draft of one's own; what is left out stays as it is", {
+      ...CHANGE,
+      body: DRAFT,
+      shows: 'Request',
+      run: act('UPDATE'),
+    }),
+    del('/requests/:id/', "Delete a draft of one's own", {
+      ...CHANGE,
+      run: perform(
+        'select app_hidden.act_on_request($1, $2, $3, $4)',
+        idOf,
+        () => 'DELETE',
+        expectedVersions,
+        () => ({}),
+      ),
+    }),
+    action('SUBMIT', "Submit a draft of one's own for decision"),
+    action('APPROVE', 'Approve a submitted request, for good', { comment: TEXT_OR_NULL }),
+    action('REJECT', 'Reject a submitted request, for good', { comment: TEXT }, ['comment']),
+    action('ASSIGN', 'Assign a submitted request to one manager or admin, or by null to none in particular', {
+      assigned_to_id: UUID_OR_NULL,
+    }),
+  ]
+}

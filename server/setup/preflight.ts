@@ -1,0 +1,108 @@
+import { once } from 'node:events'
+import { readdir } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import pg from 'pg'
+import { StartError, type Config } from '../config.ts'
+
+// What is looked at before anything is made or served, so that whoever starts us is told in one sentence what to do.
+
+/** Listens for a moment where the API will. Should the port be lost again before that, the API fails with the same error. */
+export async function assertPortIsFree({ port, host }: Pick<Config, 'port' | 'host'>): Promise<void> {
+  const probe = createServer().listen(port, host)
+  await once(probe, 'listening')
+  await new Promise((closed) => probe.close(closed))
+}
+
+/** Refuses to serve a schema that is another, or as somebody who could get past its rules or change them. */
+export async function assertServable(authDatabaseUrl: string): Promise<void> {
+  await examine(authDatabaseUrl, async (client) => {
+    const fault = await faultOf(client, [...unbound, owner])
+    if (fault) {
+      throw new StartError(`AUTH_DATABASE_URL logs in as ${fault}: name the login of the API there, which npm run setup creates.`)
+    }
+    await assertSchema(client)
+  })
+}
+
+/** Refuses to do the jobs of a schema that is another, or as somebody whom its rules do not bind. */
+export async function assertWorkable(databaseUrl: string): Promise<void> {
+  await examine(databaseUrl, async (client) => {
+    // The owner is no fault here: the worker has no login of its own yet.
+    const fault = await faultOf(client, unbound)
+    if (fault) {
+      throw new StartError(`DATABASE_URL logs in as ${fault}: name the owner of the database there, which npm run setup creates.`)
+    }
+    await assertSchema(client)
+  })
+}
+
+/** Refuses to work with a schema that is older or newer than this program, or with none. */
+export async function assertMigrated(databaseUrl: string): Promise<void> {
+  await examine(databaseUrl, assertSchema)
+}
+
+async function assertSchema(client: pg.Client): Promise<void> {
+  const { rows } = await client.query(`
+    select to_regnamespace('app_hidden') is not null as exists, to_regprocedure('app_hidden.schema_version()') is not null as tells`)
+  if (!rows[0].exists) throw new StartError('The database has no schema yet: run npm run migrate.')
+  if (!rows[0].tells) throw new StartError('The schema is older than this server: run npm run migrate.')
+
+  const { rows: versions } = await client.query('select app_hidden.schema_version() as last')
+  const found = numberOf(versions[0].last ?? '0')
+  const built = await lastCommitted()
+  if (found < built) throw new StartError(`The schema is at migration ${found} of ${built}: run npm run migrate.`)
+  if (found > built) {
+    throw new StartError(
+      `The schema is at migration ${found}, newer than this server, which knows ${built}: start the version that migrated it.`,
+    )
+  }
+}
+
+async function examine(connectionString: string, look: (client: pg.Client) => Promise<void>): Promise<void> {
+  const client = new pg.Client({ connectionString })
+  await client.connect()
+  try {
+    await look(client)
+  } finally {
+    await client.end()
+  }
+}
+
+/** What a role must not be, in words, and the condition on pg_roles by which it is known. */
+type Fault = { words: string; condition: string }
+
+const unbound: Fault[] = [
+  { words: 'a superuser', condition: 'r.rolsuper' },
+  { words: 'a role with BYPASSRLS', condition: 'r.rolbypassrls' },
+]
+
+const owner: Fault = {
+  words: 'the owner of the database or of something in it',
+  condition: `exists (
+    select from pg_shdepend d join pg_database here on here.datname = current_database()
+    where d.refclassid = 'pg_authid'::regclass and d.refobjid = r.oid and d.deptype = 'o'
+      and (d.dbid = here.oid or (d.classid = 'pg_database'::regclass and d.objid = here.oid)))`,
+}
+
+/** As whom a connection logs in, and the first fault of that role or of those that it may become; undefined if there is none. */
+async function faultOf(client: pg.Client, faults: Fault[]): Promise<string | undefined> {
+  for (const { words, condition } of faults) {
+    const { rows } = await client.query(`
+      select session_user as login, r.rolname as role from pg_roles r
+      where pg_has_role(session_user, r.oid, 'MEMBER') and ${condition}
+      order by r.rolname <> session_user limit 1`)
+    const found = rows[0]
+    if (found) return `${found.login}, ${found.role === found.login ? '' : `who may become ${found.role}, `}${words}`
+  }
+  return undefined
+}
+
+/** The number of the last migration that this program was built with. */
+async function lastCommitted(): Promise<number> {
+  const names = await readdir(join(import.meta.dirname, '../../migrations/committed'))
+  return Math.max(...names.filter((name) => name.endsWith('.sql')).map(numberOf))
+}
+
+/** graphile-migrate numbers them: a file is 000009-what-it-does.sql, and 000009.sql where it records that it was run. */
+const numberOf = (name: string): number => Number.parseInt(name, 10)

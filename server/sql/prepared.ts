@@ -1,0 +1,41 @@
+import { hash } from 'node:crypto'
+import type { Socket } from 'node:net'
+import { LRU } from '@graphile/lru'
+import type { PoolClient } from 'pg'
+
+/** Prepared statements that one connection keeps. Callers choose what is asked, so their number needs a limit. */
+const PREPARED_PER_CONNECTION = 200
+
+/** A statement with a name that follows from its text: PostgreSQL plans it once for each connection. */
+export const prepared = (text: string) => ({ text, name: hash('sha256', text, 'base64').slice(0, 16) })
+
+/**
+ * Private parts of pg: the socket, which pg corks only for one query at a time, and its record of what a connection has
+ * prepared, from which it never removes anything. Without them a pipelined transaction would be four packets, and prepared
+ * statements would only ever grow. tests/doors/sql/prepared.test.ts notices when they change.
+ */
+export const connectionOf = (client: PoolClient) =>
+  (client as unknown as { connection: { stream: Socket; parsedStatements: Record<string, string> } }).connection
+
+/** Notes a use of a prepared statement, and drops the one unused for longest. It is called before a transaction, not in one. */
+export type KeepPrepared = (client: PoolClient, name: string) => void
+
+export function makeKeepPrepared(): KeepPrepared {
+  const preparedOn = new WeakMap<PoolClient, LRU<string, true>>()
+
+  function openList(client: PoolClient): LRU<string, true> {
+    const { parsedStatements } = connectionOf(client)
+    const dispose = (unused: string) => {
+      if (!(unused in parsedStatements)) return // It did not even parse.
+      delete parsedStatements[unused]
+      client.query(`deallocate ${client.escapeIdentifier(unused)}`).catch(() => {})
+    }
+    return new LRU({ maxLength: PREPARED_PER_CONNECTION, dispose })
+  }
+
+  return (client, name) => {
+    let names = preparedOn.get(client)
+    if (!names) preparedOn.set(client, (names = openList(client)))
+    if (!names.get(name)) names.set(name, true)
+  }
+}
