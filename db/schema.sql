@@ -2717,7 +2717,7 @@ AS $function$
   select entry.user_id
   where entry.action in ('PASSWORD_CHANGE', 'PASSWORD_RESET_REQUEST')
     or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
-    -- An account that was made by SQL, like those of the demo, is nobody's invitation.
+    -- Nobody is mailed about an account that was made by SQL, as those of the demo are.
     or (entry.action = 'USER_CREATE' and entry.actor_id is not null)
 $function$;
 comment on routine app_private.recipients(app_public.audit_logs) is 'Who is to be notified of an action, as things are now.';
