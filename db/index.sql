@@ -1,7 +1,7 @@
--- Table of contents. Tables change by a migration, which this folder then shows as they have become; rules and doors are
--- applied whenever they differ from what the database remembers (server/setup/migrate.ts), in this order.
+-- The table of contents. Tables are changed by a migration, and tables/ shows the result; rules and doors are applied, in this
+-- order, whenever they differ from what the database remembers (server/setup/migrate.ts).
 
--- What is kept.
+-- Tables: what is kept.
 --!include tables/schemas.sql
 --!include tables/permissions.sql
 --!include tables/people.sql
@@ -13,7 +13,7 @@
 --!include tables/notifications.sql
 --!include tables/webhooks.sql
 
--- What holds.
+-- Rules: what holds.
 --!include rules/errors.sql
 --!include rules/sessions.sql
 --!include rules/caller.sql
@@ -33,12 +33,12 @@
 --!include rules/schedule.sql
 --!include rules/search.sql
 
--- What callers see.
+-- Doors: what callers see.
 --!include doors/graphql.sql
 --!include doors/rest.sql
 --!include doors/operator.sql
 --!include doors/auditor.sql
 
--- Who sees which rows of all that, and what is no more.
+-- Row-level security on all of that, and what has been removed.
 --!include rules/visibility.sql
 --!include rules/retired.sql

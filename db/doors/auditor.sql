@@ -1,15 +1,17 @@
--- What a DBA or an auditor asks of the trail. They run as their owner, and so answer for everybody, deleted requests
--- and deactivated people included; assent_auditor may read them.
+-- Views that answer what a DBA or an auditor asks of the trail. They run as their owner, and so include everybody's rows, deleted
+-- requests and deactivated people; assent_auditor may read them.
 
 create or replace view audit.request_history as
   select a.request_id, r.title, a."timestamp", a.action, a.actor_id, p.name as actor_name, c.email as actor_email,
-    a.metadata ->> 'old_status' as old_status, a.metadata ->> 'new_status' as new_status, a.metadata, a.ip_address, a.id as audit_log_id
+    a.metadata ->> 'old_status' as old_status, a.metadata ->> 'new_status' as new_status, a.metadata, a.ip_address,
+    a.id as audit_log_id
   from app_public.audit_logs a
   join app_public.requests r on r.id = a.request_id
   left join app_public.users p on p.id = a.actor_id
   left join app_private.credentials c on c.user_id = a.actor_id;
 comment on view audit.request_history is
-  'The history of a request: select * from audit.request_history where request_id = … order by "timestamp". One row for every action.';
+  'The history of a request, with one row for every action: select * from audit.request_history where request_id = … order by '
+  '"timestamp".';
 
 create or replace view audit.person_actions as
   select a.actor_id, p.name as actor_name, c.email as actor_email, a."timestamp", a.action,
@@ -20,7 +22,8 @@ create or replace view audit.person_actions as
   left join app_public.requests r on r.id = a.request_id
   left join app_public.users u on u.id = a.user_id;
 comment on view audit.person_actions is
-  'What somebody did: select * from audit.person_actions where actor_email = … order by "timestamp". Rows without an actor are failed logins and what was done by SQL.';
+  'What somebody did: select * from audit.person_actions where actor_email = … order by "timestamp". Rows without an actor '
+  'are failed logins, requests for a password reset, and what was done by SQL.';
 
 create or replace view audit.decisions as
   select a."timestamp", a.action, a.actor_id, p.name as actor_name, c.email as actor_email,
@@ -35,7 +38,8 @@ comment on view audit.decisions is
   'Who approved or rejected what: select * from audit.decisions where "timestamp" >= … and "timestamp" < … order by "timestamp".';
 
 create or replace view audit.disagreements as
-  select r.id as request_id, r.title, r.status, last.new_status as audited_status, r.reviewed_by_id, last.actor_id as audited_actor_id,
+  select r.id as request_id, r.title, r.status, last.new_status as audited_status, r.reviewed_by_id,
+    last.actor_id as audited_actor_id,
     r.version, entries.count as audited_changes, r.is_deleted
   from app_public.requests r
   left join lateral (
@@ -53,23 +57,28 @@ create or replace view audit.disagreements as
     or entries.count <> r.version
     or coalesce(entries.deleted, false) <> r.is_deleted;
 comment on view audit.disagreements is
-  'Requests that do not agree with their trail: the status or the decider is not that of the last entry, a change has no entry or an entry no change (each raises the version by one), or a deletion is missing on one side. Zero rows when all is sound. It reads everything: run it at night, or with where request_id = ….';
+  'Requests that do not agree with their trail: the status or the decider is not that of the last entry, a change has no '
+  'entry or an entry no change (each raises the version by one), or a deletion is missing on one side. It has no rows when '
+  'all is well. It reads everything: run it at night, or with where request_id = ….';
 
 grant select on audit.request_history, audit.person_actions, audit.decisions, audit.disagreements to assent_auditor;
 
 create or replace view audit.mails as
   select n.created_at, n.kind, n.recipient_id, p.name as recipient_name, c.email as recipient_email, n.request_id,
-    n.mail_state as state, n.mail_attempts as attempts, n.mail_message_id as message_id, n.mail_error as error, n.mailed_at, n.id as notification_id
+    n.mail_state as state, n.mail_attempts as attempts, n.mail_message_id as message_id, n.mail_error as error,
+    n.mailed_at, n.id as notification_id
   from app_public.notifications n
   join app_public.users p on p.id = n.recipient_id
   left join app_private.credentials c on c.user_id = n.recipient_id;
 comment on view audit.mails is
-  'Who was told of what, and what became of the mail: select * from audit.mails where recipient_email = … order by created_at.';
+  'Who was notified of what, and what became of the mail: select * from audit.mails where recipient_email = … order by '
+  'created_at.';
 
 create or replace view audit.failing_jobs as
   select j.* from app_private.failing_jobs() j;
 comment on view audit.failing_jobs is
-  'Jobs whose last attempt has failed: select * from audit.failing_jobs order by attempts desc. next_try null: given up. Zero rows when all is well.';
+  'Jobs whose last attempt has failed: select * from audit.failing_jobs order by attempts desc. A job whose next_try is null '
+  'was given up. It has no rows when all is well.';
 
 grant select on audit.mails, audit.failing_jobs to assent_auditor;
 grant execute on function app_private.failing_jobs() to assent_auditor;

@@ -1,7 +1,7 @@
--- The GraphQL door: what PostGraphile shows beside the tables. Queries run as the caller, so that row-level security
--- decides what exists for them; what an action may do is transition()'s to say (rules/lifecycle.sql).
+-- The GraphQL door: what PostGraphile exposes in addition to tables. Queries run as the caller, so that row-level security
+-- decides what exists for them; transition() decides which actions they may take (rules/lifecycle.sql).
 
--- "Left out" must differ from null in an edit, and from every value that a caller could send.
+-- In an edit, "left out" must differ from null and from every value that a caller could send.
 create or replace function app_hidden.left_out()
   returns uuid
   language sql
@@ -10,7 +10,7 @@ as $$
   select md5(pg_backend_pid() || transaction_timestamp()::text)::uuid
 $$;
 comment on function app_hidden.left_out() is
-  'The default of arguments that may be left out: a value of this transaction alone, which nobody can know before it.';
+  'The default of arguments that may be left out: a value that only this transaction has, and nobody can know before.';
 
 create or replace function app_hidden.given(field text, value text)
   returns jsonb
@@ -19,7 +19,7 @@ create or replace function app_hidden.given(field text, value text)
 as $$
   select case when value is not distinct from app_hidden.left_out()::text then '{}' else jsonb_build_object(field, value) end
 $$;
-comment on function app_hidden.given(text, text) is 'The field as a change, or no change when the caller left it out.';
+comment on function app_hidden.given(text, text) is 'The field as a change, or no change if the caller left it out.';
 create or replace function app_hidden.given(field text, value uuid)
   returns jsonb
   language sql
@@ -27,7 +27,7 @@ create or replace function app_hidden.given(field text, value uuid)
 as $$
   select case when value is not distinct from app_hidden.left_out() then '{}' else jsonb_build_object(field, value) end
 $$;
-comment on function app_hidden.given(text, uuid) is 'The field as a change, or no change when the caller left it out.';
+comment on function app_hidden.given(text, uuid) is 'The field as a change, or no change if the caller left it out.';
 create or replace function app_hidden.expected(version integer)
   returns integer[]
   language sql
@@ -35,7 +35,8 @@ create or replace function app_hidden.expected(version integer)
 as $$
   select case when version is not null then array[version] end
 $$;
-comment on function app_hidden.expected(integer) is 'The versions that transition() is to expect: this one, or any when the caller named none.';
+comment on function app_hidden.expected(integer) is
+  'The versions that transition() shall expect: this one, or any if the caller named none.';
 grant execute on function
   app_hidden.left_out(), app_hidden.given(text, text), app_hidden.given(text, uuid), app_hidden.expected(integer)
   to assent_user, assent_manager, assent_admin;
@@ -51,7 +52,8 @@ as $$
     jsonb_build_object('title', title, 'description', description, 'assigned_to_id', assigned_to_id))
 $$;
 comment on function app_public.create_request(text, text, uuid) is
-  'Creates a request, as a draft. VALIDATION_FAILED: the title is blank or too long, the description too long, or the assignee no active manager or admin other than oneself.';
+  'Creates a request as a draft. VALIDATION_FAILED: the title is blank or too long, the description is too long, or the '
+  'assignee is not an active manager or admin, or is you.';
 
 create or replace function app_public.update_request(
   request_id uuid,
@@ -65,10 +67,11 @@ create or replace function app_public.update_request(
   volatile
 as $$
   select app_hidden.transition(request_id, 'UPDATE', app_hidden.expected(version),
-    app_hidden.given('title', title) || app_hidden.given('description', description) || app_hidden.given('assigned_to_id', assigned_to_id))
+    app_hidden.given('title', title) || app_hidden.given('description', description)
+      || app_hidden.given('assigned_to_id', assigned_to_id))
 $$;
 comment on function app_public.update_request(uuid, text, text, uuid, integer) is
-  'Edits a draft of one''s own. What is left out stays as it is; null clears description and assignedToId.';
+  'Edits one of your drafts. What is left out stays as it is; null clears description and assignedToId.';
 
 create or replace function app_public.delete_request(request_id uuid, version integer default null)
   returns app_public.requests
@@ -78,7 +81,7 @@ as $$
   select app_hidden.transition(request_id, 'DELETE', app_hidden.expected(version))
 $$;
 comment on function app_public.delete_request(uuid, integer) is
-  'Deletes a draft of one''s own. Admins still see it, and so does the audit trail.';
+  'Deletes one of your drafts. Admins still see it, and it stays in the audit trail.';
 
 create or replace function app_public.submit_request(request_id uuid, version integer default null)
   returns app_public.requests
@@ -87,7 +90,8 @@ create or replace function app_public.submit_request(request_id uuid, version in
 as $$
   select app_hidden.transition(request_id, 'SUBMIT', app_hidden.expected(version))
 $$;
-comment on function app_public.submit_request(uuid, integer) is 'Submits a draft of one''s own for decision. It can no longer be edited.';
+comment on function app_public.submit_request(uuid, integer) is
+  'Submits one of your drafts for decision. It can no longer be edited.';
 
 create or replace function app_public.approve_request(request_id uuid, comment text default null, version integer default null)
   returns app_public.requests
@@ -97,7 +101,8 @@ as $$
   select app_hidden.transition(request_id, 'APPROVE', app_hidden.expected(version), jsonb_build_object('review_comment', comment))
 $$;
 comment on function app_public.approve_request(uuid, text, integer) is
-  'Approves a submitted request, for good. Of two decisions at once the second gets INVALID_TRANSITION.';
+  'Approves a submitted request, for good. INVALID_TRANSITION: it is not awaiting a decision, for instance because somebody '
+  'else has decided it first.';
 
 create or replace function app_public.reject_request(request_id uuid, comment text default null, version integer default null)
   returns app_public.requests
@@ -118,10 +123,11 @@ create or replace function app_public.assign_request(
   language sql
   volatile
 as $$
-  select app_hidden.transition(request_id, 'ASSIGN', app_hidden.expected(version), app_hidden.given('assigned_to_id', assigned_to_id))
+  select app_hidden.transition(request_id, 'ASSIGN', app_hidden.expected(version),
+    app_hidden.given('assigned_to_id', assigned_to_id))
 $$;
 comment on function app_public.assign_request(uuid, uuid, integer) is
-  'Assigns a submitted request to one manager or admin, or by null to none in particular.';
+  'Assigns a submitted request to one manager or admin, or with null to nobody in particular.';
 
 grant execute on function
   app_public.create_request(text, text, uuid),
@@ -145,7 +151,8 @@ as $$
   select app_hidden.change_user(user_id, app_hidden.given('name', name) || app_hidden.given('role', role))
 $$;
 comment on function app_public.update_user(uuid, text, text) is
-  'Renames somebody or changes their role, for admins; it holds from their next request on. What is left out stays as it is. INVALID_TRANSITION: it is the last active admin.';
+  'Changes somebody''s name or role, for admins. A new role takes effect with their next request. What is left out stays as '
+  'it is. INVALID_TRANSITION: this is the last active admin.';
 
 create or replace function app_public.deactivate_user(user_id uuid)
   returns app_public.users
@@ -155,7 +162,8 @@ as $$
   select app_hidden.change_user(user_id, '{"is_deleted": true}')
 $$;
 comment on function app_public.deactivate_user(uuid) is
-  'Deactivates somebody, for admins: their sessions end, what they did keeps their name, and what was assigned to them any manager can decide. INVALID_TRANSITION: it is the last active admin.';
+  'Deactivates somebody, for admins: their sessions end, what they did keeps their name, and any manager can decide what was '
+  'assigned to them. INVALID_TRANSITION: this is the last active admin.';
 
 create or replace function app_public.reactivate_user(user_id uuid)
   returns app_public.users
@@ -164,7 +172,7 @@ create or replace function app_public.reactivate_user(user_id uuid)
 as $$
   select app_hidden.change_user(user_id, '{"is_deleted": false}')
 $$;
-comment on function app_public.reactivate_user(uuid) is 'Lets somebody in again, for admins.';
+comment on function app_public.reactivate_user(uuid) is 'Reactivates somebody, for admins, so that they can log in again.';
 
 grant execute on function
   app_public.update_user(uuid, text, text), app_public.deactivate_user(uuid), app_public.reactivate_user(uuid)
@@ -181,7 +189,7 @@ create or replace function app_public.get_current_user()
 as $$
   select u.* from app_public.users u where u.id = app_hidden.current_user_id()
 $$;
-comment on function app_public.get_current_user() is E'@name currentUser\nWho is asking; null without credentials.';
+comment on function app_public.get_current_user() is E'@name currentUser\nThe person who is logged in; null without credentials.';
 grant execute on function app_public.get_current_user() to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_public.requests_awaiting_my_decision()
@@ -194,7 +202,8 @@ as $$
   where d.user_id = (select app_hidden.current_user_id())
 $$;
 comment on function app_public.requests_awaiting_my_decision() is
-  E'@behavior +filter +order +condition\n@defaultOrderBy SUBMITTED_AT_ASC PRIMARY_KEY_ASC\nAll that the caller can decide now, oldest first.';
+  E'@behavior +filter +order +condition\n@defaultOrderBy SUBMITTED_AT_ASC PRIMARY_KEY_ASC\n'
+  'All requests that you can decide now, oldest first.';
 grant execute on function app_public.requests_awaiting_my_decision() to assent_user, assent_manager, assent_admin;
 
 -- Computed fields --------------------------------------------------------------------------------------------------
@@ -207,7 +216,7 @@ as $$
   select app_hidden.actions_of(r, app_hidden.my_parties(r))
 $$;
 comment on function app_public.requests_available_actions(app_public.requests) is
-  'What the caller may do with the request now: of UPDATE DELETE SUBMIT APPROVE REJECT ASSIGN.';
+  'What you may do with the request now, of UPDATE, DELETE, SUBMIT, APPROVE, REJECT and ASSIGN.';
 grant execute on function app_public.requests_available_actions(app_public.requests) to assent_user, assent_manager, assent_admin;
 
 create or replace function app_public.users_email(u app_public.users)
@@ -222,7 +231,8 @@ as $$
   where c.user_id = u.id
     and (u.id = (select app_hidden.current_user_id()) or (select app_hidden.has_permission('user.read_email')))
 $$;
-comment on function app_public.users_email(app_public.users) is 'The address the person logs in with; null where the caller may not see it.';
+comment on function app_public.users_email(app_public.users) is
+  'The email address that the person logs in with; null if you may not see it.';
 
 create or replace function app_public.users_permissions(u app_public.users)
   returns text[]
@@ -231,6 +241,7 @@ create or replace function app_public.users_permissions(u app_public.users)
 as $$
   select array(select p.permission from app_hidden.effective_permissions p where p.role = u.role order by p.permission)
 $$;
-comment on function app_public.users_permissions(app_public.users) is 'What the person''s role allows, the inherited permissions included.';
+comment on function app_public.users_permissions(app_public.users) is
+  'The permissions of the person''s role, including inherited ones.';
 grant execute on function app_public.users_email(app_public.users), app_public.users_permissions(app_public.users)
   to assent_anonymous, assent_user, assent_manager, assent_admin;

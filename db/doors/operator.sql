@@ -1,8 +1,16 @@
--- The queue, as operators and DBAs see it. graphile-worker owns its tables, and may change them in a next version: functions look
--- at them, whose bodies bind nothing.
+-- The queue of jobs, as operators and DBAs see it. graphile-worker owns its tables, and may change them in its next version;
+-- therefore these are PL/pgSQL functions, which do not depend on the tables.
 
 create or replace function app_private.failing_jobs()
-  returns table (id bigint, task text, attempts integer, max_attempts integer, next_try timestamptz, error text, created_at timestamptz)
+  returns table (
+    id bigint,
+    task text,
+    attempts integer,
+    max_attempts integer,
+    next_try timestamptz,
+    error text,
+    created_at timestamptz
+  )
   language plpgsql
   stable
   security definer
@@ -45,7 +53,8 @@ begin
 end
 $$;
 comment on function app_hidden.count_jobs() is
-  'How many jobs of each task are waiting, scheduled, running, failing (to be tried again) or given up, as far as 100,000; and how many mails were refused for good. For /metrics.';
+  'How many jobs of each task are waiting, scheduled, running, failing (they will be tried again) or given up, counted up to '
+  '100,000, and how many mails were refused for good. For /metrics.';
 grant execute on function app_hidden.count_jobs() to :DATABASE_AUTHENTICATOR;
 
 create or replace function app_hidden.schema_version()
@@ -60,5 +69,6 @@ begin
 end
 $$;
 comment on function app_hidden.schema_version() is
-  'The last committed migration that this database has had, such as 000009.sql; null: none. Server and worker refuse to start on another than the one they were built with.';
+  'The last committed migration that was run on this database, such as 000009.sql; null if there is none. Server and worker '
+  'refuse to start unless it is the one they were built with.';
 grant execute on function app_hidden.schema_version() to :DATABASE_AUTHENTICATOR;

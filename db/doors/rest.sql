@@ -1,7 +1,7 @@
--- What REST shows: each resource as one JSON document; and how a request changes by a JSON body. server/rest/routes.ts says
--- which route shows what. Rows are read as the caller, so that row-level security decides which there are. Their documents
--- are made as the owner, because a plan of the owner's holds for callers of every role. They add nothing but the names of
--- people, which are no secret among those who are logged in: a row that somebody made up comes back as it was made up.
+-- The REST door: each resource as one JSON document, and how a JSON body changes a request. server/rest/ says which route shows
+-- what. Rows are read as the caller, so that row-level security decides which they see. The documents are made as the owner, so
+-- that callers of every role share one plan. They add only the names of people, which everybody who is logged in may see: from a
+-- made-up row, a caller learns nothing else.
 
 create or replace function app_hidden.request_document(seen app_public.requests)
   returns json
@@ -27,7 +27,8 @@ begin
 end
 $$;
 comment on function app_hidden.request_document(app_public.requests) is
-  'A request as REST shows it: what the row holds, which the caller has read, and the names of the people on it. Null without a live session.';
+  'A request as REST shows it: a row that the caller has read, with the names of its people and what the caller may do with '
+  'it. Null without a live session.';
 
 create or replace function app_hidden.audit_log_document(seen app_public.audit_logs)
   returns json
@@ -42,14 +43,14 @@ begin
   select row_to_json(d) into v_document
   from app_private.caller() c
   cross join lateral (
-    select seen.id, (select p from app_private.people p where p.id = seen.actor_id) as actor, seen.action, seen.request_id, seen.user_id,
-      seen.metadata, host(seen.ip_address) as ip_address, seen."timestamp"
+    select seen.id, (select p from app_private.people p where p.id = seen.actor_id) as actor, seen.action, seen.request_id,
+      seen.user_id, seen.metadata, host(seen.ip_address) as ip_address, seen."timestamp"
   ) d;
   return v_document;
 end
 $$;
 comment on function app_hidden.audit_log_document(app_public.audit_logs) is
-  'An audit entry as REST shows it: what the row holds, which the caller has read, and the name of its actor. Null without a live session.';
+  'An audit entry as REST shows it: a row that the caller has read, with the name of its actor. Null without a live session.';
 
 create or replace function app_hidden.user_document(seen app_public.users)
   returns json
@@ -61,16 +62,17 @@ as $$
 declare
   v_document json;
 begin
-  -- What was seen is shown, and the address to whom users_email() tells it.
+  -- users_email() decides whether the caller sees the address.
   select row_to_json(d) into v_document
   from (
-    select seen.id, app_public.users_email(seen) as email, seen.name, seen.role, app_public.users_permissions(seen) as permissions,
-      seen.is_deleted, seen.created_at
+    select seen.id, app_public.users_email(seen) as email, seen.name, seen.role,
+      app_public.users_permissions(seen) as permissions, seen.is_deleted, seen.created_at
   ) d;
   return v_document;
 end
 $$;
-comment on function app_hidden.user_document(app_public.users) is 'A person that the caller has seen, as REST shows them.';
+comment on function app_hidden.user_document(app_public.users) is
+  'A person as REST shows them, made of a row that the caller has read.';
 
 grant execute on function
   app_hidden.request_document(app_public.requests),
@@ -95,10 +97,11 @@ begin
   v_request := app_hidden.transition(request_id, action, expected_versions,
     body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end);
   version := v_request.version;
-  -- A statement of its own sees what transition() has written.
+  -- This must be a separate statement to see what transition() has written.
   document := app_hidden.request_document(v_request);
 end
 $$;
 comment on function app_hidden.act_on_request(uuid, text, integer[], jsonb) is
-  'Takes an action on a request (no id: CREATE) by a JSON body, and shows what became of it; where versions are expected (If-Match), at one of them. Raises as transition() does.';
+  'Takes an action on a request (without an id: CREATE) with a JSON body, and returns the result. If versions are expected '
+  '(If-Match), the request must be at one of them. Raises what transition() raises.';
 grant execute on function app_hidden.act_on_request(uuid, text, integer[], jsonb) to assent_user, assent_manager, assent_admin;

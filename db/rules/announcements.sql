@@ -1,9 +1,9 @@
--- Live news: what has changed is announced by NOTIFY, as ids alone and by person, because NOTIFY knows no row-level security;
--- the server's subscribers read it as whom they are (server/live/listener.ts). One channel, "assent", whose payloads are
+-- Live updates: changes are announced by NOTIFY. It knows no row-level security, so a payload contains ids only, and the server
+-- (server/live/listener.ts) reads the rows as each subscriber. There is one channel, "assent", with these payloads:
 --
 --   request <id>                    the request has changed
---   inbox <user id>                 what awaits this person's decision has changed
---   notification <user id> <id>     this person was told something
+--   inbox <user id>                 the requests that await this person's decision have changed
+--   notification <user id> <id>     this person has a new notification
 --   session <id>                    the session has ended
 
 create or replace function app_private.tg_requests__announce()
@@ -17,7 +17,8 @@ begin
   return null;
 end
 $$;
-comment on function app_private.tg_requests__announce() is 'Announces that a request has changed. Of a new one nobody knows the id yet.';
+comment on function app_private.tg_requests__announce() is
+  'Announces that a request has changed. A new one is not announced: nobody knows its id yet.';
 
 create or replace trigger _950_announce
   after update on app_public.requests
@@ -53,7 +54,8 @@ begin
   return null;
 end
 $$;
-comment on function app_private.tg_sessions__announce() is 'Announces the end of a session, so that what is open under it is closed.';
+comment on function app_private.tg_sessions__announce() is
+  'Announces the end of a session, so that its live connections are closed.';
 
 create or replace trigger _950_announce
   after update of revoked_at on app_private.sessions
@@ -65,14 +67,21 @@ create or replace function app_private.announce_inboxes(entry app_public.audit_l
   language sql
   volatile
 as $$
-  -- Whoever could decide it before or can now: under its assignee then, and under that of today.
+  -- This is whoever could decide it before or can now: with the assignee it had, and with the one it has.
   select pg_notify('assent', 'inbox ' || d.user_id)
   from app_public.requests r
-  cross join lateral (select distinct a.id from unnest(array[r.assigned_to_id, case when entry.action = 'ASSIGN' then (entry.metadata -> 'assigned_to_id' ->> 'old')::uuid else r.assigned_to_id end]) a (id)) assigned
+  cross join lateral (
+    select distinct a.id
+    from unnest(array[
+      r.assigned_to_id,
+      case when entry.action = 'ASSIGN' then (entry.metadata -> 'assigned_to_id' ->> 'old')::uuid else r.assigned_to_id end
+    ]) a (id)
+  ) assigned
   left join app_hidden.deciders assignee on assignee.user_id = assigned.id
   join app_hidden.deciders d on app_hidden.can_decide(r.creator_id, assignee.user_id, d.user_id, d.decides_any)
   where r.id = entry.request_id and entry.action in ('SUBMIT', 'APPROVE', 'REJECT', 'ASSIGN');
-  -- Who comes to decide, or ceases to; and everybody, if what is assigned to them falls to all thereby, or is theirs again.
+  -- Whoever becomes a decider, or ceases to be one; and if requests are assigned to them, all deciders, because those requests
+  -- become everybody's to decide, or the assignee's again.
   select pg_notify('assent', 'inbox ' || d.user_id)
   from (
     select entry.user_id
@@ -83,4 +92,5 @@ as $$
   ) d
   where entry.action in ('USER_DEACTIVATE', 'USER_REACTIVATE') or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
 $$;
-comment on function app_private.announce_inboxes(app_public.audit_logs) is 'Announces to everybody whose inbox an action has changed that it has.';
+comment on function app_private.announce_inboxes(app_public.audit_logs) is
+  'Announces to everybody whose inbox an action has changed that it has changed.';

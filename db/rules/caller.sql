@@ -1,13 +1,13 @@
--- Who is asking. A transaction says so before anything else: select app_hidden.become(secret, ip). That sets three
--- settings, and setting them by hand makes nobody somebody: the secret is unguessable and looked up by its hash, and
--- current_user_id() answers only while the role in force is the one that the person behind the secret has now.
+-- Who is asking. Each transaction begins with it: select app_hidden.become(secret, ip). That sets three settings. Nobody gains
+-- anything by setting them by hand: the secret cannot be guessed and is looked up by its hash, and current_user_id() returns
+-- an id only while the current role is the one that the person behind the secret has now.
 
 create or replace view app_hidden.effective_permissions with (security_invoker = true) as
   select mine.role, granted.permission
   from app_public.roles mine
   join app_public.roles below on below.level <= mine.level
   join app_public.role_permissions granted on granted.role = below.role;
-comment on view app_hidden.effective_permissions is 'Every permission of every role, the inherited ones included.';
+comment on view app_hidden.effective_permissions is 'Every permission of every role, including inherited ones.';
 
 create or replace function app_hidden.authenticate(secret text)
   returns name
@@ -32,7 +32,8 @@ begin
 end
 $$;
 comment on function app_hidden.authenticate(text) is
-  'The database role for a session''s secret: assent_anonymous for none, RQ401 for one that is dead or unknown. A browser sends its cookie unasked: a dead one counts as none.';
+  'The database role for a session''s secret: assent_anonymous without a secret. Raises RQ401 for one that has expired or is '
+  'unknown; but browsers send cookies unasked, so that such a cookie counts as none.';
 grant execute on function app_hidden.authenticate(text) to :DATABASE_AUTHENTICATOR;
 
 create or replace function app_hidden.become(secret text, ip text)
@@ -41,13 +42,15 @@ create or replace function app_hidden.become(secret text, ip text)
   volatile
 as $$
 begin
-  -- Both are set every time, '' for none: what an earlier transaction left must not count.
+  -- Both are set every time, if only to '', so that nothing which an earlier transaction left behind counts.
   perform set_config('assent.session', secret, true), set_config('assent.ip', ip, true);
   return set_config('role', app_hidden.authenticate(secret), true);
 end
 $$;
 comment on function app_hidden.become(text, text) is
-  'Begins a transaction of the person behind a session''s secret ('''' without credentials), who calls from an address ('''' when it is unknown): from here to its end it runs under their database role, which is the answer. Raises RQ401 as authenticate() does.';
+  'Begins a transaction of the person behind a session''s secret ('''' without credentials), who calls from an IP address '
+  '('''' if it is unknown): from here to its end, it runs as their database role, which is returned. Raises RQ401 as '
+  'authenticate() does.';
 grant execute on function app_hidden.become(text, text) to :DATABASE_AUTHENTICATOR;
 
 create or replace function app_private.require_session()
@@ -67,7 +70,7 @@ begin
 end
 $$;
 comment on function app_private.require_session() is
-  'Whose session it is, also when their role has changed since the transaction began. Raises RQ401 without a live one.';
+  'Whose session it is, even if their role has changed since the transaction began. Raises RQ401 without a live session.';
 
 create or replace function app_private.caller()
   returns table (session_id uuid, user_id uuid, role text)
@@ -80,7 +83,7 @@ as $$
   where l.database_role = current_setting('role')
 $$;
 comment on function app_private.caller() is
-  'Who is asking: no row without a live session, and none while the database role in force is not that person''s own.';
+  'Who is asking. There is no row without a live session, and none while the current database role is not that of this person.';
 
 create or replace function app_private.caller_with_permissions()
   returns table (user_id uuid, permissions text[])
@@ -91,7 +94,7 @@ as $$
   select c.user_id, array(select p.permission from app_hidden.effective_permissions p where p.role = c.role)
   from app_private.caller() c
 $$;
-comment on function app_private.caller_with_permissions() is 'Who is asking and what they may do; no row for nobody.';
+comment on function app_private.caller_with_permissions() is 'Who is asking and what they may do; no row without a caller.';
 
 create or replace function app_hidden.current_user_id()
   returns uuid
@@ -108,7 +111,8 @@ begin
 end
 $$;
 comment on function app_hidden.current_user_id() is
-  'The id of app_private.caller(), or null. Policies call it as (select app_hidden.current_user_id()), once a statement and not once a row.';
+  'The user_id of app_private.caller(), or null. Policies call it as (select app_hidden.current_user_id()), so that it runs '
+  'once for each statement and not for each row.';
 grant execute on function app_hidden.current_user_id() to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_private.current_ip()
@@ -118,7 +122,7 @@ create or replace function app_private.current_ip()
 as $$
   select nullif(current_setting('assent.ip', true), '')::inet
 $$;
-comment on function app_private.current_ip() is 'The address that the request came from, for the audit trail.';
+comment on function app_private.current_ip() is 'The IP address that the request came from, for the audit trail.';
 
 create or replace function app_hidden.has_permission(permission text)
   returns boolean
@@ -135,7 +139,7 @@ begin
   );
 end
 $$;
-comment on function app_hidden.has_permission(text) is 'May the person who is asking do this? False for nobody.';
+comment on function app_hidden.has_permission(text) is 'Does the caller have this permission? False without a caller.';
 grant execute on function app_hidden.has_permission(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_private.require_permission(permission text)
@@ -146,10 +150,12 @@ create or replace function app_private.require_permission(permission text)
 as $$
 begin
   if not app_hidden.has_permission(permission) then
-    -- Asked second, so that a session which ends between the two is reported as ended.
+    -- The session is asked for second, so that one which ends between the two is reported as ended.
     perform app_private.require_session();
-    raise exception using errcode = 'RQ403', message = format('You are not allowed to do this: it takes the permission %s.', permission);
+    raise exception using errcode = 'RQ403',
+      message = format('You are not allowed to do this: it requires the permission %s.', permission);
   end if;
 end
 $$;
-comment on function app_private.require_permission(text) is 'Raises RQ401 without a live session, RQ403 without the permission.';
+comment on function app_private.require_permission(text) is
+  'Raises RQ401 without a live session, and RQ403 without the permission.';

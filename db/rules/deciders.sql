@@ -1,8 +1,10 @@
--- Who can decide a request: one predicate, can_decide(). The check, the buttons, the inbox and the recipients all ask it.
+-- Who can decide a request. There is one predicate, can_decide(), which the check, the buttons, the inbox and the recipients
+-- of notifications all use.
 
--- Runs as its owner: who is a manager or an admin is known to everybody, and row-level security on people, applied
--- twice in the view below, would cost more to plan than the query to run. The inheritance of effective_permissions is
--- written out, each table by its key: that there is one row of each is what makes the planner take the inbox by its index.
+-- This view runs as its owner: everybody may know who is a manager or an admin, and row-level security on people, applied twice
+-- in the view below, would take longer to plan than the query takes to run. The inheritance of effective_permissions is written
+-- out, with each table joined by its key, because only when it expects one row of each does the planner use the index of the
+-- inbox.
 create or replace view app_hidden.deciders as
   select u.id as user_id, mine.level >= any_lowest.level as decides_any
   from app_public.users u
@@ -12,7 +14,7 @@ create or replace view app_hidden.deciders as
   join app_public.role_permissions decide_any on decide_any.permission = 'request.decide_any'
   join app_public.roles any_lowest on any_lowest.role = decide_any.role
   where not u.is_deleted;
-comment on view app_hidden.deciders is 'The active people who may decide at all: those who can be assigned a request.';
+comment on view app_hidden.deciders is 'The active people who can decide requests, and who can therefore be assigned one.';
 
 create or replace function app_hidden.can_decide(creator_id uuid, live_assignee_id uuid, person_id uuid, decides_any boolean)
   returns boolean
@@ -22,8 +24,11 @@ as $$
   select person_id <> creator_id and (decides_any or live_assignee_id is null or live_assignee_id = person_id)
 $$;
 comment on function app_hidden.can_decide(uuid, uuid, uuid, boolean) is
-  'The rule of who can decide a request, of a person in app_hidden.deciders: not their own; and unassigned, or assigned to them, unless they decide any. An assignee who is no longer in app_hidden.deciders counts as none.';
-grant execute on function app_hidden.can_decide(uuid, uuid, uuid, boolean) to assent_user, assent_manager, assent_admin, assent_auditor;
+  'The rule of who can decide a request. A person in app_hidden.deciders can decide any request but their own that is '
+  'unassigned or assigned to them; those who decide any can also decide what is assigned to others. An assignee who is no '
+  'longer in app_hidden.deciders counts as none.';
+grant execute on function app_hidden.can_decide(uuid, uuid, uuid, boolean)
+  to assent_user, assent_manager, assent_admin, assent_auditor;
 
 create or replace function app_hidden.is_waiting(r app_public.requests)
   returns boolean
@@ -33,7 +38,8 @@ as $$
   select r.submitted_at is not null and r.reviewed_at is null and not r.is_deleted
 $$;
 comment on function app_hidden.is_waiting(app_public.requests) is
-  'Does it wait for a decision? The condition of requests_waiting_idx: PostgreSQL writes the body in its place, and so finds the index.';
+  'Is it awaiting a decision? This is the condition of requests_waiting_idx: PostgreSQL inlines the function, and so can use '
+  'the index.';
 
 create or replace function app_hidden.waiting_since(submitted_at timestamptz)
   returns timestamptz
@@ -43,7 +49,8 @@ as $$
   select coalesce(submitted_at, '9999-12-31Z')
 $$;
 comment on function app_hidden.waiting_since(timestamptz) is
-  'What inboxes are ordered by, as requests_waiting_idx has it. Drafts come last; it is never null, because pages by cursor lose rows where the order''s column is null.';
+  'What inboxes are ordered by, as requests_waiting_idx is. Drafts come last. It is never null, because cursor pagination '
+  'loses rows whose sort key is null.';
 create or replace function app_hidden.waiting_status()
   returns text
   language sql
@@ -51,7 +58,7 @@ create or replace function app_hidden.waiting_status()
 as $$
   select min(t.from_status) from app_public.request_transitions t where t.who = 'DECIDER'
 $$;
-comment on function app_hidden.waiting_status() is 'The status in which requests wait for a decision.';
+comment on function app_hidden.waiting_status() is 'The status of requests that are awaiting a decision.';
 grant execute on function
   app_hidden.is_waiting(app_public.requests), app_hidden.waiting_since(timestamptz), app_hidden.waiting_status()
   to assent_user, assent_manager, assent_admin, assent_auditor;
@@ -64,7 +71,8 @@ create or replace view app_hidden.request_deciders with (security_invoker = true
   where app_hidden.is_waiting(r)
     and r.status in (select t.from_status from app_public.request_transitions t where t.who = 'DECIDER');
 comment on view app_hidden.request_deciders is
-  'Each waiting request with everybody who can decide it now: read by person it is their inbox, by request it is whom to tell.';
+  'Each waiting request with everybody who can decide it now. The rows of a person are their inbox; the rows of a request are '
+  'whom to notify.';
 
 -- What a person may do with a request ------------------------------------------------------------------------------
 
@@ -92,7 +100,7 @@ begin
 end
 $$;
 comment on function app_private.parties(app_public.requests, uuid, text[]) is
-  'What a person with these permissions is to the request, whatever its status: of the rows of request_parties.';
+  'What a person with these permissions is to the request, whatever its status, as parties of request_parties.';
 
 create or replace function app_hidden.my_parties(r app_public.requests)
   returns text[]
@@ -109,13 +117,13 @@ begin
   return app_private.parties(r, v_me, v_may);
 end
 $$;
-comment on function app_hidden.my_parties(app_public.requests) is 'What the person who is asking is to the request.';
+comment on function app_hidden.my_parties(app_public.requests) is 'What the caller is to the request.';
 
 create or replace function app_hidden.actions_of(r app_public.requests, parties text[])
   returns text[]
   language plpgsql
   stable
-  security definer -- one plan for callers of every role; the table is no secret
+  security definer -- so that callers of every role share one plan; the table is public
   set search_path to pg_catalog, pg_temp
 as $$
 begin
@@ -127,6 +135,7 @@ begin
   );
 end
 $$;
-comment on function app_hidden.actions_of(app_public.requests, text[]) is 'The actions that these parties may take on the request now.';
+comment on function app_hidden.actions_of(app_public.requests, text[]) is
+  'The actions that these parties may take on the request now.';
 grant execute on function app_hidden.my_parties(app_public.requests), app_hidden.actions_of(app_public.requests, text[])
   to assent_user, assent_manager, assent_admin;

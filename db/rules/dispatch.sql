@@ -1,7 +1,7 @@
--- Who is told what. An action that others are told of adds a job in its own transaction; the job, dispatch(), finds the
--- recipients by the same predicate that permits their decision, and writes one notification for each, one delivery for
--- each webhook, and announces what has changed to live subscribers. To do so after the action keeps whoever acts from
--- waiting, however many there are to be told.
+-- Who is notified of what. An action that is reported to others adds a job in its own transaction. The job, dispatch(), finds
+-- the recipients by the same predicate that permits their decision. It writes a notification for each recipient and a delivery
+-- for each webhook, and announces to live subscribers what has changed. All this comes after the action, so that whoever acts
+-- need not wait, however many recipients there are.
 
 create or replace function app_private.deciders_to_notify(of_request_id uuid)
   returns table (user_id uuid)
@@ -15,7 +15,8 @@ as $$
       or not exists (select from app_hidden.deciders assignee where assignee.user_id = (d.request).assigned_to_id))
 $$;
 comment on function app_private.deciders_to_notify(uuid) is
-  'Who is told that a request waits: of those who can decide it, its assignee alone if it has one. Nobody once it is decided.';
+  'Who is notified that a request is waiting: if it has an assignee who can decide it, only the assignee, otherwise everybody '
+  'who can decide it. Nobody once it is decided.';
 
 create or replace function app_private.recipients(entry app_public.audit_logs)
   returns table (user_id uuid)
@@ -32,17 +33,17 @@ as $$
   select entry.user_id
   where entry.action in ('PASSWORD_CHANGE', 'PASSWORD_RESET_REQUEST')
     or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
-    -- An account made by SQL, as the demo's are, has nobody who invites.
+    -- Nobody is mailed about an account that was made by SQL, as those of the demo are.
     or (entry.action = 'USER_CREATE' and entry.actor_id is not null)
 $$;
-comment on function app_private.recipients(app_public.audit_logs) is 'Who is to be told of an action, as things stand now.';
+comment on function app_private.recipients(app_public.audit_logs) is 'Who is to be notified of an action, as things are now.';
 
 create or replace function app_private.dispatch(audit_log_id uuid)
   returns void
   language plpgsql
   volatile
   set search_path to pg_catalog, pg_temp
-  -- To plan it anew for each entry takes ten times as long as to run it.
+  -- Planning it again for each entry would take ten times as long as running it.
   set plan_cache_mode to force_generic_plan
 as $$
 declare
@@ -53,7 +54,7 @@ begin
   select u.id, k.kind, v_entry.id::text, v_entry.request_id, v_entry.actor_id, app_private.mail_state_for(u.id, k.kind)
   from app_public.notification_kinds k
   cross join app_private.recipients(v_entry) r
-  -- OFFSET 0 keeps it a look-up for each: there are few recipients, and many people.
+  -- OFFSET 0 makes it a look-up for each recipient, because there are few recipients and many people.
   cross join lateral (select u.id from app_public.users u where u.id = r.user_id and not u.is_deleted offset 0) u
   where k.action = v_entry.action
   order by u.id
@@ -63,7 +64,8 @@ begin
 end
 $$;
 comment on function app_private.dispatch(uuid) is
-  'The job of an action that others are told of: one notification for each recipient, one delivery for each webhook, live news of inboxes. Run twice, it tells nobody a second time.';
+  'The job of an action that is reported to others: it makes one notification for each recipient and one delivery for each '
+  'webhook, and announces which inboxes have changed. If it is run twice, nobody is notified a second time.';
 
 create or replace function app_private.tg_audit_logs__dispatch()
   returns trigger
@@ -73,7 +75,7 @@ create or replace function app_private.tg_audit_logs__dispatch()
 as $$
 begin
   if exists (select from app_public.audit_actions a where a.action = new.action and a.is_told) then
-    -- "unsafe_dedupe" is one insert, and unsafe only where a key comes again: an entry has its key to itself.
+    -- "unsafe_dedupe" is a single insert. It is unsafe only for keys that are used again, and no other job has this key.
     perform graphile_worker.add_job('dispatch', json_build_object('id', new.id),
       job_key => 'dispatch ' || new.id, job_key_mode => 'unsafe_dedupe');
   end if;
@@ -81,7 +83,7 @@ begin
 end
 $$;
 comment on function app_private.tg_audit_logs__dispatch() is
-  'Adds the job that tells of an action, in the action''s own transaction: rolled back with it, there with it.';
+  'Adds the job that reports an action, in the action''s own transaction, so that both commit or neither does.';
 
 create or replace trigger _800_dispatch
   after insert on app_public.audit_logs

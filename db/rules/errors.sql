@@ -1,6 +1,6 @@
--- How input that breaks a rule is reported. The rules themselves are constraints, next to their tables; a constraint's
--- comment is the message that its violation gives the caller. A form wants every fault at once, PostgreSQL stops at the
--- first: violations() therefore looks at a row that was refused once more, and only then.
+-- How invalid input is reported. The rules themselves are constraints, next to their tables; the comment on a constraint is the
+-- message that callers get when they violate it. A form wants to show every fault at once, but PostgreSQL stops at the first:
+-- therefore violations() checks a row again after PostgreSQL has refused it, and only then.
 
 create or replace function app_private.violations(of_table regclass, refused jsonb)
   returns jsonb
@@ -20,11 +20,12 @@ begin
     where a.attrelid = of_table and a.attnum > 0 and not a.attisdropped and a.attnotnull
       and coalesce(refused -> a.attname::text, case when not a.atthasdef then jsonb 'null' end) = jsonb 'null'
     union all
-    -- A rule of several columns is about the last of them: what it is compared with stands before it in the table.
+    -- A constraint on several columns is reported for the last of them: what that is compared with comes before it in the table.
     select a.attname, obj_description(c.oid, 'pg_constraint'),
       case c.contype
         when 'c' then pg_get_expr(c.conbin, c.conrelid)
-        else format('r.%1$I is null or exists (select from %2$s f where f.%3$I = r.%1$I)', a.attname, c.confrelid::regclass, f.attname)
+        else format('r.%1$I is null or exists (select from %2$s f where f.%3$I = r.%1$I)',
+          a.attname, c.confrelid::regclass, f.attname)
       end,
       a.attnum
     from pg_constraint c
@@ -42,7 +43,9 @@ begin
 end
 $$;
 comment on function app_private.violations(regclass, jsonb) is
-  'Every NOT NULL, CHECK and foreign key of the table that a row, as far as it is given, violates, as [{"field": …, "message": …}], the message being the comment on the constraint. To be asked when PostgreSQL has refused the row: it stops at the first.';
+  'Every NOT NULL, CHECK and foreign key of the table that a row, as far as it is given, violates, as [{"field": …, '
+  '"message": …}], where the message is the comment on the constraint. Call it when PostgreSQL has refused the row, because '
+  'PostgreSQL stops at the first violation.';
 
 create or replace function app_private.raise_faults(faults jsonb)
   returns void
@@ -53,7 +56,7 @@ as $$
 declare
   v_faults jsonb;
 begin
-  -- One fault a field: the first, which is the one to mend first.
+  -- Each field reports one fault: the first.
   select jsonb_agg(f.fault order by f.place) into v_faults
   from (
     select distinct on (e.fault ->> 'field') e.fault, e.place
@@ -67,7 +70,8 @@ begin
 end
 $$;
 comment on function app_private.raise_faults(jsonb) is
-  'Raises RQ422 for faults as violations() and type_faults() find them: the first is the message, with its field as COLUMN; all of them are the DETAIL, as JSON.';
+  'Raises RQ422 for faults that violations() and type_faults() have found. MESSAGE is that of the first, COLUMN its field, '
+  'and DETAIL holds all of them as JSON.';
 
 create or replace function app_private.type_faults(changes jsonb, of_table regclass)
   returns jsonb
@@ -88,7 +92,7 @@ begin
 end
 $$;
 comment on function app_private.type_faults(jsonb, regclass) is
-  'The changes that are not of the type of their column, as faults. PostgreSQL itself would take a number for a text.';
+  'The changes that do not have the type of their column, as faults. PostgreSQL itself would accept a number as text.';
 
 create or replace function app_private.refuse_weakness(weakness text, field text)
   returns void
@@ -103,4 +107,6 @@ begin
 end
 $$;
 comment on function app_private.refuse_weakness(text, text) is
-  'Raises RQ422 with what the server found wrong with a new password; null: nothing. Only the server sees a password, and only SQL knows whether everything that comes before holds: so it is found there and raised here.';
+  'Raises RQ422 with the fault that the server has found in a new password, if it has found one. Only the server sees a '
+  'password, and only SQL knows whether everything that is checked before it is in order; therefore the server finds the '
+  'fault and SQL raises it.';

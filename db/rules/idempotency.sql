@@ -1,6 +1,6 @@
--- A POST that is sent again under the same Idempotency-Key has one effect, and gets the first answer again (IETF draft
--- "The Idempotency-Key HTTP Header Field"). The key is claimed, the action taken and the answer kept in one transaction:
--- a server that is killed in between leaves nothing of any.
+-- A POST that is repeated with the same Idempotency-Key takes effect once, and gets the first response again (IETF draft "The
+-- Idempotency-Key HTTP Header Field"). The key is claimed, the action taken and the response kept in one transaction, so that a
+-- server which is killed meanwhile leaves no trace of any of them.
 
 create or replace function app_hidden.claim_idempotency_key(
   key text,
@@ -21,7 +21,7 @@ begin
     state := 'RUNNING';
     return;
   end if;
-  -- Of anybody's that have expired a few are cleared away, and nobody waits for it.
+  -- A few expired keys, whoever's they are, are deleted at each call, so that nobody ever waits for the deletion of many.
   delete from app_private.idempotency_keys k where (k.user_id, k.key) in (
     select e.user_id, e.key from app_private.idempotency_keys e
     where e.created_at < now() - interval '24 hours'
@@ -45,7 +45,8 @@ begin
 end
 $$;
 comment on function app_hidden.claim_idempotency_key(text, bytea[]) is
-  'NEW: go on, and end the same transaction with keep_answer. ANSWERED: here is the first answer. OTHER: the key stands for a request with another fingerprint. RUNNING: another transaction is at it. Raises RQ401.';
+  'NEW: go on, and call keep_answer at the end of the same transaction. ANSWERED: answer holds the first response. OTHER: the '
+  'key belongs to a request with another fingerprint. RUNNING: another transaction is processing the request. Raises RQ401.';
 
 create or replace function app_hidden.keep_answer(key text, fingerprint bytea, answer json)
   returns void
@@ -57,7 +58,8 @@ as $$
   insert into app_private.idempotency_keys (user_id, key, fingerprint, answer)
   values (app_private.require_session(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer)
 $$;
-comment on function app_hidden.keep_answer(text, bytea, json) is 'Keeps the answer under the key that this transaction has claimed. Raises RQ401 without a live session.';
+comment on function app_hidden.keep_answer(text, bytea, json) is
+  'Keeps the response under the key that this transaction has claimed. Raises RQ401 without a live session.';
 
 grant execute on function app_hidden.claim_idempotency_key(text, bytea[]), app_hidden.keep_answer(text, bytea, json)
   to assent_user, assent_manager, assent_admin;

@@ -1,6 +1,6 @@
--- The life of a request. Which actions lead from where to where, who may take them and what they write are rows of
--- app_public.request_transitions; here stands the one function that walks them, and the guard that lets nobody walk
--- past them.
+-- The life of a request. Which actions lead from which status to which, who may take them and what they write are rows of
+-- app_public.request_transitions. Here is the one function that takes an action, transition(), and the guard that prevents any
+-- other change.
 
 create or replace function app_private.permitted_transition(r app_public.requests, action text, expected_versions integer[])
   returns app_public.request_transitions
@@ -40,7 +40,9 @@ begin
 end
 $$;
 comment on function app_private.permitted_transition(app_public.requests, text, integer[]) is
-  'The edge that an action takes from where the request stands. Raises RQ401 when the session has ended meanwhile, RQ403 when the caller is not the party for it, else RQ409 when no edge leads from here, else RQ412 when versions are expected and its own is not among them.';
+  'The edge for an action from the request''s status. Raises RQ401 if the session has ended meanwhile, RQ403 if the caller is '
+  'not of a party that may take the action, RQ409 if no edge leads from this status, and RQ412 if versions are expected and '
+  'the request''s is not among them, in this order.';
 
 create or replace function app_private.stamps(edge app_public.request_transitions)
   returns jsonb
@@ -59,7 +61,8 @@ begin
   );
 end
 $$;
-comment on function app_private.stamps(app_public.request_transitions) is 'What an edge itself writes, with @now and @caller filled in.';
+comment on function app_private.stamps(app_public.request_transitions) is
+  'The columns that an edge itself sets, with @now and @caller filled in.';
 
 create or replace function app_private.request_faults(r app_public.requests, changes jsonb)
   returns jsonb
@@ -67,10 +70,11 @@ create or replace function app_private.request_faults(r app_public.requests, cha
   stable
 as $$
   select app_private.violations('app_public.requests',
-    -- What has a default is null in a new row, and no fault.
+    -- In a new row, a column with a default is null without being a fault.
     case when r.id is null then jsonb_strip_nulls(to_jsonb(r)) || changes else to_jsonb(r) end)
 $$;
-comment on function app_private.request_faults(app_public.requests, jsonb) is 'What is wrong with a request as changes would have it.';
+comment on function app_private.request_faults(app_public.requests, jsonb) is
+  'What would be wrong with a request after these changes.';
 
 create or replace function app_private.write_request(r app_public.requests, action text, changes jsonb)
   returns app_public.requests
@@ -83,7 +87,7 @@ declare
   v_field text;
   v_message text;
 begin
-  -- The guard below lets a write pass only while this names the action.
+  -- The guard below permits a write only while this setting names the action.
   perform set_config('assent.action', action, true);
   if r.id is null then
     insert into app_public.requests (title, description, status, creator_id, assigned_to_id)
@@ -109,7 +113,8 @@ exception
 end
 $$;
 comment on function app_private.write_request(app_public.requests, text, jsonb) is
-  'Writes what an action has made of a request: a new one, which has no id yet, or a changed one. Raises RQ422 for everything that is wrong with it.';
+  'Writes a request as an action has changed it, or a new one, which has no id yet. Raises RQ422 for everything that is wrong '
+  'with it.';
 
 create or replace function app_hidden.transition(
   request_id uuid,
@@ -133,7 +138,7 @@ begin
   if exists (select from app_public.request_transitions t where t.action = transition.action and t.from_status is null) then
     v_old.creator_id := app_hidden.current_user_id();
   elsif app_private.is_visible(request_id) then
-    -- The lock comes before any look at the state, so that of two deciders the second meets what the first has done.
+    -- The lock comes before any check of the state, so that the second of two deciders sees what the first has done.
     select * into v_old from app_public.requests r where r.id = request_id for no key update;
   else
     perform app_private.require_session();
@@ -143,7 +148,7 @@ begin
   v_edge := app_private.permitted_transition(v_old, action, expected_versions);
   if not v_edge.writes @> array(select jsonb_object_keys(changes)) then
     raise exception using errcode = 'RQ403',
-      message = format('To %s a request writes nothing but %s.', lower(action), v_edge.writes);
+      message = format('To %s a request, you may set no fields but these: %s.', lower(action), v_edge.writes);
   end if;
 
   v_faults := app_private.type_faults(changes, 'app_public.requests');
@@ -153,7 +158,7 @@ begin
   if v_faults <> '[]' then
     perform app_private.raise_faults(v_faults || app_private.request_faults(v_new, v_changes));
   end if;
-  -- An edit that changes nothing is no action, and leaves no trace.
+  -- An edit that changes nothing is not an action, and leaves no trace.
   if v_new is not distinct from v_old then
     return v_old;
   end if;
@@ -161,10 +166,13 @@ begin
 end
 $$;
 comment on function app_hidden.transition(uuid, text, integer[], jsonb) is
-  'The one way in which a request changes: is the session live (RQ401), can the caller see it (RQ404), lock, may they (RQ403), does the state allow it (RQ409), is the version current (RQ412), write, and report everything that is wrong with the values as RQ422. The API functions call it.';
+  'The one way in which a request changes; all API functions call it. It checks whether the caller can see the request '
+  '(RQ404), locks it, checks whether the session is live (RQ401), whether the caller may do this (RQ403), whether the state '
+  'allows it (RQ409) and whether the version is current (RQ412), writes the change, and reports everything that is wrong with '
+  'the values (RQ422). To callers without a live session, everything is RQ401.';
 grant execute on function app_hidden.transition(uuid, text, integer[], jsonb) to assent_user, assent_manager, assent_admin;
 
--- The guard: what is submitted stays as it is, whatever the statement and whoever writes it -------------------------
+-- The guard: a submitted request stays as it is, whatever the statement and whoever runs it ---------------------------
 
 create or replace function app_private.tg_requests__guard()
   returns trigger
@@ -188,7 +196,8 @@ begin
 
   if tg_op = 'UPDATE' then
     if (new.id, new.creator_id, new.created_at) is distinct from (old.id, old.creator_id, old.created_at) then
-      raise exception using errcode = 'RQ403', message = 'A request keeps its id, its creator and its time of creation.';
+      raise exception using errcode = 'RQ403',
+        message = 'The id, the creator and the creation time of a request cannot be changed.';
     end if;
     new.version := old.version + 1;
     new.updated_at := clock_timestamp();
@@ -205,7 +214,8 @@ begin
 end
 $$;
 comment on function app_private.tg_requests__guard() is
-  'No write without an action that leads there; version and updated_at; whom a request can be assigned to. Raises RQ403 and RQ422.';
+  'Refuses a write without an action that leads to it, counts the version, sets updated_at, and checks whom a request is '
+  'assigned to. Raises RQ403 and RQ422.';
 
 create or replace trigger _200_guard
   before insert or update on app_public.requests

@@ -1,6 +1,6 @@
--- Logging in and out, refreshing and ending sessions, and changing one's password. What asks for a password is two transactions, so that an attempt is
--- counted before the slow hash is computed and stays counted whatever becomes of it: begin_login, commit, finish_login.
--- Neither raises on a wrong password, which would roll back the count and the audit entry: the outcome is data.
+-- Logging in. It takes two transactions (begin_login, commit, finish_login), so that an attempt is counted before the slow hash
+-- is computed and stays counted whatever happens then. Neither raises an error for a wrong password, because that would roll
+-- back the count and the audit entry: the outcome is returned as data.
 
 create or replace function app_private.account_key(email text)
   returns bytea
@@ -9,7 +9,7 @@ create or replace function app_private.account_key(email text)
 as $$
   select sha256(convert_to(lower(email), 'UTF8'))
 $$;
-comment on function app_private.account_key(text) is 'What the failures of an account are counted under.';
+comment on function app_private.account_key(text) is 'The key under which the failures of an account are counted.';
 
 create or replace function app_private.caller_network()
   returns cidr
@@ -19,7 +19,7 @@ as $$
   select set_masklen(ip::cidr, case family(ip) when 4 then 32 else 64 end)
   from app_private.current_ip() ip
 $$;
-comment on function app_private.caller_network() is 'What the failures of an address are counted under.';
+comment on function app_private.caller_network() is 'The network under which the failures of a caller''s address are counted.';
 
 create or replace function app_hidden.begin_login(email text, out attempt_id uuid, out retry_after integer)
   language plpgsql
@@ -34,7 +34,7 @@ declare
 begin
   delete from app_private.login_attempts a where a.attempted_at < v_since;
 
-  -- One at a time per network, for the moment of counting; a login under way counts, so that no burst gets past.
+  -- One at a time for each network, while it is counted. A login that is under way counts, so that a burst is limited too.
   perform pg_advisory_xact_lock(hashtextextended('login from ' || coalesce(v_network::text, ''), 0));
   select a.attempted_at + interval '15 minutes' into v_blocked_until
   from app_private.login_attempts a
@@ -52,7 +52,8 @@ begin
 end
 $$;
 comment on function app_hidden.begin_login(text) is
-  'Counts an attempt to log in, before any password is looked at. retry_after (seconds) instead of an attempt_id: 100 have failed from this address within 15 minutes. To be committed before finish_login.';
+  'Counts an attempt to log in before the password is checked. Commit it before you call finish_login. It returns retry_after '
+  '(seconds) instead of an attempt_id when 100 attempts from this address have failed within 15 minutes.';
 grant execute on function app_hidden.begin_login(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_private.verify_password(
@@ -73,12 +74,13 @@ declare
   v_blocked_until timestamptz;
   v_hash text;
 begin
-  -- One at a time per account, until the hash is compared and the outcome counted.
+  -- One at a time for each account, until the hash is compared and the outcome counted.
   perform pg_advisory_xact_lock(hashtextextended('login to ' || v_account_key::text, 0));
   if not exists (
     select from app_private.login_attempts a where a.id = attempt_id and a.account_key = v_account_key and not a.failed
   ) then
-    raise exception using errcode = 'RQ401', message = 'This attempt was not begun for this account, or is over.';
+    raise exception using errcode = 'RQ401',
+      message = 'This login attempt is over, or was begun for another account: log in again.';
   end if;
 
   select a.attempted_at + interval '15 minutes' into v_blocked_until
@@ -98,7 +100,7 @@ begin
   join app_public.users u on u.id = c.user_id
   where lower(c.email) = lower(verify_password.email);
 
-  -- An unknown account costs the same as a known one: one hash.
+  -- An unknown account takes as long as a known one: one hash.
   if v_hash is null then
     perform app_private.hash_password(password_digest);
   elsif app_private.crypt(password_digest, v_hash) is distinct from v_hash then
@@ -113,7 +115,9 @@ begin
 end
 $$;
 comment on function app_private.verify_password(uuid, text, text) is
-  'Is it the password of an active account? user_id if so; else the attempt counts as failed, and known_id says whose account it was, if anybody''s. retry_after (seconds): 10 have failed on this account within 15 minutes. An attempt is good once: raises RQ401 for one that is over, unknown or of another account.';
+  'Is this the password of an active account? If so, it returns its user_id. If not, the attempt counts as failed, and '
+  'known_id is the account that has the address, if any. It returns retry_after (seconds) when 10 attempts on this account '
+  'have failed within 15 minutes. An attempt is valid once: raises RQ401 for one that is over, unknown or of another account.';
 
 create or replace function app_hidden.finish_login(
   attempt_id uuid,
@@ -145,7 +149,7 @@ begin
     return;
   end if;
 
-  -- The session that the browser had gives way to the new one.
+  -- The new session replaces the one that the browser had.
   if by_cookie then
     update app_private.sessions s
     set revoked_at = now()
@@ -162,6 +166,9 @@ begin
 end
 $$;
 comment on function app_hidden.finish_login(uuid, text, text, boolean, text) is
-  'Compares the password''s digest and opens a session: for a cookie, or for a token with a refresh token. No user_id: the address or the password is wrong, and the answer is the same in the same time for both. retry_after (seconds): 10 have failed on this account within 15 minutes. Raises RQ401 for an attempt that is over, unknown or of another account.';
+  'Compares the digest of the password and opens a session, either for a cookie or for an access token and a refresh token. '
+  'Without a user_id, the address or the password is wrong: the result and its time are the same for both. It returns '
+  'retry_after (seconds) when 10 attempts on this account have failed within 15 minutes. Raises RQ401 for an attempt that is '
+  'over, unknown or of another account.';
 grant execute on function app_hidden.finish_login(uuid, text, text, boolean, text)
   to assent_anonymous, assent_user, assent_manager, assent_admin;

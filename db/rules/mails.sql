@@ -1,4 +1,5 @@
--- Mails: the notifications that people want by mail, one job each. What mails and deliveries have in common: outbox.sql.
+-- Mails: the notifications that people want by mail, with one job for each. What mails have in common with deliveries is in
+-- outbox.sql.
 
 create or replace function app_private.tg_notifications__mail()
   returns trigger
@@ -12,13 +13,14 @@ begin
   return null;
 end
 $$;
-comment on function app_private.tg_notifications__mail() is 'Adds the job that mails a notification, in the transaction that queues it.';
+comment on function app_private.tg_notifications__mail() is
+  'Adds the job that mails a notification, in the transaction that queues it.';
 
 create or replace trigger _500_mail
   after insert on app_public.notifications
   for each row when (new.mail_state = 'QUEUED')
   execute function app_private.tg_notifications__mail();
--- Queued anew. A failed attempt leaves it queued, and its job is there to try again.
+-- This one is for mails that are queued again. After a failed attempt a mail stays queued, and its job tries again.
 create or replace trigger _510_mail
   after update of mail_state on app_public.notifications
   for each row when (new.mail_state = 'QUEUED' and old.mail_state <> 'QUEUED')
@@ -29,7 +31,7 @@ create or replace function app_private.has_to_decide(person_id uuid)
   language sql
   stable
 as $$
-  -- The first, in the order of their inbox. To ask whether there is any, the planner goes through all that waits.
+  -- This looks for the first in the order of their inbox. For a plain EXISTS, the planner would read all waiting requests.
   select (
     select true from app_hidden.request_deciders d
     where d.user_id = person_id
@@ -37,7 +39,7 @@ as $$
     limit 1
   ) is not null
 $$;
-comment on function app_private.has_to_decide(uuid) is 'Does anything wait that this person can decide?';
+comment on function app_private.has_to_decide(uuid) is 'Is there a waiting request that this person can decide?';
 
 create or replace function app_private.is_pointless(n app_public.notifications)
   returns boolean
@@ -45,14 +47,16 @@ create or replace function app_private.is_pointless(n app_public.notifications)
   stable
 as $$
   select u.is_deleted
-    or (k.asks_for_decision and not exists (select from app_private.deciders_to_notify(n.request_id) p where p.user_id = n.recipient_id))
+    or (k.asks_for_decision and not exists (
+      select from app_private.deciders_to_notify(n.request_id) p where p.user_id = n.recipient_id))
     or (k.kind = 'DIGEST' and not app_private.has_to_decide(n.recipient_id)
       and not exists (select from app_public.notifications w where w.recipient_id = n.recipient_id and w.mail_state = 'DIGEST'))
   from app_public.users u, app_public.notification_kinds k
   where u.id = n.recipient_id and k.kind = n.kind
 $$;
 comment on function app_private.is_pointless(app_public.notifications) is
-  'Is the recipient deactivated, the decision that is asked for not theirs to take any more, or the digest empty?';
+  'Is there no point in mailing it any more? The recipient is deactivated, can no longer take the decision that it asks for, '
+  'or the digest would be empty.';
 
 create or replace function app_private.digest_document(of_user_id uuid)
   returns jsonb
@@ -74,7 +78,9 @@ as $$
     'waiting_count', (
       select count(*) from (select from app_hidden.request_deciders d where d.user_id = of_user_id limit 1000) w),
     'news', coalesce((
-      select jsonb_agg(jsonb_build_object('notification_id', w.id, 'headline', w.headline, 'request_id', w.request_id, 'title', w.title) order by w.created_at, w.id)
+      select jsonb_agg(
+        jsonb_build_object('notification_id', w.id, 'headline', w.headline, 'request_id', w.request_id, 'title', w.title)
+        order by w.created_at, w.id)
       from (
         select n.id, n.created_at, k.headline, n.request_id, r.title
         from app_public.notifications n
@@ -86,12 +92,13 @@ as $$
       ) w), '[]'))
 $$;
 comment on function app_private.digest_document(uuid) is
-  'What a digest holds: the 20 requests that have waited longest for this person''s decision, how many wait (as far as 1,000), and the notifications that they want in digests.';
+  'The content of a digest: the 20 requests that have waited longest for this person''s decision, how many are waiting '
+  '(counted up to 1,000), and the notifications that they want in digests.';
 
 create or replace function app_private.mail_document(n app_public.notifications)
   returns jsonb
   language sql
-  volatile -- a link to choose a new password is made here
+  volatile -- because it makes the link to reset a password
   set search_path to pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
@@ -118,7 +125,8 @@ as $$
   left join app_public.users creator on creator.id = r.creator_id
   where u.id = n.recipient_id
 $$;
-comment on function app_private.mail_document(app_public.notifications) is 'All that the text of a mail is made of, as it is now.';
+comment on function app_private.mail_document(app_public.notifications) is
+  'All data that the text of a mail is made of, as it is now.';
 
 create or replace function app_private.mail_to_send(notification_id uuid, domain text)
   returns jsonb
@@ -136,7 +144,7 @@ begin
     return null;
   end if;
   if v_notification.kind = 'DIGEST' then
-    -- What it was to bring may have become pointless, too.
+    -- The notifications that it was to include may have become pointless too.
     update app_public.notifications n set mail_state = 'CANCELLED'
     where n.recipient_id = v_notification.recipient_id and n.mail_state = 'DIGEST' and app_private.is_pointless(n);
   end if;
@@ -153,7 +161,8 @@ begin
 end
 $$;
 comment on function app_private.mail_to_send(uuid, text) is
-  'What to mail, or null: it has been mailed, or become pointless. domain: that of the sender, for the Message-ID.';
+  'What to mail; null if it has been mailed already, or has become pointless. The domain is that of the sender, for the '
+  'Message-ID.';
 
 create or replace function app_private.mail_sent(notification_id uuid, news uuid[])
   returns void
@@ -165,7 +174,8 @@ as $$
     mail_message_id = (select d.mail_message_id from app_public.notifications d where d.id = notification_id)
   where (n.id = notification_id and n.mail_state = 'QUEUED') or (n.id = any (news) and n.mail_state = 'DIGEST')
 $$;
-comment on function app_private.mail_sent(uuid, uuid[]) is 'The SMTP server has accepted it, with the news that a digest has brought.';
+comment on function app_private.mail_sent(uuid, uuid[]) is
+  'Records that the SMTP server has accepted a mail and, if it is a digest, the notifications (news) that it included.';
 
 create or replace function app_private.mail_failed(notification_id uuid, error text, for_good boolean)
   returns void
@@ -177,7 +187,8 @@ as $$
   where n.id = notification_id and n.mail_state = 'QUEUED'
 $$;
 comment on function app_private.mail_failed(uuid, text, boolean) is
-  'An attempt has failed, and will not be repeated if for good: the server has refused the mail by a 5xx (RFC 5321, 4.2.1).';
+  'Records that an attempt has failed. for_good: it will not be repeated, because the server has refused the mail with a 5xx '
+  '(RFC 5321, 4.2.1) or this was the last attempt.';
 
 -- For admins ---------------------------------------------------------------------------------------------------------
 
@@ -187,12 +198,18 @@ create or replace view app_public.undelivered_mails with (security_barrier = tru
   join (select app_hidden.has_permission('mail.manage') as manages_mail offset 0) caller on caller.manages_mail
   where n.mail_state = 'FAILED';
 comment on view app_public.undelivered_mails is
-  E'@primaryKey id\n@foreignKey (recipient_id) references app_public.users (id)\n@foreignKey (request_id) references app_public.requests (id)\n@behavior -filterBy -condition:attribute:filterBy -resource:aggregates -resource:groupedAggregates\n@defaultOrderBy CREATED_AT_DESC\nMails that will not be sent, for admins.';
-comment on column app_public.undelivered_mails.id is 'The notification''s id.';
-comment on column app_public.undelivered_mails.recipient_id is E'@notNull\n@behavior -orderBy\nTo whom.';
-comment on column app_public.undelivered_mails.kind is E'@notNull\n@behavior -orderBy\nOf what, as in Notification.';
+  E'@primaryKey id\n@foreignKey (recipient_id) references app_public.users (id)\n'
+  '@foreignKey (request_id) references app_public.requests (id)\n'
+  '@behavior -filterBy -condition:attribute:filterBy -resource:aggregates -resource:groupedAggregates\n'
+  '@defaultOrderBy CREATED_AT_DESC\n'
+  'Mails that could not be sent, for admins.';
+comment on column app_public.undelivered_mails.id is 'The id of the notification.';
+comment on column app_public.undelivered_mails.recipient_id is E'@notNull\n@behavior -orderBy\nWho should have received it.';
+comment on column app_public.undelivered_mails.kind is
+  E'@notNull\n@behavior -orderBy\nThe kind of notification, as in Notification.';
 comment on column app_public.undelivered_mails.request_id is E'@behavior -orderBy\nThe request it is about.';
-comment on column app_public.undelivered_mails.attempts is E'@notNull\n@behavior -orderBy\nHow often it was tried.';
+comment on column app_public.undelivered_mails.attempts is
+  E'@notNull\n@behavior -orderBy\nHow many attempts were made to send it.';
 comment on column app_public.undelivered_mails.error is E'@behavior -orderBy\nWhat the SMTP server said.';
 comment on column app_public.undelivered_mails.created_at is E'@notNull\nWhen it was queued.';
 
@@ -207,7 +224,7 @@ declare
   v_notification app_public.notifications;
 begin
   perform app_private.require_session();
-  -- For who has not the permission there is none.
+  -- To callers without the permission, no such mail exists.
   update app_public.notifications n set mail_state = 'QUEUED'
   where n.id = notification_id and n.mail_state = 'FAILED' and app_hidden.has_permission('mail.manage')
   returning * into v_notification;
@@ -218,5 +235,6 @@ begin
     jsonb_build_object('notification_id', v_notification.id, 'kind', v_notification.kind));
 end
 $$;
-comment on function app_public.resend_mail(uuid) is 'Tries again to send a mail that had failed, for admins. NOT_FOUND: there is none of that id.';
+comment on function app_public.resend_mail(uuid) is
+  'Sends a mail that has failed again, for admins. NOT_FOUND: there is no failed mail with this id.';
 grant execute on function app_public.resend_mail(uuid) to assent_user, assent_manager, assent_admin;

@@ -1,4 +1,4 @@
--- Notifications: what somebody was told, what they prefer to hear by mail, and their inbox. Who is told what: dispatch.sql.
+-- Notifications: the inbox, and what people want by mail. Who is notified of what is in dispatch.sql.
 
 create or replace function app_private.mail_state_for(user_id uuid, kind text)
   returns text
@@ -14,7 +14,7 @@ as $$
   left join app_private.notification_preferences p on p.kind = k.kind and p.user_id = mail_state_for.user_id
   where k.kind = mail_state_for.kind
 $$;
-comment on function app_private.mail_state_for(uuid, text) is 'The mail_state that a new notification begins with, as its recipient prefers.';
+comment on function app_private.mail_state_for(uuid, text) is 'The mail_state of a new notification, as its recipient prefers.';
 
 -- The inbox ----------------------------------------------------------------------------------------------------------
 
@@ -23,10 +23,10 @@ create or replace function app_public.unread_notification_count()
   language sql
   stable
 as $$
-  -- To count more would cost more as they gather.
+  -- The limit bounds the cost for somebody who never reads any.
   select count(*)::integer from (select from app_public.notifications n where n.read_at is null limit 10000) unread
 $$;
-comment on function app_public.unread_notification_count() is 'How many of one''s notifications are unread, as far as 10,000.';
+comment on function app_public.unread_notification_count() is 'How many of your notifications are unread, counted up to 10,000.';
 
 create or replace function app_public.mark_notification_read(notification_id uuid)
   returns app_public.notifications
@@ -51,7 +51,8 @@ begin
 end
 $$;
 comment on function app_public.mark_notification_read(uuid) is
-  'Marks a notification of one''s own as read; read twice, it keeps its first time. NOT_FOUND: there is none of that id.';
+  'Marks one of your notifications as read. If it was read before, it keeps the first time. NOT_FOUND: there is none with '
+  'this id.';
 
 create or replace function app_public.mark_all_notifications_read()
   returns void
@@ -69,15 +70,20 @@ begin
     and n.kind in (select k.kind from app_public.notification_kinds k where k.is_shown);
 end
 $$;
-comment on function app_public.mark_all_notifications_read() is 'Marks all of one''s notifications as read.';
+comment on function app_public.mark_all_notifications_read() is 'Marks all your notifications as read.';
 
--- A view is the type of its rows; the function is who they are asked for.
+-- The view only gives the rows their type; the function below returns the rows of the caller.
 create or replace view app_public.notification_preferences with (security_invoker = true) as
   select k.kind, k.headline, 'AT_ONCE'::text as delivery from app_public.notification_kinds k;
-comment on view app_public.notification_preferences is E'@behavior -query:resource:connection -query:resource:list -query:resource:single -filter -resource:aggregates -resource:groupedAggregates\n@name notificationPreference\nHow one kind of notification reaches somebody by mail.';
+comment on view app_public.notification_preferences is
+  E'@behavior -query:resource:connection -query:resource:list -query:resource:single -filter -resource:aggregates '
+  '-resource:groupedAggregates\n@name notificationPreference\n'
+  'How you receive one kind of notification by mail.';
 comment on column app_public.notification_preferences.kind is E'@notNull\nThe kind of notification; DIGEST is the digest itself.';
-comment on column app_public.notification_preferences.headline is E'@notNull\nThe kind in words.';
-comment on column app_public.notification_preferences.delivery is E'@notNull\nAT_ONCE; DIGEST: with the digest, on weekdays; NONE. What is shown to somebody in their inbox stays the same.';
+comment on column app_public.notification_preferences.headline is E'@notNull\nThe kind of notification in words.';
+comment on column app_public.notification_preferences.delivery is
+  E'@notNull\n'
+  'AT_ONCE: a mail of its own. DIGEST: included in the digest, on weekdays. NONE: no mail. The inbox shows it in any case.';
 
 create or replace function app_public.my_notification_preferences()
   returns setof app_public.notification_preferences
@@ -93,7 +99,8 @@ as $$
   order by k.kind
 $$;
 comment on function app_public.my_notification_preferences() is
-  E'@name notificationPreferences\nHow each kind of notification that can be declined reaches the caller by mail.';
+  E'@name notificationPreferences\n'
+  'How you receive each kind of notification by mail, apart from the kinds that cannot be declined.';
 
 create or replace function app_public.set_notification_preference(kind text, delivery text)
   returns app_public.notification_preferences
@@ -107,7 +114,7 @@ declare
   v_preference app_public.notification_preferences;
 begin
   if exists (select from app_public.notification_kinds k where k.kind = set_notification_preference.kind and k.is_mandatory) then
-    raise exception using errcode = 'RQ422', column = 'kind', message = 'Mails about one''s own account cannot be declined.';
+    raise exception using errcode = 'RQ422', column = 'kind', message = 'You cannot decline mails about your own account.';
   end if;
   insert into app_private.notification_preferences as p (user_id, kind, delivery)
   values (v_me, set_notification_preference.kind, set_notification_preference.delivery)
@@ -121,7 +128,8 @@ exception
 end
 $$;
 comment on function app_public.set_notification_preference(text, text) is
-  'Says how one kind of notification shall reach the caller by mail: AT_ONCE, DIGEST or NONE. VALIDATION_FAILED: no such kind or delivery, or a kind about one''s account, which is always mailed.';
+  'Sets how you receive one kind of notification by mail: AT_ONCE, DIGEST or NONE. VALIDATION_FAILED: there is no such kind '
+  'or delivery, or the kind is about your account, which is always mailed.';
 
 grant execute on function
   app_public.unread_notification_count(), app_public.mark_notification_read(uuid), app_public.mark_all_notifications_read(),
@@ -133,14 +141,16 @@ create or replace function app_hidden.notification_document(n app_public.notific
   language sql
   stable
 as $$
-  -- As the caller: a request that they cannot see any more is none.
+  -- This runs as the caller: a request that they can no longer see is null.
   select row_to_json(d)
   from (
     select n.id, n.kind,
-      (select row_to_json(q) from (select r.id, r.title, r.status from app_public.requests r where r.id = n.request_id) q) as request,
+      (select row_to_json(q)
+        from (select r.id, r.title, r.status from app_public.requests r where r.id = n.request_id) q) as request,
       (select row_to_json(p) from (select u.id, u.name, u.role from app_public.users u where u.id = n.actor_id) p) as actor,
       n.created_at, n.read_at
   ) d
 $$;
-comment on function app_hidden.notification_document(app_public.notifications) is 'A notification as REST shows it, of a row that the caller has seen.';
+comment on function app_hidden.notification_document(app_public.notifications) is
+  'A notification as REST shows it, made of a row that the caller has read.';
 grant execute on function app_hidden.notification_document(app_public.notifications) to assent_user, assent_manager, assent_admin;

@@ -1,8 +1,7 @@
--- Passwords: how they are kept, changed, and replaced when forgotten. They never enter the database: the server sends a
--- digest, because a failing or slow statement can put its parameters into PostgreSQL's log, and because bcrypt ignores
--- what follows byte 72.
+-- Passwords: how they are stored, changed, and reset when forgotten. They never enter the database: the server sends a digest,
+-- because PostgreSQL can log the parameters of a failing or slow statement, and because bcrypt ignores what follows byte 72.
 
--- The prefix keeps digests of leaked lists from matching.
+-- Because of the prefix, digests in leaked lists do not match.
 create or replace function app_private.password_digest(password text)
   returns text
   language sql
@@ -11,7 +10,7 @@ as $$
   select encode(sha256(convert_to('assent:' || password, 'UTF8')), 'base64')
 $$;
 comment on function app_private.password_digest(text) is
-  'The digest that stands for a password on its way to the database: base64(SHA-256("assent:" || password)).';
+  'The digest that the server sends instead of a password: base64(SHA-256("assent:" || password)).';
 
 create or replace function app_private.hash_password(password_digest text)
   returns text
@@ -22,7 +21,8 @@ as $$
   select app_private.crypt(password_digest, app_private.gen_salt('bf', 10))
 $$;
 comment on function app_private.hash_password(text) is
-  'bcrypt at cost 10 (OWASP Password Storage Cheat Sheet: 10 or more) of a digest by app_private.password_digest.';
+  'The bcrypt hash, at cost 10 (OWASP Password Storage Cheat Sheet: 10 or more), of a digest that app_private.password_digest '
+  'made.';
 
 -- Changing the password --------------------------------------------------------------------------------------------
 
@@ -42,7 +42,8 @@ begin
 end
 $$;
 comment on function app_hidden.begin_password_change(text) is
-  'As begin_login, of the caller''s own account: who has found an open session shall not guess at its password either. Raises RQ401, and RQ422 for a weakness of the new password.';
+  'Does what begin_login does, for the caller''s own account, so that whoever finds an open session cannot guess its password '
+  'either. Raises RQ401, and RQ422 if the new password is weak.';
 
 create or replace function app_hidden.change_password(
   attempt_id uuid,
@@ -65,7 +66,7 @@ begin
   if user_id is null then
     return;
   end if;
-  -- Verifying may have waited for another change, which ended this session.
+  -- verify_password() may have waited for another change of the password, which has ended this session.
   perform app_private.require_session();
 
   update app_private.credentials c set password_hash = app_private.hash_password(new_digest) where c.user_id = v_me;
@@ -77,14 +78,15 @@ begin
 end
 $$;
 comment on function app_hidden.change_password(uuid, text, text) is
-  'Changes the caller''s password and ends their other sessions. Raises RQ401 when the session has ended. No user_id: the old password is wrong, which counts as a failed login does. retry_after (seconds) as in finish_login.';
+  'Changes the caller''s password and ends their other sessions. Without a user_id, the old password is wrong, which counts '
+  'like a failed login. It returns retry_after (seconds) as finish_login does. Raises RQ401 when the session has ended.';
 grant execute on function app_hidden.begin_password_change(text), app_hidden.change_password(uuid, text, text)
   to assent_user, assent_manager, assent_admin;
 
 -- A forgotten password ---------------------------------------------------------------------------------------------
 --
--- Asking is a job and nothing else, whether or not there is such an account: the answer and its time are
--- the same. The link's secret is made when the mail is (mail_document in mails.sql), and kept as a hash alone.
+-- A request for a link only adds a job, whether or not there is such an account, so that the response and its time are the same.
+-- The secret of the link is made together with the mail (mail_document in mails.sql), and only its hash is kept.
 
 create or replace function app_public.request_password_reset(email text)
   returns void
@@ -96,12 +98,13 @@ as $$
 begin
   perform graphile_worker.add_job('begin_password_reset',
     json_build_object('email', left(request_password_reset.email, 255), 'ip', host(app_private.current_ip())),
-    -- After all that is told: anybody can ask.
+    -- It runs after all other jobs, because anybody can request it.
     job_key => 'reset ' || app_private.uuid_v7(), job_key_mode => 'unsafe_dedupe', priority => 1);
 end
 $$;
 comment on function app_public.request_password_reset(text) is
-  'Has a link mailed, good once and for 30 minutes, by which a new password can be chosen. The answer is the same whether or not there is such an account, and when nothing is mailed since within 15 minutes there were 3 requests for the address, or 20 from the network.';
+  'Sends a link to reset the password, which is valid once and for 30 minutes. The response is the same if there is no such '
+  'account, and if no mail is sent because there were 3 requests for the address, or 20 from the network, within 15 minutes.';
 grant execute on function app_public.request_password_reset(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_private.begin_password_reset(email text, ip text)
@@ -117,12 +120,14 @@ declare
 begin
   perform set_config('assent.ip', coalesce(ip, ''), true);
   v_network := app_private.caller_network();
-  -- One at a time, for the moment of counting.
+  -- One at a time, while it is counted.
   perform pg_advisory_xact_lock(hashtextextended('password resets', 0));
   delete from app_private.password_reset_requests r where r.requested_at < v_since;
-  if (select count(*) from app_private.password_reset_requests r where r.account_key = v_account_key and r.requested_at >= v_since) >= 3
-    or (select count(*) from app_private.password_reset_requests r where r.network = v_network and r.requested_at >= v_since) >= 20
-  then
+  if (
+    select count(*) from app_private.password_reset_requests r where r.account_key = v_account_key and r.requested_at >= v_since
+  ) >= 3 or (
+    select count(*) from app_private.password_reset_requests r where r.network = v_network and r.requested_at >= v_since
+  ) >= 20 then
     return;
   end if;
   insert into app_private.password_reset_requests (account_key, network) values (v_account_key, v_network);
@@ -133,7 +138,8 @@ begin
 end
 $$;
 comment on function app_private.begin_password_reset(text, text) is
-  'The job of a request for a reset: counts it, and leaves its audit entry, which has the mail sent. None for an unknown or deactivated account, nor after 3 for the address or 20 from the network within 15 minutes.';
+  'The job of a request for a link: it counts the request and writes its audit entry, which causes the mail. There is no '
+  'entry for an unknown or deactivated account, nor after 3 requests for the address or 20 from the network within 15 minutes.';
 
 create or replace function app_private.issue_reset_token(of_user_id uuid)
   returns text
@@ -150,7 +156,7 @@ begin
 end
 $$;
 comment on function app_private.issue_reset_token(uuid) is
-  'The secret of a new link. One for each attempt to mail it: which of them arrives nobody knows before.';
+  'The secret of a new link. Each attempt to mail it makes another, because nobody knows which attempt will arrive.';
 
 create or replace function app_hidden.reset_password(token text, new_digest text, weakness text)
   returns void
@@ -162,7 +168,7 @@ as $$
 declare
   v_user_id uuid;
 begin
-  -- One at a time for each account: of two at once, by one link or by two, the second finds its own used.
+  -- One at a time for each account: of two at once, with the same link or with two, the second finds its link used.
   perform from app_private.credentials c
   where c.user_id = (select r.user_id from app_private.password_resets r where r.secret_hash = app_private.hash_secret(token))
   for update;
@@ -171,7 +177,8 @@ begin
   join app_public.users u on u.id = r.user_id and not u.is_deleted
   where r.secret_hash = app_private.hash_secret(token) and r.expires_at > now();
   if not found then
-    raise exception using errcode = 'RQ422', column = 'token', message = 'This link is used, expired or unknown.';
+    raise exception using errcode = 'RQ422', column = 'token',
+      message = 'This link has been used, has expired or is unknown: request a new one.';
   end if;
   perform app_private.refuse_weakness(weakness, 'new_password');
 
@@ -185,8 +192,10 @@ begin
 end
 $$;
 comment on function app_hidden.reset_password(text, text, text) is
-  'Sets a new password by the secret of a mailed link, ends all sessions of its person, and opens the account to logins again. Raises RQ422: the link is used, expired or unknown, or the password weak, which leaves the link as it is.';
-grant execute on function app_hidden.reset_password(text, text, text) to assent_anonymous, assent_user, assent_manager, assent_admin;
+  'Sets a new password with the secret of a mailed link, ends all sessions of the person, and forgets their failed logins. '
+  'Raises RQ422 if the link has been used, has expired or is unknown, or if the password is weak; the link then stays valid.';
+grant execute on function app_hidden.reset_password(text, text, text)
+  to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_private.tg_credentials__end_resets()
   returns trigger
@@ -199,7 +208,7 @@ begin
   return null;
 end
 $$;
-comment on function app_private.tg_credentials__end_resets() is 'A new password, however it was set, ends all links by which another could be chosen.';
+comment on function app_private.tg_credentials__end_resets() is 'A new password, however it was set, ends all links to reset it.';
 
 create or replace trigger _500_end_resets
   after update of password_hash on app_private.credentials

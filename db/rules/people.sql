@@ -1,15 +1,16 @@
--- Administering people: who may is whoever has the permission user.manage. Nobody is ever removed.
+-- Administering people, which requires the permission user.manage. Nobody is ever removed.
 
 create or replace view app_private.people with (security_invoker = true) as
   select u.id, u.name, u.role from app_public.users u;
-comment on view app_private.people is 'A person as part of something else.';
+comment on view app_private.people is 'A person as other documents show them.';
 
 create or replace function app_private.person_faults(email text, name text, role text)
   returns jsonb
   language sql
   stable
 as $$
-  select app_private.violations('app_private.credentials', jsonb_build_object('user_id', gen_random_uuid(), 'email', email, 'password_hash', ''))
+  select app_private.violations('app_private.credentials',
+      jsonb_build_object('user_id', gen_random_uuid(), 'email', email, 'password_hash', ''))
     || case when exists (select from app_private.credentials c where lower(c.email) = lower(person_faults.email))
       then '[{"field": "email", "message": "This email address is taken."}]' else '[]' end::jsonb
     || app_private.violations('app_public.users', jsonb_build_object('name', name, 'role', role))
@@ -35,7 +36,8 @@ exception
 end
 $$;
 comment on function app_private.register_user(text, text, text, text) is
-  'Adds a person and what they log in with. The audit trail gets USER_CREATE by trigger. Raises RQ422: an address that is none or taken in any letter case, also by somebody deactivated, a blank name, an unknown role.';
+  'Adds a person and what they log in with. A trigger writes USER_CREATE to the audit trail. Raises RQ422 for an address that '
+  'is invalid, or taken in any letter case even by somebody deactivated, for a blank name and for an unknown role.';
 
 create or replace function app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
   returns app_public.users
@@ -54,13 +56,14 @@ begin
 end
 $$;
 comment on function app_hidden.create_user(text, text, text, text, text) is
-  'Adds a person; without a role, as USER. Raises RQ401, RQ403, and RQ422: a weak password (what the server, which alone sees it, finds wrong), and what register_user refuses.';
+  'Adds a person, as USER unless a role is given. Raises RQ401, RQ403, and RQ422 for a weak password (weakness is the fault '
+  'that the server, which alone sees the password, has found) and for what register_user refuses.';
 grant execute on function app_hidden.create_user(text, text, text, text, text) to assent_user, assent_manager, assent_admin;
 
 create or replace function app_private.keep_an_admin(person app_public.users, new_role text, new_is_deleted boolean)
   returns void
   language plpgsql
-  volatile -- Of a statement that changes several, each row is judged by what has become of those before it.
+  volatile -- so that in a statement that changes several people, each row is checked after the changes of the rows before it
   set search_path to pg_catalog, pg_temp
 as $$
 declare
@@ -78,7 +81,7 @@ begin
 end
 $$;
 comment on function app_private.keep_an_admin(app_public.users, text, boolean) is
-  'Would this change leave nobody who can administer people? Raises RQ409.';
+  'Raises RQ409 if this change would leave nobody who can administer people.';
 
 create or replace function app_hidden.change_user(user_id uuid, changes jsonb)
   returns app_public.users
@@ -96,12 +99,12 @@ begin
     raise exception using errcode = 'RQ404', message = 'There is no such person.';
   end if;
   perform app_private.require_permission('user.manage');
-  -- One at a time: of two admins who demote each other, the second is no admin any more. So the permission is asked again.
+  -- One at a time: if two admins demote each other, the second is no longer an admin. Therefore the permission is checked again.
   perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
   select * into v_old from app_public.users u where u.id = user_id for no key update;
   perform app_private.require_permission('user.manage');
 
-  -- Before anything is said of the values.
+  -- This is checked before the values are.
   perform app_private.keep_an_admin(v_old, coalesce(changes ->> 'role', v_old.role),
     coalesce(changes -> 'is_deleted' = 'true', v_old.is_deleted));
 
@@ -124,10 +127,11 @@ exception
 end
 $$;
 comment on function app_hidden.change_user(uuid, jsonb) is
-  'Changes name, role or is_deleted of a person (RQ404), as one who may (RQ401, RQ403). Raises RQ409 rather than lose the last active admin, and RQ422 for everything that is wrong with the values.';
+  'Changes the name, role or is_deleted of a person. Raises RQ404 if there is no such person, RQ401 without a live session, '
+  'RQ403 without the permission, RQ409 for the last active admin, and RQ422 for everything that is wrong with the values.';
 grant execute on function app_hidden.change_user(uuid, jsonb) to assent_user, assent_manager, assent_admin;
 
--- Whoever writes, psql included ------------------------------------------------------------------------------------
+-- What holds whoever writes, including psql ------------------------------------------------------------------------
 
 create or replace function app_private.tg_users__keep_an_admin()
   returns trigger
@@ -140,7 +144,8 @@ begin
   return new;
 end
 $$;
-comment on function app_private.tg_users__keep_an_admin() is 'Somebody can always administer people, whoever writes. Raises RQ409.';
+comment on function app_private.tg_users__keep_an_admin() is
+  'Ensures that somebody can always administer people, whoever writes. Raises RQ409.';
 
 create or replace trigger _300_keep_an_admin
   before update of role, is_deleted on app_public.users
@@ -159,7 +164,8 @@ begin
 end
 $$;
 comment on function app_private.tg_users__end_sessions() is
-  'Who is deactivated has no session any more, and no link to a new password; who comes back logs in anew, whatever was opened meanwhile.';
+  'Ends all sessions and reset links of somebody who is deactivated, and again when they are reactivated, so that they have '
+  'to log in.';
 
 create or replace trigger _500_end_sessions
   after update of is_deleted on app_public.users

@@ -1,6 +1,6 @@
--- Rules that are no more. They go in the transaction that brings their successors, so that no call of a server that still
--- runs meets a moment in which it finds neither. What the server before this one calls by name is kept here until the next
--- release, and says so. The drift test names whatever is in a database and neither in db/ nor here.
+-- Rules that have been removed. They are dropped in the transaction that creates their successors, so that a server which is
+-- still running always finds one or the other. What the previous release calls by name is kept here until the next release, and
+-- its comment says so. The drift test names whatever is in a database but neither in db/ nor here.
 
 drop function if exists app_hidden.transition(app_public.requests, text, integer, jsonb);
 drop function if exists app_private.permitted_transition(app_public.requests, text, integer);
@@ -13,7 +13,7 @@ drop trigger if exists _800_notify on app_public.audit_logs;
 drop function if exists app_private.tg_audit_logs__notify();
 drop function if exists app_private.people_to_ask(uuid);
 
--- Called by the server and the worker of migration 000009.
+-- The server and the worker of migration 000009 call these.
 create or replace function app_hidden.visible_user(user_id uuid)
   returns app_public.users
   language plpgsql
@@ -34,7 +34,8 @@ create or replace function app_hidden.change_user(seen app_public.users, changes
 as $$
   select app_hidden.change_user(seen.id, changes)
 $$;
-comment on function app_hidden.change_user(app_public.users, jsonb) is 'For servers of migration 000009: see change_user(uuid, jsonb).';
+comment on function app_hidden.change_user(app_public.users, jsonb) is
+  'For servers of migration 000009: see change_user(uuid, jsonb).';
 grant execute on function app_hidden.visible_user(uuid), app_hidden.change_user(app_public.users, jsonb)
   to assent_user, assent_manager, assent_admin;
 create or replace function app_private.notify(audit_log_id uuid)
@@ -44,7 +45,8 @@ create or replace function app_private.notify(audit_log_id uuid)
 as $$
   select app_private.dispatch(audit_log_id)
 $$;
-comment on function app_private.notify(uuid) is 'For workers of migration 000009, and the jobs that they added: see dispatch(uuid).';
+comment on function app_private.notify(uuid) is
+  'For workers of migration 000009 and the jobs that they have added: see dispatch(uuid).';
 create or replace function app_private.mail_lock(notification_id uuid)
   returns bigint
   language sql
@@ -100,4 +102,5 @@ create or replace function app_private.delivery_done(delivery_id uuid, response_
 as $$
   select app_private.delivery_sent(delivery_id, response_status)
 $$;
-comment on function app_private.delivery_done(uuid, integer) is 'For workers of migration 000009: see delivery_sent(uuid, integer).';
+comment on function app_private.delivery_done(uuid, integer) is
+  'For workers of migration 000009: see delivery_sent(uuid, integer).';

@@ -1,5 +1,5 @@
--- What comes by time: reminders, digests, and what is cleared away. graphile-worker's cron (server/jobs/worker.ts) calls each; all may
--- be called twice, or late.
+-- What is scheduled: reminders, digests and the deletion of what has expired. graphile-worker's cron (server/jobs/tasks.ts) calls
+-- each of these functions; all may be called twice, or late.
 
 create or replace function app_private.remind()
   returns void
@@ -12,15 +12,17 @@ begin
   select p.user_id, 'REMINDER', due.event, due.request_id, app_private.mail_state_for(p.user_id, 'REMINDER')
   from (
     select r.id as request_id,
-      format('reminder %s of %s since %s', floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, extract(epoch from asked.at)) as event
+      format('reminder %s of %s since %s',
+        floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, extract(epoch from asked.at)
+      ) as event
     from app_public.requests r
     cross join lateral (
-      -- Whoever was given it last has had it from then on.
+      -- The latest assignee has had the request since it was assigned to them.
       select coalesce(
         (select max(a."timestamp") from app_public.audit_logs a where a.request_id = r.id and a.action = 'ASSIGN'),
         r.submitted_at) as at
     ) asked
-    -- As requests_waiting_idx has it: as much as waits, however much has been decided.
+    -- These are the conditions of requests_waiting_idx, so that it reads only what is waiting, however much has been decided.
     where app_hidden.waiting_since(r.submitted_at) <= now() - interval '2 days'
       and app_hidden.is_waiting(r)
       and asked.at <= now() - interval '2 days'
@@ -32,7 +34,8 @@ begin
 end
 $$;
 comment on function app_private.remind() is
-  'Reminds those who are to decide of what has waited for 2 days since it was submitted or last assigned, and again every 2 days. Nobody is reminded twice of the same 2 days, and only of the latest if it comes late.';
+  'Reminds those who can decide a request when it has waited for 2 days since it was submitted or last assigned, and again '
+  'every 2 days. Nobody is reminded twice for the same 2 days; if it runs late, it reminds only for the latest.';
 
 create or replace function app_private.make_digests(for_day date)
   returns void
@@ -55,7 +58,8 @@ begin
 end
 $$;
 comment on function app_private.make_digests(date) is
-  'Queues a mail for everybody who has something to decide, or news that they want in digests: one a day and person.';
+  'Queues a digest for everybody who has something to decide, or notifications that they want in digests: one for each day '
+  'and person.';
 
 create or replace function app_private.clear_away()
   returns void
@@ -70,4 +74,4 @@ as $$
     where j.attempts >= j.max_attempts and j.locked_at is null and j.updated_at < now() - interval '30 days'));
 $$;
 comment on function app_private.clear_away() is
-  'Deletes sessions, keys and links that have expired, and jobs that were given up 30 days ago.';
+  'Deletes sessions, idempotency keys and reset links that have expired, and jobs that failed for the last time 30 days ago.';

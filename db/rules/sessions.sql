@@ -1,4 +1,4 @@
--- Sessions: opened by a login, refreshed, listed and ended. What makes one live: is_live.
+-- Sessions: how they are opened, refreshed, listed and ended. is_live() defines which are live.
 
 create or replace function app_private.random_secret()
   returns text
@@ -8,7 +8,7 @@ create or replace function app_private.random_secret()
 as $$
   select translate(encode(app_private.gen_random_bytes(32), 'base64'), '+/=', '-_')
 $$;
-comment on function app_private.random_secret() is '256 random bits as base64url without padding (RFC 4648, 5).';
+comment on function app_private.random_secret() is 'A secret of 256 random bits, as base64url without padding (RFC 4648, 5).';
 
 create or replace function app_private.hash_secret(secret text)
   returns bytea
@@ -18,9 +18,10 @@ as $$
   select sha256(convert_to(secret, 'UTF8'))
 $$;
 comment on function app_private.hash_secret(text) is
-  'How a secret is kept at rest. It has 256 random bits, so that a fast hash is enough.';
+  'The hash by which a secret is stored. A fast hash is enough, because the secret has 256 random bits.';
 
--- Idle: longer than a weekend. Absolute: NIST SP 800-63B, 4.1.3, at assurance level 1.
+-- The idle limit of 3 days is longer than a weekend; the absolute limit of 30 days is that of NIST SP 800-63B, 4.1.3, at
+-- assurance level 1.
 create or replace function app_private.is_live(s app_private.sessions)
   returns boolean
   language sql
@@ -29,7 +30,8 @@ as $$
   select s.revoked_at is null and s.expires_at > now() and s.last_used_at > now() - interval '3 days'
 $$;
 comment on function app_private.is_live(app_private.sessions) is
-  'Not ended, not older than the 30 days it was opened for, and used within the last 3 days. Of an active person: live_session asks.';
+  'Is the session not ended, not older than its 30 days, and used within the last 3 days? Whether its person is active is for '
+  'live_session to check.';
 
 create or replace function app_private.live_session(secret text)
   returns table (session_id uuid, user_id uuid, role text, database_role name)
@@ -46,7 +48,7 @@ as $$
     and not u.is_deleted
 $$;
 comment on function app_private.live_session(text) is
-  'The session that a secret opens, if it is live and of an active person. The one definition of it.';
+  'The session that a secret belongs to, if it is live and its person active. This is the only definition of that.';
 
 create or replace function app_private.open_session(
   user_id uuid,
@@ -60,9 +62,9 @@ create or replace function app_private.open_session(
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  -- A secret says which door it opens: what a token carries is no cookie, however long the token has been expired.
+  -- A secret shows how it may be presented: the secret in a token never works as a cookie, even after the token has expired.
   session_secret := case when by_cookie then 'cookie:' else '' end || app_private.random_secret();
-  -- It names its session, so that one which is used again is known for what it is, and none need be kept.
+  -- A refresh token names its session, so that one which is used twice can be recognized without keeping any old ones.
   refresh_token := case when not by_cookie then session_secret || '.' || app_private.random_secret() end;
   insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at, ip_address, user_agent)
   values (
@@ -76,7 +78,7 @@ begin
 end
 $$;
 comment on function app_private.open_session(uuid, boolean, text) is
-  'A new session, always under new secrets: for an access token and its refresh token, or for a cookie.';
+  'Opens a session, always with new secrets: for an access token and its refresh token, or for a cookie.';
 
 create or replace function app_hidden.refresh_session(
   given_token text,
@@ -93,7 +95,7 @@ declare
   v_secret text := split_part(given_token, '.', 1);
   v_session app_private.sessions;
 begin
-  -- Of two refreshes at once the second meets what the first has done.
+  -- The second of two refreshes at once sees what the first has done.
   select * into v_session from app_private.sessions s
   where s.secret_hash = app_private.hash_secret(v_secret) and s.refresh_hash is not null
   for no key update;
@@ -117,7 +119,10 @@ begin
 end
 $$;
 comment on function app_hidden.refresh_session(text) is
-  'Exchanges a refresh token for the next one. Another than the current one was used before, and is in two hands, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). No user_id: it is not, or no longer, good. Does not raise, which would roll that end back.';
+  'Exchanges a refresh token for the next one. A token of the session that is not the current one was used before, and so is '
+  'known to two parties, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). Without '
+  'a user_id, the token is not, or no longer, valid. It does not raise an error, because that would roll back the end of the '
+  'session.';
 grant execute on function app_hidden.refresh_session(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_public.logout()
@@ -134,17 +139,18 @@ begin
   set revoked_at = now()
   from app_private.live_session(current_setting('assent.session', true)) l
   where s.id = l.session_id and app_private.is_live(s);
-  -- Of two at once the first has ended it.
+  -- If there were two logouts at once, the first has ended the session.
   if not found then
     raise exception using errcode = 'RQ401', message = 'Valid credentials are required.';
   end if;
   perform app_private.log_action('LOGOUT', v_me, v_me);
 end
 $$;
-comment on function app_public.logout() is 'Ends the session that the request came with, at once and for every token of it. Raises RQ401 when it is over.';
+comment on function app_public.logout() is
+  'Ends the session of this request, with all its tokens, at once. Raises RQ401 when it has ended already.';
 grant execute on function app_public.logout() to assent_user, assent_manager, assent_admin;
 
--- One's own sessions -----------------------------------------------------------------------------------------------
+-- The caller's sessions --------------------------------------------------------------------------------------------
 
 create or replace function app_hidden.my_sessions()
   returns table (id uuid, created_at timestamptz, document json)
@@ -165,7 +171,7 @@ begin
   where app_private.is_live(s);
 end
 $$;
-comment on function app_hidden.my_sessions() is 'The live sessions of the person who is asking, as REST shows them.';
+comment on function app_hidden.my_sessions() is 'The live sessions of the caller, as REST shows them.';
 
 create or replace function app_hidden.end_session(session_id uuid)
   returns void
@@ -185,7 +191,8 @@ begin
   perform app_private.log_action('SESSION_REVOKE', v_me, v_me, jsonb_build_object('session_id', end_session.session_id));
 end
 $$;
-comment on function app_hidden.end_session(uuid) is 'Ends a live session of one''s own. Raises RQ401 without one, RQ404 when there is none of that id.';
+comment on function app_hidden.end_session(uuid) is
+  'Ends one of the caller''s live sessions. Raises RQ401 without a live session, and RQ404 if they have none with this id.';
 
 create or replace function app_hidden.end_other_sessions()
   returns void
@@ -207,7 +214,8 @@ begin
   end if;
 end
 $$;
-comment on function app_hidden.end_other_sessions() is 'Ends all sessions of one''s own but the one that asks. Raises RQ401 without one.';
+comment on function app_hidden.end_other_sessions() is
+  'Ends all sessions of the caller but the current one. Raises RQ401 without a live session.';
 
 create or replace function app_hidden.touch_session()
   returns uuid
@@ -223,7 +231,8 @@ as $$
   select l.user_id from app_private.live_session(current_setting('assent.session', true)) l
 $$;
 comment on function app_hidden.touch_session() is
-  'Notes that the session is in use, to the minute, and tells whose it is. A request of its own, so that a request that reads writes nothing.';
+  'Records that the session is in use, to the minute, and returns whose it is. It is called in a transaction of its own, so '
+  'that a request that only reads writes nothing.';
 
 grant execute on function
   app_hidden.my_sessions(), app_hidden.end_session(uuid), app_hidden.end_other_sessions(), app_hidden.touch_session()
@@ -241,5 +250,6 @@ begin
   return query select c.session_id, c.user_id from app_private.caller() c;
 end
 $$;
-comment on function app_hidden.my_session() is 'The session and the person that announcements name; no row for nobody.';
+comment on function app_hidden.my_session() is
+  'The session and the person of the caller, as announcements name them; no row without a caller.';
 grant execute on function app_hidden.my_session() to assent_user, assent_manager, assent_admin;

@@ -1,5 +1,5 @@
--- The audit trail: one row for every action, in the action's own transaction, never changed. What is done to requests and
--- people is written by the triggers below; everything else calls log_action().
+-- The audit trail has one row for every action, written in the action's own transaction and never changed. The triggers below
+-- record what is done to requests and people; everything else calls log_action().
 
 -- Append-only ------------------------------------------------------------------------------------------------------
 
@@ -14,15 +14,15 @@ begin
     message = format('%s on %s.%s is refused: its rows are evidence.', tg_op, tg_table_schema, tg_table_name);
 end
 $$;
-comment on function app_private.tg__refuse() is 'Refuses a statement altogether, even one that meets no row. Raises RQ403.';
+comment on function app_private.tg__refuse() is 'Refuses the whole statement, even if it affects no row. Raises RQ403.';
 
 create or replace trigger _100_append_only
   before update or delete or truncate on app_public.audit_logs
   for each statement execute function app_private.tg__refuse();
--- "Always": also under session_replication_role = replica, which switches ordinary triggers off.
+-- ENABLE ALWAYS makes it fire even under session_replication_role = replica, which switches ordinary triggers off.
 alter table app_public.audit_logs enable always trigger _100_append_only;
 
--- What an entry points at stays, too: deletion is a mark.
+-- What an entry refers to is never removed either: it is only marked as deleted.
 create or replace trigger _100_no_delete
   before delete or truncate on app_public.requests
   for each statement execute function app_private.tg__refuse();
@@ -54,7 +54,8 @@ begin
 end
 $$;
 comment on function app_private.log_action(text, uuid, uuid, jsonb, uuid, uuid) is
-  'The one way to write an entry: what was done, by whom (null: by nobody who is known), about which person or request. It adds the address and the time.';
+  'The one way to write an entry: what was done, by whom (null if that is not known), and to which person or request. It adds '
+  'the IP address and the time.';
 
 create or replace function app_private.changes(old_row jsonb, new_row jsonb)
   returns jsonb
@@ -65,7 +66,8 @@ as $$
   from jsonb_each(new_row) n
   where n.value is distinct from old_row -> n.key and n.key not in ('version', 'updated_at')
 $$;
-comment on function app_private.changes(jsonb, jsonb) is 'The fields in which two versions of a row differ: {"field": {"old": …, "new": …}}.';
+comment on function app_private.changes(jsonb, jsonb) is
+  'The fields in which two versions of a row differ: {"field": {"old": …, "new": …}}.';
 
 create or replace function app_private.tg_requests__audit()
   returns trigger
@@ -88,7 +90,7 @@ begin
   return null;
 end
 $$;
-comment on function app_private.tg_requests__audit() is 'One entry for each change of a request.';
+comment on function app_private.tg_requests__audit() is 'Writes one entry for each change of a request.';
 
 create or replace trigger _900_audit
   after insert or update on app_public.requests
@@ -119,18 +121,18 @@ begin
       when tg_op = 'INSERT' then jsonb_build_object('name', new.name, 'role', new.role)
       else app_private.changes(to_jsonb(old), to_jsonb(new))
     end
-    -- With no person behind it, it was done by SQL: the login then is what is known.
+    -- Without a caller it was done by SQL, and the login is all that is known.
     || case when v_actor_id is null then jsonb_build_object('database_user', session_user) else '{}' end
   );
   return new;
 end
 $$;
-comment on function app_private.tg_users__audit() is 'One entry for each change of a person.';
+comment on function app_private.tg_users__audit() is 'Writes one entry for each change of a person.';
 
 create or replace trigger _900_audit
   after insert on app_public.users
   for each row execute function app_private.tg_users__audit();
--- Before, while who demotes or deactivates themselves still is who they were; the last of all that come before.
+-- This is a BEFORE trigger, because people who demote or deactivate themselves are still callers then; it is the last of these.
 create or replace trigger _910_audit
   before update on app_public.users
   for each row execute function app_private.tg_users__audit();

@@ -1,9 +1,9 @@
--- Who sees which rows: row-level security on every table, and the grants that open it. Nobody but the owner's
--- functions writes, so that no role has any grant to insert, update or delete.
+-- Who sees which rows: row-level security on every table, and the grants that open it. Only the owner's functions write, and so
+-- no role has any grant to insert, update or delete.
 --
--- One policy for each database role: the planner then gets a plain condition that an index can serve, where one policy
--- for all would hide it behind an OR. The caller's identity stands in a sub-select, so that it runs once a statement.
--- In each, the identity also proves the role (caller.sql): who merely sets a role sees nothing.
+-- There is one policy for each database role, so that the planner gets a plain condition that an index can serve; a single
+-- policy for all would hide it behind an OR. The caller's identity is in a sub-select, so that it runs once for each statement.
+-- In each policy the identity also proves the role (caller.sql): whoever merely sets a role sees nothing.
 
 revoke all on schema public from public;
 grant usage on schema app_public, app_hidden
@@ -19,18 +19,18 @@ begin
     where c.relkind in ('r', 'p') and c.relnamespace in ('app_public'::regnamespace, 'app_private'::regnamespace)
   loop
     execute format('alter table %s enable row level security', v_table);
-    -- FORCE binds the owner too, and so the functions that run as the owner; they need a policy to do their work.
+    -- FORCE applies row-level security to the owner too, and so to functions that run as the owner: they need this policy.
     execute format('alter table %s force row level security', v_table);
     execute format('drop policy if exists owner_all on %s', v_table);
     execute format('create policy owner_all on %s to %I using (true) with check (true)', v_table, current_user);
   end loop;
 end
 $$;
--- But for requests, which owner_all lets the owner see anyhow: forced, the planner would not look at the statistics of what
--- is searched for (db/rules/search.sql), because the operator for it is not leakproof.
+-- Requests are the exception (owner_all lets the owner see them all anyway): with FORCE, the planner would not use the statistics
+-- for searches (db/rules/search.sql), because their operator is not leakproof.
 alter table app_public.requests no force row level security;
 
--- Reference tables: the rules are no secret ------------------------------------------------------------------------
+-- Reference tables: these rules are public --------------------------------------------------------------------------
 
 do $$
 declare
@@ -68,8 +68,11 @@ as $$
   select reads_all or (not is_deleted and (creator_id = person_id or (reads_others and status <> 'DRAFT')))
 $$;
 comment on function app_hidden.can_see(uuid, text, boolean, uuid, boolean, boolean) is
-  'The rule of which requests a person sees, by their permissions request.read and request.read_all: their own; those of others once submitted; all, deleted ones too. PostgreSQL writes the body in its place, so that each policy below is a plain condition.';
-grant execute on function app_hidden.can_see(uuid, text, boolean, uuid, boolean, boolean) to assent_user, assent_manager, assent_admin;
+  'The rule of which requests a person sees: their own; with request.read, also those of others once submitted; with '
+  'request.read_all, all of them, including deleted ones. PostgreSQL inlines it, so that each policy below is a plain '
+  'condition.';
+grant execute on function app_hidden.can_see(uuid, text, boolean, uuid, boolean, boolean)
+  to assent_user, assent_manager, assent_admin;
 
 drop policy if exists user_select on app_public.requests;
 create policy user_select on app_public.requests for select to assent_user
@@ -82,7 +85,7 @@ create policy manager_select on app_public.requests for select to assent_manager
 
 drop policy if exists admin_select on app_public.requests;
 create policy admin_select on app_public.requests for select to assent_admin
-  -- What can_see() comes to with that permission; written out, it is asked once and not for each row.
+  -- This is what can_see() amounts to with that permission; written out, it is checked once and not for each row.
   using ((select app_hidden.has_permission('request.read_all')));
 
 drop policy if exists auditor_select on app_public.requests;
@@ -105,7 +108,8 @@ begin
   );
 end
 $$;
-comment on function app_private.is_visible(uuid) is 'Does the caller see this request? For functions that run as the owner, whom no policy stops.';
+comment on function app_private.is_visible(uuid) is
+  'Does the caller see this request? It is for functions that run as the owner, to whom the policies for callers do not apply.';
 
 create or replace function app_hidden.is_listed(r app_public.requests, is_asked_for boolean)
   returns boolean
@@ -115,7 +119,7 @@ as $$
   select not r.is_deleted or is_asked_for
 $$;
 comment on function app_hidden.is_listed(app_public.requests, boolean) is
-  'Is it in a list? A deleted one only where the caller asks for deleted ones.';
+  'Is the request shown in lists? A deleted one is shown only if the caller asks for deleted ones.';
 
 -- The audit trail --------------------------------------------------------------------------------------------------
 
@@ -130,8 +134,8 @@ drop policy if exists manager_select on app_public.audit_logs;
 create policy manager_select on app_public.audit_logs for select to assent_manager
   using (
     actor_id = (select app_hidden.current_user_id())
-    -- "Of requests they can see": the policy on requests decides, once more as the caller. OFFSET 0 keeps it a look-up
-    -- by primary key for each entry; without it the planner hashes all requests there are for a page of 20 entries.
+    -- They see the entries of requests that they can see, which the policy on requests decides. OFFSET 0 makes it a look-up by
+    -- primary key for each entry; without it, the planner would hash all requests for a page of 20 entries.
     or exists (select from app_public.requests r where r.id = request_id offset 0)
   );
 
@@ -146,15 +150,16 @@ grant select on app_public.audit_logs to assent_user, assent_manager, assent_adm
 
 -- People -----------------------------------------------------------------------------------------------------------
 
--- Names of colleagues are no secret: whoever is logged in sees everybody. One plain policy, because it is asked for each
--- join to a person, of which a request alone has three.
+-- Names of colleagues are no secret: whoever is logged in sees everybody. The policy is plain, because it applies to each join to
+-- a person, of which a request alone has three.
 do $$
 declare
   v_role text;
 begin
   foreach v_role in array array['user', 'manager', 'admin'] loop
     execute format('drop policy if exists %I on app_public.users', v_role || '_select');
-    execute format('create policy %I on app_public.users for select to %I using ((select app_hidden.current_user_id()) is not null)',
+    execute format('create policy %I on app_public.users for select to %I
+      using ((select app_hidden.current_user_id()) is not null)',
       v_role || '_select', 'assent_' || v_role);
   end loop;
 end
@@ -168,7 +173,7 @@ as $$
   select not u.is_deleted or (is_asked_for and app_hidden.has_permission('user.manage'))
 $$;
 comment on function app_hidden.is_listed(app_public.users, boolean) is
-  'Is the person in a list? Deactivated ones only where somebody who administers people asks for them.';
+  'Is the person shown in lists? Deactivated people are shown only if a caller with the permission user.manage asks for them.';
 grant execute on function app_hidden.is_listed(app_public.requests, boolean), app_hidden.is_listed(app_public.users, boolean)
   to assent_user, assent_manager, assent_admin;
 
@@ -177,7 +182,7 @@ create policy auditor_select on app_public.users for select to assent_auditor us
 
 grant select on app_public.users to assent_user, assent_manager, assent_admin, assent_auditor;
 
--- Notifications: one's own, whoever one is ----------------------------------------------------------------------------
+-- Notifications: people see only their own ----------------------------------------------------------------------------
 
 do $$
 declare
@@ -213,9 +218,9 @@ drop policy if exists auditor_select on app_public.webhook_deliveries;
 create policy auditor_select on app_public.webhook_deliveries for select to assent_auditor using (true);
 
 grant select on app_public.webhooks, app_public.webhook_deliveries to assent_user, assent_manager, assent_admin;
--- Who reads evidence need not be able to sign.
+-- Whoever reads evidence need not be able to sign: signing_key is left out.
 grant select (id, url, events, is_enabled, failing_since, created_at) on app_public.webhooks to assent_auditor;
 grant select on app_public.webhook_deliveries to assent_auditor;
 
--- Derived from the above, as the caller.
+-- These views show who can decide what.
 grant select on app_hidden.deciders, app_hidden.request_deciders to assent_user, assent_manager, assent_admin, assent_auditor;

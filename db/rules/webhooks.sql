@@ -1,7 +1,7 @@
--- Webhooks: programs that are told. An admin registers a URL and the events it is told of; each event becomes one delivery for
--- each webhook, by a job of its own, signed as Standard Webhooks 1.0 (standardwebhooks.com) says: server/jobs/webhooks.ts.
+-- Webhooks notify programs: each event becomes one delivery to each webhook that receives it, with a job of its own
+-- (tables/webhooks.sql).
 
--- Telling them -------------------------------------------------------------------------------------------------------
+-- Deliveries ---------------------------------------------------------------------------------------------------------
 
 create or replace function app_private.webhook_payload(entry app_public.audit_logs, event text)
   returns jsonb
@@ -31,7 +31,8 @@ as $$
   )
 $$;
 comment on function app_private.webhook_payload(app_public.audit_logs, text) is
-  'What a webhook is told: the type, the time, what has changed, and what it is about as that is now, as Standard Webhooks recommends. No address of anybody.';
+  'The body of a delivery: the type, the time, what has changed, and its subject as it is now, as Standard Webhooks '
+  'recommends. It contains nobody''s email address.';
 
 create or replace function app_private.queue_deliveries(entry app_public.audit_logs)
   returns void
@@ -47,7 +48,7 @@ as $$
   on conflict on constraint webhook_deliveries_event_key do nothing
 $$;
 comment on function app_private.queue_deliveries(app_public.audit_logs) is
-  'One delivery for each webhook that is told of the action. Run twice, it does nothing the second time.';
+  'Queues one delivery for each webhook that receives the action''s event. If it is run twice, it does nothing the second time.';
 
 create or replace function app_private.tg_webhook_deliveries__deliver()
   returns trigger
@@ -56,14 +57,18 @@ create or replace function app_private.tg_webhook_deliveries__deliver()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  -- Under no key: the job of the attempt before may be there yet, and nobody tries again by that. After those of webhooks that
-  -- do answer, if this one does not.
+  -- The job has no key: that of the delivery's last attempt may still exist, and would not run again. If the webhook has been
+  -- failing, it runs after the jobs of webhooks that respond.
   perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id),
-    priority => case when exists (select from app_public.webhooks w where w.id = new.webhook_id and w.failing_since is not null) then 1 else 0 end);
+    priority => case
+      when exists (select from app_public.webhooks w where w.id = new.webhook_id and w.failing_since is not null) then 1
+      else 0
+    end);
   return null;
 end
 $$;
-comment on function app_private.tg_webhook_deliveries__deliver() is 'Adds the job that sends a delivery, in the transaction that queues it.';
+comment on function app_private.tg_webhook_deliveries__deliver() is
+  'Adds the job that sends a delivery, in the transaction that queues it.';
 
 create or replace trigger _500_deliver
   after insert on app_public.webhook_deliveries
@@ -97,7 +102,7 @@ begin
 end
 $$;
 comment on function app_private.delivery_to_send(uuid) is
-  'What to send, where to and signed by what; nulls: it has been delivered, or its webhook is off or gone.';
+  'What to send, where to, and the key to sign it with. All are null if it has been delivered, or its webhook is off or deleted.';
 
 create or replace function app_private.delivery_sent(delivery_id uuid, response_status integer)
   returns void
@@ -115,7 +120,7 @@ begin
   where d.id = delivery_id and w.id = d.webhook_id and w.failing_since is not null;
 end
 $$;
-comment on function app_private.delivery_sent(uuid, integer) is 'It was answered by 2xx.';
+comment on function app_private.delivery_sent(uuid, integer) is 'Records that the response was 2xx.';
 
 create or replace function app_private.delivery_failed(delivery_id uuid, response_status integer, error text, for_good boolean)
   returns void
@@ -140,16 +145,18 @@ begin
     update app_public.webhooks w set is_enabled = false where w.id = v_webhook.id;
     perform app_private.audit_webhook('WEBHOOK_UPDATE', v_webhook, jsonb_build_object(
       'is_enabled', jsonb_build_object('old', true, 'new', false),
-      'reason', case when delivery_failed.response_status = 410 then 'It answered 410 Gone.' else 'It had failed for a week.' end));
+      'reason', case when delivery_failed.response_status = 410 then 'It answered 410 Gone.'
+        else 'It had failed for a week.' end));
   end if;
 end
 $$;
 comment on function app_private.delivery_failed(uuid, integer, text, boolean) is
-  'An attempt has failed, and will not be repeated if for good. After a week without a success, and by 410 Gone (Standard Webhooks), the webhook is switched off.';
+  'Records that an attempt has failed; for_good: it will not be repeated. After a week without a success, and after 410 Gone '
+  '(Standard Webhooks), it switches the webhook off.';
 
 -- For admins ---------------------------------------------------------------------------------------------------------
 
--- For who has not the permission there is no webhook: NOT_FOUND. To register one is FORBIDDEN.
+-- To callers without the permission, no webhook exists: they get NOT_FOUND. Only creating one is FORBIDDEN.
 
 create or replace function app_private.origin(url text)
   returns text
@@ -158,7 +165,8 @@ create or replace function app_private.origin(url text)
 as $$
   select substring(url from '^[a-z]+://[^/?#]+')
 $$;
-comment on function app_private.origin(text) is 'The scheme and the host of a URL. What follows them can be a secret, which the trail must never have.';
+comment on function app_private.origin(text) is
+  'The scheme and the host of a URL. What follows them can contain a secret, which must never get into the trail.';
 
 create or replace function app_private.audit_webhook(action text, webhook app_public.webhooks, details jsonb)
   returns void
@@ -168,7 +176,8 @@ as $$
   select app_private.log_action(action, app_hidden.current_user_id(),
     metadata => jsonb_build_object('webhook_id', webhook.id, 'origin', app_private.origin(webhook.url)) || details)
 $$;
-comment on function app_private.audit_webhook(text, app_public.webhooks, jsonb) is 'One entry for each change of a webhook, and for what is sent again; never its key.';
+comment on function app_private.audit_webhook(text, app_public.webhooks, jsonb) is
+  'Writes the audit entry for a change of a webhook, or for a delivery that is sent again. It never contains the key.';
 
 create or replace function app_private.tg_webhooks__check_events()
   returns trigger
@@ -179,12 +188,13 @@ as $$
 begin
   if exists (select from unnest(new.events) e where e is null or e not in (select w.event from app_public.webhook_events w)) then
     raise exception using errcode = 'RQ422', column = 'events',
-      message = 'The events that there are: ' || (select string_agg(w.event, ', ' order by w.event) from app_public.webhook_events w) || '.';
+      message = 'Each event must be one of: '
+        || (select string_agg(w.event, ', ' order by w.event) from app_public.webhook_events w) || '.';
   end if;
   return new;
 end
 $$;
-comment on function app_private.tg_webhooks__check_events() is 'A webhook is told of events that there are. Raises RQ422.';
+comment on function app_private.tg_webhooks__check_events() is 'Checks that a webhook''s events exist. Raises RQ422.';
 
 create or replace trigger _200_check_events
   before insert or update of events on app_public.webhooks
@@ -213,7 +223,8 @@ exception
 end
 $$;
 comment on function app_public.create_webhook(text, text[]) is
-  'Registers a webhook, for admins; the answer has the key that its deliveries are signed with. VALIDATION_FAILED: no URL by http or https, or an event that there is not.';
+  'Registers a webhook, for admins. The response has the key that its deliveries are signed with. VALIDATION_FAILED: the URL '
+  'is not an http or https URL, or an event does not exist.';
 
 create or replace function app_public.update_webhook(
   webhook_id uuid,
@@ -242,7 +253,7 @@ begin
   set url = coalesce(update_webhook.url, w.url),
     events = coalesce(update_webhook.events, w.events),
     is_enabled = coalesce(update_webhook.is_enabled, w.is_enabled),
-    -- Switched on again, it has its week again.
+    -- If it is switched on again, its week starts again.
     failing_since = case when update_webhook.is_enabled and not w.is_enabled then null else w.failing_since end
   where w.id = webhook_id
   returning * into v_new;
@@ -259,7 +270,7 @@ exception
 end
 $$;
 comment on function app_public.update_webhook(uuid, text, text[], boolean) is
-  'Changes a webhook, for admins, or switches it on or off; what is left out, or null, stays as it is.';
+  'Changes a webhook, for admins, or switches it on or off. What is left out or null stays as it is.';
 
 create or replace function app_public.delete_webhook(webhook_id uuid)
   returns app_public.webhooks
@@ -282,7 +293,7 @@ begin
   return v_webhook;
 end
 $$;
-comment on function app_public.delete_webhook(uuid) is 'Removes a webhook with the record of its deliveries, for admins.';
+comment on function app_public.delete_webhook(uuid) is 'Removes a webhook and its deliveries, for admins.';
 
 create or replace function app_public.resend_webhook_delivery(delivery_id uuid)
   returns app_public.webhook_deliveries
@@ -302,7 +313,7 @@ begin
     raise exception using errcode = 'RQ404', message = 'There is no such delivery.';
   end if;
   if not exists (select from app_public.webhooks w where w.id = v_delivery.webhook_id and w.is_enabled) then
-    raise exception using errcode = 'RQ409', message = 'The webhook is off.';
+    raise exception using errcode = 'RQ409', message = 'The webhook is off: switch it on before you send the delivery again.';
   end if;
   if v_delivery.state <> 'QUEUED' then
     update app_public.webhook_deliveries d set state = 'QUEUED', delivered_at = null
@@ -315,7 +326,8 @@ begin
 end
 $$;
 comment on function app_public.resend_webhook_delivery(uuid) is
-  'Sends a delivery again, for admins, whatever became of it; one that is queued stays so. INVALID_TRANSITION: its webhook is off.';
+  'Sends a delivery again, for admins, whatever its state; one that is queued stays queued. INVALID_TRANSITION: its webhook '
+  'is off.';
 
 grant execute on function
   app_public.create_webhook(text, text[]), app_public.update_webhook(uuid, text, text[], boolean),

@@ -1,5 +1,5 @@
--- The audit trail: one row for every action, in the action's own transaction, never changed. What is done to requests and
--- people is written by trigger, here; logins and logouts by the functions that do them, in login.sql.
+-- The audit trail has one row for every action, written in the action's own transaction and never changed. What writes it is
+-- in rules/trail.sql.
 
 create table if not exists app_public.audit_actions (
   action text primary key,
@@ -9,7 +9,8 @@ create table if not exists app_public.audit_actions (
 comment on table app_public.audit_actions is E'@behavior -*\nEvery kind of entry that the trail can hold.';
 comment on column app_public.audit_actions.action is 'The name of the action.';
 comment on column app_public.audit_actions.description is 'What was done.';
-comment on column app_public.audit_actions.is_told is 'Somebody else is told of it: people by notifications, programs by webhooks, front ends by live news.';
+comment on column app_public.audit_actions.is_told is
+  'Whether it is reported to others: to people by notifications, to programs by webhooks, to front ends by live updates.';
 
 insert into app_public.audit_actions (action, is_told, description) values
   ('CREATE',          false, 'A request was created.'),
@@ -20,10 +21,12 @@ insert into app_public.audit_actions (action, is_told, description) values
   ('APPROVE',         true,  'A request was approved.'),
   ('REJECT',          true,  'A request was rejected.'),
   ('LOGIN',           false, 'Somebody logged in.'),
-  ('LOGIN_FAILED',    false, 'A login failed: no actor; about the account, if there is one.'),
+  ('LOGIN_FAILED',    false, 'A login failed. The entry has no actor; it is about the account, if there is one.'),
   ('LOGOUT',          false, 'Somebody logged out.'),
-  ('SESSION_REVOKE',  false, 'Somebody ended sessions of theirs, or logged a browser in anew that had one; or nobody did: a refresh token was used twice.'),
-  ('PASSWORD_RESET_REQUEST', true, 'Somebody asked for a link to choose a new password by: no actor; about the account.'),
+  ('SESSION_REVOKE',  false, 'Sessions were ended: by their owner, by another login in the same browser,'
+    ' or, without an actor, because a refresh token was used twice.'),
+  ('PASSWORD_RESET_REQUEST', true,
+    'Somebody asked for a link to reset a password. The entry has no actor; it is about the account.'),
   ('PASSWORD_CHANGE', true,  'Somebody changed their password, which ended their other sessions.'),
   ('USER_CREATE',     true,  'A person was added.'),
   ('USER_UPDATE',     true,  'A person''s name or role was changed.'),
@@ -32,8 +35,8 @@ insert into app_public.audit_actions (action, is_told, description) values
   ('WEBHOOK_CREATE',  false, 'A webhook was registered.'),
   ('WEBHOOK_UPDATE',  false, 'A webhook was changed, or switched off after a week of failures.'),
   ('WEBHOOK_DELETE',  false, 'A webhook was removed.'),
-  ('WEBHOOK_RESEND',  false, 'What a webhook was told was sent again.'),
-  ('MAIL_RESEND',     false, 'A mail to a person that had failed was sent again.')
+  ('WEBHOOK_RESEND',  false, 'A delivery of a webhook was sent again.'),
+  ('MAIL_RESEND',     false, 'A mail that had failed was sent again.')
 on conflict (action) do update
   set description = excluded.description, is_told = excluded.is_told
   where (audit_actions.*) is distinct from (excluded.*);
@@ -52,22 +55,33 @@ create table if not exists app_public.audit_logs (
   constraint audit_logs_request_creator_check check ((request_id is null) = (request_creator_id is null)),
   constraint audit_logs_metadata_check check (jsonb_typeof(metadata) = 'object')
 );
-comment on table app_public.audit_logs is E'@defaultOrderBy TIMESTAMP_DESC\nThe audit trail, append-only: who did what, to what, when and from where.';
+comment on table app_public.audit_logs is
+  E'@defaultOrderBy TIMESTAMP_DESC\nThe audit trail, append-only: who did what, to what, when and from where.';
 comment on column app_public.audit_logs.id is 'Time-ordered UUID (version 7).';
-comment on column app_public.audit_logs.actor_id is E'@behavior -orderBy\nWho did it; null for a failed login, and for what a DBA did by SQL.';
-comment on column app_public.audit_logs.action is 'What was done: CREATE, UPDATE, SUBMIT, APPROVE, REJECT, ASSIGN, DELETE, LOGIN, LOGIN_FAILED, LOGOUT, USER_CREATE and so on.';
+comment on column app_public.audit_logs.actor_id is
+  E'@behavior -orderBy\nWho did it; null for a failed login, and for what was done by SQL.';
+comment on column app_public.audit_logs.action is
+  'What was done: CREATE, UPDATE, SUBMIT, APPROVE, REJECT, ASSIGN, DELETE, LOGIN, LOGIN_FAILED, LOGOUT, USER_CREATE and so on.';
 comment on column app_public.audit_logs.request_id is E'@behavior -orderBy\nThe request it was about.';
-comment on column app_public.audit_logs.request_creator_id is E'@behavior -*\nThe creator of that request, who never changes: kept here so that row-level security reads one index, and not every request.';
+comment on column app_public.audit_logs.request_creator_id is
+  E'@behavior -*\n'
+  'The creator of that request, who never changes. It is kept here so that row-level security reads one index and not every '
+  'request.';
 comment on column app_public.audit_logs.user_id is E'@behavior -orderBy\nThe person it was about.';
-comment on column app_public.audit_logs.metadata is 'old_status and new_status where the status changed; otherwise each changed field with its old and new value. Never a secret.';
-comment on column app_public.audit_logs.ip_address is 'The address it came from, as the outermost trusted proxy saw it.';
-comment on column app_public.audit_logs."timestamp" is 'When: the clock at that moment, not the start of the transaction.';
-comment on constraint audit_logs_request_id_fkey on app_public.audit_logs is E'@behavior +manyRelation:resource:connection\n@foreignFieldName auditLogs';
+comment on column app_public.audit_logs.metadata is
+  'old_status and new_status where the status changed; otherwise each changed field with its old and new value. Never a secret.';
+comment on column app_public.audit_logs.ip_address is 'The client''s IP address, as the outermost trusted proxy saw it.';
+comment on column app_public.audit_logs."timestamp" is
+  'When it was done, by the clock at that moment, not the start of the transaction.';
+comment on constraint audit_logs_request_id_fkey on app_public.audit_logs is
+  E'@behavior +manyRelation:resource:connection\n@foreignFieldName auditLogs';
 comment on constraint audit_logs_request_creator_id_fkey on app_public.audit_logs is E'@behavior -*';
 comment on constraint audit_logs_action_fkey on app_public.audit_logs is E'@behavior -*';
-comment on constraint audit_logs_subject_check on app_public.audit_logs is 'An entry is about a request or about a person.';
-comment on constraint audit_logs_request_creator_check on app_public.audit_logs is 'A request is named together with its creator.';
-comment on constraint audit_logs_metadata_check on app_public.audit_logs is 'Metadata is a JSON object.';
+comment on constraint audit_logs_subject_check on app_public.audit_logs is
+  'An entry is about a request or about a person, not about both.';
+comment on constraint audit_logs_request_creator_check on app_public.audit_logs is
+  'An entry that names a request must also name its creator.';
+comment on constraint audit_logs_metadata_check on app_public.audit_logs is 'Metadata must be a JSON object.';
 
 create index if not exists audit_logs_timestamp_idx on app_public.audit_logs ("timestamp", id);
 create index if not exists audit_logs_actor_id_idx on app_public.audit_logs (actor_id, "timestamp", id);

@@ -1,6 +1,5 @@
--- A POST that is sent again under the same Idempotency-Key has one effect, and gets the first answer again (IETF draft
--- "The Idempotency-Key HTTP Header Field"). The key is claimed, the action taken and the answer kept in one transaction:
--- a server that is killed in between leaves nothing of any.
+-- A POST that is repeated with the same Idempotency-Key takes effect once, and gets the first response again (IETF draft "The
+-- Idempotency-Key HTTP Header Field"). What claims a key and keeps a response is in rules/idempotency.sql.
 
 create table if not exists app_private.idempotency_keys (
   user_id uuid not null references app_public.users on delete cascade,
@@ -12,10 +11,12 @@ create table if not exists app_private.idempotency_keys (
   constraint idempotency_keys_key_length check (char_length(key) between 1 and 255)
 );
 create index if not exists idempotency_keys_created_at_idx on app_private.idempotency_keys (created_at);
-comment on table app_private.idempotency_keys is 'Answers that can be asked for again, for 24 hours.';
-comment on column app_private.idempotency_keys.user_id is 'Whose: keys of others do not meet.';
-comment on column app_private.idempotency_keys.key is 'As the caller named it.';
-comment on column app_private.idempotency_keys.fingerprint is 'Of method, path and body: a keyed digest, because bodies can hold passwords.';
-comment on column app_private.idempotency_keys.answer is 'The answer: status, headers and body.';
-comment on column app_private.idempotency_keys.created_at is 'When it was first answered.';
-comment on constraint idempotency_keys_key_length on app_private.idempotency_keys is 'An Idempotency-Key has 1 to 255 characters.';
+comment on table app_private.idempotency_keys is 'Responses that are kept for 24 hours, in case the request is repeated.';
+comment on column app_private.idempotency_keys.user_id is 'Whose key it is: the same key of two people is two keys.';
+comment on column app_private.idempotency_keys.key is 'The key as the caller sent it.';
+comment on column app_private.idempotency_keys.fingerprint is
+  'A digest of method, path and body. It is keyed, because bodies can hold passwords.';
+comment on column app_private.idempotency_keys.answer is 'The response: status, headers and body.';
+comment on column app_private.idempotency_keys.created_at is 'When the first response was sent.';
+comment on constraint idempotency_keys_key_length on app_private.idempotency_keys is
+  'An Idempotency-Key must have 1 to 255 characters.';

@@ -1,4 +1,4 @@
--- People. What others may see of them is in app_public; the address and the password they log in with are not.
+-- People. What others may see of them is in app_public; the address and the password that they log in with are in app_private.
 
 create table if not exists app_public.users (
   id uuid primary key default app_private.uuid_v7(),
@@ -8,14 +8,17 @@ create table if not exists app_public.users (
   created_at timestamptz not null default clock_timestamp(),
   constraint users_name_check check (char_length(name) <= 200 and not app_private.is_blank(name))
 );
-comment on table app_public.users is E'@defaultOrderBy CREATED_AT_DESC\nA person. People are never removed, only deactivated: what they did must keep their name.';
+comment on table app_public.users is
+  E'@defaultOrderBy CREATED_AT_DESC\n'
+  'A person. People are never removed, only deactivated, because the trail of what they did must keep their name.';
 comment on column app_public.users.id is 'Time-ordered UUID (version 7).';
 comment on column app_public.users.name is 'What others call the person; 1 to 200 characters.';
 comment on column app_public.users.role is 'What the person may do, by the permissions of the role.';
-comment on column app_public.users.is_deleted is 'Deactivated: may no longer log in, and every session of theirs is dead.';
+comment on column app_public.users.is_deleted is
+  'Whether the person is deactivated: they can no longer log in, and all their sessions have ended.';
 comment on column app_public.users.created_at is 'When the account was created.';
 comment on constraint users_role_fkey on app_public.users is 'There is no such role.';
-comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and not blanks alone.';
+comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and must not be blank.';
 
 create index if not exists users_role_idx on app_public.users (role, is_deleted);
 create index if not exists users_created_at_idx on app_public.users (created_at, id);
@@ -24,15 +27,16 @@ create table if not exists app_private.credentials (
   user_id uuid primary key references app_public.users on delete cascade,
   email text not null,
   password_hash text not null,
-  -- Neither quoted nor with a comment (RFC 5321, 4.1.2): a mail program could read another address in it.
+  -- Quoted local parts and comments (RFC 5321, 4.1.2) are refused: a mail program could read another address in them.
   constraint credentials_email_check check (
     char_length(email) <= 254
-    and email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'
+    and email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@'
+      '[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'
   )
 );
 comment on table app_private.credentials is 'What a person logs in with.';
-comment on column app_private.credentials.user_id is 'Whose.';
-comment on column app_private.credentials.email is 'The address as it was written; compared in lower case.';
+comment on column app_private.credentials.user_id is 'Whose credentials they are.';
+comment on column app_private.credentials.email is 'The email address as it was entered. It is compared in lower case.';
 comment on column app_private.credentials.password_hash is
   'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password.';
 comment on constraint credentials_email_check on app_private.credentials is 'This is not an email address.';

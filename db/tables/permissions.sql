@@ -8,10 +8,12 @@ create table if not exists app_public.roles (
   constraint roles_level_key unique (level),
   constraint roles_database_role_key unique (database_role)
 );
-comment on table app_public.roles is E'@enum\n@enumName Role\n@behavior -*\nWhat a person is in the organisation. A role has the permissions of every role of a lower level too.';
+comment on table app_public.roles is
+  E'@enum\n@enumName Role\n@behavior -*\n'
+  'What a person is in the organisation. A role also has the permissions of every role of a lower level.';
 comment on column app_public.roles.role is 'The name of the role.';
 comment on column app_public.roles.level is 'Rank: a role inherits the permissions of all roles of a lower level.';
-comment on column app_public.roles.database_role is 'The PostgreSQL role that a request of such a person runs as.';
+comment on column app_public.roles.database_role is 'The PostgreSQL role that requests of people with this role run as.';
 comment on column app_public.roles.description is 'What the role is for.';
 
 create table if not exists app_public.role_permissions (
@@ -36,15 +38,16 @@ on conflict (role) do update
 insert into app_public.role_permissions (role, permission, description) values
   ('USER',    'request.create',      'Create requests, and edit, submit and delete one''s own drafts.'),
   ('MANAGER', 'request.read',        'See all requests but the drafts of others.'),
-  ('MANAGER', 'request.decide',      'Approve, reject and assign submitted requests of others that are unassigned, or assigned to oneself.'),
+  ('MANAGER', 'request.decide',
+    'Approve, reject and assign submitted requests of others that are unassigned, or assigned to oneself.'),
   ('MANAGER', 'user.read_email',     'See the email addresses of others.'),
-  ('ADMIN',   'request.read_all',    'See all requests: drafts and deleted ones too.'),
-  ('ADMIN',   'request.decide_any',  'Decide submitted requests of others whoever they are assigned to.'),
+  ('ADMIN',   'request.read_all',    'See all requests, including drafts and deleted ones.'),
+  ('ADMIN',   'request.decide_any',  'Decide submitted requests of others, whoever they are assigned to.'),
   ('ADMIN',   'request.assign_any',  'Assign any submitted request.'),
   ('ADMIN',   'audit.read_all',      'See every audit entry.'),
   ('ADMIN',   'user.manage',         'Create, change and deactivate people.'),
   ('ADMIN',   'mail.manage',         'See which mails could not be delivered, and send them again.'),
-  ('ADMIN',   'webhook.manage',      'Register webhooks, see their deliveries, and send those again.')
+  ('ADMIN',   'webhook.manage',      'Register webhooks, see their deliveries, and send deliveries again.')
 on conflict (permission) do update
   set role = excluded.role, description = excluded.description
   where (role_permissions.*) is distinct from (excluded.*);

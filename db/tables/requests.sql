@@ -1,19 +1,21 @@
--- Requests, and the facts that hold for each of them whoever writes it. A CHECK's comment is the message that its
--- violation gives the caller (see transition() in rules/lifecycle.sql).
+-- Requests, and the constraints that hold for each of them whoever writes it. The comment on a constraint is the message that
+-- callers get when they violate it (see rules/errors.sql).
 
 create table if not exists app_public.request_statuses (
   status text primary key,
   description text not null
 );
-comment on table app_public.request_statuses is E'@enum\n@enumName RequestStatus\n@behavior -*\nWhere a request stands. How it moves from one to the next: request_transitions.';
+comment on table app_public.request_statuses is
+  E'@enum\n@enumName RequestStatus\n@behavior -*\n'
+  'The state of a request. How it moves from one to the next is in request_transitions.';
 comment on column app_public.request_statuses.status is 'The name of the status.';
 comment on column app_public.request_statuses.description is 'What it means.';
 
 insert into app_public.request_statuses (status, description) values
-  ('DRAFT',     'Its creator is still writing it; only they and admins see it.'),
-  ('SUBMITTED', 'It waits for a decision, and can no longer be edited.'),
-  ('APPROVED',  'Approved, for good.'),
-  ('REJECTED',  'Rejected, for good.')
+  ('DRAFT',     'Its creator is still writing it, and only they and admins see it.'),
+  ('SUBMITTED', 'It is awaiting a decision, and can no longer be edited.'),
+  ('APPROVED',  'It was approved, for good.'),
+  ('REJECTED',  'It was rejected, for good.')
 on conflict (status) do update
   set description = excluded.description
   where (request_statuses.*) is distinct from (excluded.*);
@@ -37,7 +39,9 @@ create table if not exists app_public.requests (
   constraint requests_title_length check (char_length(title) <= 200),
   constraint requests_description_length check (char_length(description) <= 10000),
   constraint requests_review_comment_length check (char_length(review_comment) <= 10000),
-  constraint requests_review_comment_required check (status <> 'REJECTED' or not app_private.is_blank(coalesce(review_comment, ''))),
+  constraint requests_review_comment_required check (
+    status <> 'REJECTED' or not app_private.is_blank(coalesce(review_comment, ''))
+  ),
   constraint requests_assigned_to_not_creator check (assigned_to_id <> creator_id),
   constraint requests_reviewed_by_not_creator check (reviewed_by_id <> creator_id),
   constraint requests_submitted_at_check check ((submitted_at is null) = (status = 'DRAFT')),
@@ -46,48 +50,62 @@ create table if not exists app_public.requests (
   constraint requests_is_deleted_check check (not is_deleted or status = 'DRAFT'),
   constraint requests_version_check check (version > 0)
 );
-comment on table app_public.requests is E'@defaultOrderBy CREATED_AT_DESC\n@hideDeleted\nSomething somebody asks approval for.';
+comment on table app_public.requests is
+  E'@defaultOrderBy CREATED_AT_DESC\n@hideDeleted\nSomething that somebody asks approval for.';
 comment on column app_public.requests.id is 'Time-ordered UUID (version 7).';
 comment on column app_public.requests.title is 'What is asked for, in 1 to 200 characters.';
-comment on column app_public.requests.description is 'The particulars, in at most 10,000 characters.';
-comment on column app_public.requests.status is 'Where it stands.';
-comment on column app_public.requests.version is E'@behavior -attribute:aggregate\nGoes up by one at every change. Name it in a change, and the change fails with STALE_VERSION if another came first.';
-comment on column app_public.requests.creator_id is 'Who asks.';
-comment on column app_public.requests.assigned_to_id is E'@behavior -orderBy\nThe one manager or admin who is to decide; null: any. One who can no longer decide counts as none.';
-comment on column app_public.requests.reviewed_by_id is E'@behavior -orderBy\nWho decided; never the creator.';
+comment on column app_public.requests.description is 'The details, in at most 10,000 characters.';
+comment on column app_public.requests.status is 'The state of the request.';
+comment on column app_public.requests.version is
+  E'@behavior -attribute:aggregate\n'
+  'A number that goes up by one with every change. If you name it in a change, the change fails with STALE_VERSION when '
+  'another came first.';
+comment on column app_public.requests.creator_id is 'Who created it.';
+comment on column app_public.requests.assigned_to_id is
+  E'@behavior -orderBy\n'
+  'The one manager or admin who is asked to decide; null for any of them. An assignee who can no longer decide counts as null.';
+comment on column app_public.requests.reviewed_by_id is E'@behavior -orderBy\nWho decided it; never the creator.';
 comment on column app_public.requests.reviewed_at is 'When it was decided.';
-comment on column app_public.requests.review_comment is 'What the decision says, in at most 10,000 characters; a rejection always says something.';
+comment on column app_public.requests.review_comment is
+  'The comment on the decision, in at most 10,000 characters. A rejection always has one.';
 comment on column app_public.requests.submitted_at is E'@behavior +filterBy -orderBy\nWhen it was submitted.';
 comment on column app_public.requests.created_at is 'When it was created.';
 comment on column app_public.requests.updated_at is 'When it last changed.';
-comment on column app_public.requests.is_deleted is E'@behavior +filterBy\nDeleted by its creator while a draft; only admins still see it.';
+comment on column app_public.requests.is_deleted is
+  E'@behavior +filterBy\nWhether its creator deleted it, which only a draft allows. Only admins still see it.';
 comment on constraint requests_title_blank on app_public.requests is 'The title must not be blank.';
 comment on constraint requests_title_length on app_public.requests is 'The title must have at most 200 characters.';
-comment on constraint requests_description_length on app_public.requests is 'The description must have at most 10,000 characters.';
+comment on constraint requests_description_length on app_public.requests is
+  'The description must have at most 10,000 characters.';
 comment on constraint requests_review_comment_length on app_public.requests is 'The comment must have at most 10,000 characters.';
 comment on constraint requests_review_comment_required on app_public.requests is 'A rejection needs a comment.';
-comment on constraint requests_assigned_to_not_creator on app_public.requests is 'A request is not decided by its creator.';
-comment on constraint requests_reviewed_by_not_creator on app_public.requests is 'Nobody decides their own request.';
-comment on constraint requests_submitted_at_check on app_public.requests is 'What is no draft was submitted at some time.';
-comment on constraint requests_reviewed_at_check on app_public.requests is 'What is decided was decided at some time.';
-comment on constraint requests_reviewed_by_check on app_public.requests is 'What is decided was decided by somebody.';
+comment on constraint requests_assigned_to_not_creator on app_public.requests is 'A request cannot be assigned to its creator.';
+comment on constraint requests_reviewed_by_not_creator on app_public.requests is 'Nobody can decide their own request.';
+comment on constraint requests_submitted_at_check on app_public.requests is
+  'A request that is not a draft must have a submission time.';
+comment on constraint requests_reviewed_at_check on app_public.requests is 'A decided request must have a decision time.';
+comment on constraint requests_reviewed_by_check on app_public.requests is 'A decided request must name its reviewer.';
 comment on constraint requests_is_deleted_check on app_public.requests is 'Only a draft can be deleted.';
 comment on constraint requests_version_check on app_public.requests is 'Versions count from 1.';
 
--- Each list's filter first, then its order, read backwards for newest first; the id makes it total, for cursors. Row-level
--- security lets a filter reach an index only by a leakproof operator: = on text and uuid is, on an enum it is not.
+-- Each index has a list's filter first and then its order, read backwards for newest first; the id makes the order total, for
+-- cursors. Row-level security lets a filter use an index only by a leakproof operator: = on text and uuid is leakproof, = on
+-- an enum is not.
 create index if not exists requests_created_at_idx on app_public.requests (created_at, id);
 create index if not exists requests_creator_id_idx on app_public.requests (creator_id, created_at, id);
-create index if not exists requests_creator_id_assigned_to_id_idx on app_public.requests (creator_id, assigned_to_id) where not is_deleted;
+create index if not exists requests_creator_id_assigned_to_id_idx on app_public.requests (creator_id, assigned_to_id)
+  where not is_deleted;
 create index if not exists requests_status_idx on app_public.requests (status, created_at, id);
 create index if not exists requests_assigned_to_id_idx on app_public.requests (assigned_to_id, created_at, id);
 create index if not exists requests_reviewed_by_id_idx on app_public.requests (reviewed_by_id, created_at, id);
--- What waits for a decision, oldest first (as GraphQL orders it: server/graphql/schema/connections.ts): it stays as small as the backlog, however much has been decided.
+-- The backlog, oldest first, in the order of app_hidden.waiting_since(). It stays as small as the backlog is, however much has
+-- been decided.
 create index if not exists requests_waiting_idx on app_public.requests (coalesce(submitted_at, '9999-12-31Z'), id)
   include (status, creator_id, assigned_to_id)
   where submitted_at is not null and reviewed_at is null and not is_deleted;
 -- For searches: see rules/search.sql.
 create index if not exists requests_search_idx on app_public.requests
   using gin ((title || ' ' || coalesce(description, '')) app_private.gin_trgm_ops);
--- Tells rare words, best found by this index, from those in one of a hundred requests, best found by time.
+-- With these statistics the planner tells rare words, which are best found by this index, from words that one request in a
+-- hundred contains, which are best found by time.
 alter index app_public.requests_search_idx alter column 1 set statistics 300;

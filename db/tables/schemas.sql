@@ -1,23 +1,25 @@
--- Where things live, and the default that nobody may execute anything.
+-- The schemas, and the default that nobody may execute a function.
 
 create schema if not exists app_public;
-comment on schema app_public is 'The API: every table, column and function in it that a role is granted is in the GraphQL schema.';
+comment on schema app_public is
+  'The API: every table, column and function in it that is granted to a role is in the GraphQL schema.';
 create schema if not exists app_hidden;
-comment on schema app_hidden is 'What policies and API functions call as the caller; granted to roles, not part of the API.';
+comment on schema app_hidden is
+  'What policies and API functions call as the caller. It is granted to roles, but it is not part of the API.';
 create schema if not exists app_private;
-comment on schema app_private is 'Secrets and the owner''s own functions; no caller may enter it.';
+comment on schema app_private is 'Secrets and the owner''s own functions. No caller has access to it.';
 create schema if not exists audit;
-comment on schema audit is 'Views for DBAs and auditors: who did what, and does it all agree.';
+comment on schema audit is 'Views for DBAs and auditors: who did what, and whether requests agree with their trail.';
 
--- PostgreSQL lets everybody execute a new function; here each grant is spelt out beside its function.
+-- By default PostgreSQL lets everybody execute a new function. Here each grant is spelt out beside its function.
 alter default privileges revoke execute on functions from public;
 
--- crypt() and gen_random_bytes(). A trusted extension: the owner of the database may install it.
+-- This has crypt() and gen_random_bytes(). It is a trusted extension, which the owner of the database may install.
 create extension if not exists pgcrypto with schema app_private;
--- Trigrams, so that a search for a part of a word has an index. Trusted too.
+-- This has trigrams, so that a search for a part of a word can use an index. It is trusted too.
 create extension if not exists pg_trgm with schema app_private;
 
--- What tables themselves stand on: a CHECK and a default are kept with their table, and so are the functions they call.
+-- These two functions are here and not among the rules, because CHECKs and defaults of tables call them.
 
 create or replace function app_private.is_blank(value text)
   returns boolean
@@ -27,9 +29,10 @@ as $$
   select value !~ U&'[^\0009-\000D\0020\0085\00A0\1680\2000-\200B\2028\2029\202F\205F\2060\3000\FEFF]'
 $$;
 comment on function app_private.is_blank(text) is
-  'Is there nothing to be seen? Unicode''s white space and zero-width characters, spelt out, so that no locale decides.';
+  'Does it contain no visible character? Unicode''s white space and zero-width characters are spelt out, so that it does not '
+  'depend on a locale.';
 
--- One wrapper for all keys, so that column defaults read the same on every version of PostgreSQL.
+-- All keys use this wrapper, so that column defaults read the same on every version of PostgreSQL.
 create or replace function app_private.uuid_v7()
   returns uuid
   language plpgsql
@@ -53,15 +56,16 @@ begin
 end
 $$;
 comment on function app_private.uuid_v7() is
-  'A time-ordered UUID, version 7 (RFC 9562, 5.7): inserts into a big table stay in its newest index pages.';
+  'A time-ordered UUID, version 7 (RFC 9562, 5.7), so that inserts into a big table touch only its newest index pages.';
 
--- The rules that have been applied: see server/setup/migrate.ts.
+-- The rules that have been applied. server/setup/migrate.ts applies them.
 create table if not exists app_private.applied_rules (
   file text primary key,
   hash text not null,
   applied_at timestamptz not null default clock_timestamp()
 );
-comment on table app_private.applied_rules is 'The files of db/rules and db/doors as they were last applied: a file whose hash differs is applied again.';
-comment on column app_private.applied_rules.file is 'Its path below db/.';
-comment on column app_private.applied_rules.hash is 'SHA-256 of its text and of the migrations that it was applied after.';
-comment on column app_private.applied_rules.applied_at is 'When.';
+comment on table app_private.applied_rules is
+  'The files of db/rules and db/doors as they were last applied. A file whose hash differs is applied again.';
+comment on column app_private.applied_rules.file is 'The path of the file below db/.';
+comment on column app_private.applied_rules.hash is 'SHA-256 of its text and of the migrations before it.';
+comment on column app_private.applied_rules.applied_at is 'When it was last applied.';

@@ -1,18 +1,19 @@
--- The state machine: which actions lead from where to where, who may take them and what they write. Nothing in code
--- names an action or a status; the function that walks the edges is transition() (rules/lifecycle.sql).
+-- The state machine: which actions lead from which status to which, who may take them and what they write. It is all in this
+-- table; the function that takes an action is transition() (rules/lifecycle.sql).
 
 create table if not exists app_public.request_parties (
   party text primary key,
   description text not null
 );
-comment on table app_public.request_parties is E'@behavior -*\nWhat a person can be to a request. Who is one: app_hidden.my_parties.';
+comment on table app_public.request_parties is
+  E'@behavior -*\nWhat a person can be to a request. app_hidden.my_parties tells what somebody is.';
 comment on column app_public.request_parties.party is 'The name of the party.';
-comment on column app_public.request_parties.description is 'Who that is.';
+comment on column app_public.request_parties.description is 'Who belongs to it.';
 
 insert into app_public.request_parties (party, description) values
-  ('CREATOR',  'Who created it.'),
-  ('DECIDER',  'Who can decide it: app_hidden.can_decide.'),
-  ('ASSIGNER', 'Who can decide it, or may assign any request.')
+  ('CREATOR',  'Whoever created it.'),
+  ('DECIDER',  'Whoever can decide it: see app_hidden.can_decide.'),
+  ('ASSIGNER', 'Whoever can decide it, or may assign any request.')
 on conflict (party) do update
   set description = excluded.description
   where (request_parties.*) is distinct from (excluded.*);
@@ -27,14 +28,17 @@ create table if not exists app_public.request_transitions (
   constraint request_transitions_key unique nulls not distinct (from_status, action),
   constraint request_transitions_stamps_object check (jsonb_typeof(stamps) = 'object')
 );
-comment on table app_public.request_transitions is E'@behavior -*\nThe state machine: one row an edge. What is not here cannot happen.';
-comment on column app_public.request_transitions.from_status is 'Where the request stands before; null: it does not exist yet.';
-comment on column app_public.request_transitions.action is 'What is done.';
-comment on column app_public.request_transitions.to_status is 'Where it stands afterwards.';
-comment on column app_public.request_transitions.who is 'The party that may do it.';
-comment on column app_public.request_transitions.writes is 'The columns that the caller may write by it.';
-comment on column app_public.request_transitions.stamps is 'What the action itself writes, a value for each column: "@now" is the time, "@caller" whoever does it, null clears.';
-comment on constraint request_transitions_stamps_object on app_public.request_transitions is 'Stamps are a JSON object.';
+comment on table app_public.request_transitions is
+  E'@behavior -*\nThe state machine: one row for each edge. What has no row here cannot happen.';
+comment on column app_public.request_transitions.from_status is 'The status before; null if the request does not exist yet.';
+comment on column app_public.request_transitions.action is 'The action that is taken.';
+comment on column app_public.request_transitions.to_status is 'The status after.';
+comment on column app_public.request_transitions.who is 'The party that may take the action.';
+comment on column app_public.request_transitions.writes is 'The columns that the caller may set with it.';
+comment on column app_public.request_transitions.stamps is
+  'The columns that the action itself sets, each with its value: "@now" stands for the time, "@caller" for whoever acts; null '
+  'clears.';
+comment on constraint request_transitions_stamps_object on app_public.request_transitions is 'Stamps must be a JSON object.';
 create index if not exists request_transitions_action_idx on app_public.request_transitions (action);
 create index if not exists request_transitions_to_status_idx on app_public.request_transitions (to_status);
 create index if not exists request_transitions_who_idx on app_public.request_transitions (who);
@@ -44,8 +48,10 @@ insert into app_public.request_transitions (from_status, action, to_status, who,
   ('DRAFT',     'UPDATE',  'DRAFT',     'CREATOR',  '{title,description,assigned_to_id}', '{}'),
   ('DRAFT',     'DELETE',  'DRAFT',     'CREATOR',  '{}',                                 '{"is_deleted": true}'),
   ('DRAFT',     'SUBMIT',  'SUBMITTED', 'CREATOR',  '{}',                                 '{"submitted_at": "@now"}'),
-  ('SUBMITTED', 'APPROVE', 'APPROVED',  'DECIDER',  '{review_comment}',                   '{"reviewed_at": "@now", "reviewed_by_id": "@caller"}'),
-  ('SUBMITTED', 'REJECT',  'REJECTED',  'DECIDER',  '{review_comment}',                   '{"reviewed_at": "@now", "reviewed_by_id": "@caller"}'),
+  ('SUBMITTED', 'APPROVE', 'APPROVED',  'DECIDER',  '{review_comment}',
+    '{"reviewed_at": "@now", "reviewed_by_id": "@caller"}'),
+  ('SUBMITTED', 'REJECT',  'REJECTED',  'DECIDER',  '{review_comment}',
+    '{"reviewed_at": "@now", "reviewed_by_id": "@caller"}'),
   ('SUBMITTED', 'ASSIGN',  'SUBMITTED', 'ASSIGNER', '{assigned_to_id}',                   '{}')
 on conflict on constraint request_transitions_key do update
   set to_status = excluded.to_status, who = excluded.who, writes = excluded.writes, stamps = excluded.stamps

@@ -6,7 +6,7 @@ import { convert } from 'html-to-text'
 import { createTransport } from 'nodemailer'
 import type { Config } from '../config.ts'
 
-/** What app_private.begin_mail says of a mail: all that its text is made of. */
+/** What app_private.mail_to_send returns: all data that the text of a mail is made of. */
 export interface MailDocument {
   readonly kind: string
   readonly headline: string
@@ -16,7 +16,7 @@ export interface MailDocument {
   readonly request_id: string | null
   readonly title: string | null
   readonly comment: string | null
-  /** The secret of the link to choose a new password by. */
+  /** The secret of the link to reset the password. */
   readonly token?: string
   readonly waiting?: readonly Listed[]
   readonly news?: readonly (Listed & { readonly notification_id: string })[]
@@ -30,7 +30,7 @@ interface Listed {
 
 const folder = join(import.meta.dirname, 'mails')
 
-/** Each template by the kind of notification that it is for; what is put into them is escaped. */
+/** The template of each kind of notification. Values are escaped. */
 const templates = new Map(
   readdirSync(folder).map((file) => {
     const template = Handlebars.compile(readFileSync(join(folder, file), 'utf8'), {
@@ -46,7 +46,7 @@ Handlebars.registerPartial('layout', templates.get('LAYOUT')!)
 /** The kinds of notification that have a template: all of them. */
 export const mailKinds: readonly string[] = [...templates.keys()].filter((kind) => kind !== 'LAYOUT')
 
-/** The text of a mail: HTML, and the same as plain text. Links lead to pages of the front end at `publicUrl`. */
+/** The text of a mail, as HTML and as plain text. Links lead to pages of the front end at `publicUrl`. */
 export function renderMail(mail: MailDocument, publicUrl: string): { subject: string; html: string; text: string } {
   const withUrl = <T extends Listed>(listed: T) => ({
     ...listed,
@@ -60,7 +60,7 @@ export function renderMail(mail: MailDocument, publicUrl: string): { subject: st
     news: mail.news?.map(withUrl),
     subject,
     publicUrl,
-    // After "#", a browser keeps it to itself: no server's log has it.
+    // A browser does not send what follows "#", so that the secret is in no server's log.
     resetUrl: mail.token && `${publicUrl}/reset-password#token=${mail.token}`,
   })
   return {
@@ -70,14 +70,14 @@ export function renderMail(mail: MailDocument, publicUrl: string): { subject: st
   }
 }
 
-/** For a header: one line; and what looks like an encoded word (RFC 2047) would be read as what it encodes, but for a word joiner. */
+/** Text for a header: one line, with a word joiner in whatever would be decoded as an encoded word (RFC 2047). */
 const asText = (value: string): string => value.replace(/[\s\p{Cc}]+/gu, ' ').replaceAll('=?', '=\u2060?')
 
 /** Sends mails. */
 export interface Mailer {
-  /** Of the sender's address, for the Message-ID. */
+  /** The domain of the sender's address, for the Message-ID. */
   readonly domain: string
-  /** Resolves once the SMTP server has accepted the mail, or its file is written. `signal` breaks it off. */
+  /** Resolves once the SMTP server has accepted the mail, or its file is written. `signal` aborts it. */
   send(mail: MailDocument, signal?: AbortSignal): Promise<void>
   close(): void
 }
@@ -85,9 +85,9 @@ export interface Mailer {
 const DEFAULT_FROM = 'Assent <assent@localhost>'
 
 /**
- * Milliseconds that an SMTP server may take: to be found, to be connected to, to greet, and for each answer. The last is what
- * RFC 5321, 4.5.3.2.6, has for a mail to be accepted: who gives up before sends it twice. Unused for longer than `idleTimeout`
- * no connection is trusted to stand.
+ * Milliseconds that the look-up of an SMTP server's name, the connection, the greeting and each reply may take. The last is what
+ * RFC 5321, 4.5.3.2.6, allows a server to accept a mail: whoever gives up earlier sends it twice. A connection that was unused
+ * for longer than `idleTimeout` is not used again.
  */
 export const TIMEOUTS = {
   dnsTimeout: 5_000,
@@ -97,11 +97,11 @@ export const TIMEOUTS = {
   idleTimeout: 20_000,
 }
 
-/** Mails go to the SMTP server, or without one into files under `DATA_DIR/mail`. */
+/** Makes what sends mails to the SMTP server or, without one, writes them to files under `DATA_DIR/mail`. */
 export function makeMailer({ smtpUrl, mailFrom = DEFAULT_FROM, publicUrl, dataDir }: Config, timeouts = TIMEOUTS): Mailer {
   const safe = { disableFileAccess: true, disableUrlAccess: true }
   const transport = smtpUrl
-    ? // The job tries again, not the pool: of a connection that broke it alone knows what became.
+    ? // The job tries again, not the pool, because only the job records the outcome of each attempt.
       createTransport({ ...safe, ...timeouts, url: smtpUrl, pool: true, maxConnections: MAILS_AT_ONCE, maxRequeues: 0 })
     : createTransport({ ...safe, streamTransport: true, buffer: true, newline: 'unix' })
 
@@ -114,7 +114,7 @@ export function makeMailer({ smtpUrl, mailFrom = DEFAULT_FROM, publicUrl, dataDi
         from: mailFrom,
         to: { name: asText(name), address },
         messageId,
-        // No machine is to answer (RFC 3834, 5).
+        // Mail programs do not reply automatically to this (RFC 3834, 5).
         headers: { 'auto-submitted': 'auto-generated' },
         ...(signal && { signal }),
       })
@@ -124,10 +124,10 @@ export function makeMailer({ smtpUrl, mailFrom = DEFAULT_FROM, publicUrl, dataDi
   }
 }
 
-/** How many mails are under way at once, a connection each. */
+/** How many mails are sent at once, with one connection each. */
 export const MAILS_AT_ONCE = 4
 
-/** Under a name of its own, so that the same mail written twice is one; whole, or not there. */
+/** The file is named after the Message-ID, so that a mail which is written twice is one file; it is either complete or absent. */
 async function writeMail(folder: string, messageId: string, message: Buffer): Promise<void> {
   const path = join(folder, `${messageId.replace(/^<|@.*$/g, '')}.eml`)
   await mkdir(folder, { recursive: true })
@@ -136,8 +136,8 @@ async function writeMail(folder: string, messageId: string, message: Buffer): Pr
 }
 
 /**
- * Has the server refused this mail for good, its recipient or its content, by a 5xx (RFC 5321, 4.2.1)? What it says of the
- * sender or of our login is of all mails, and the operator's to mend.
+ * Has the server refused this mail for good, because of its recipient or its content, with a 5xx (RFC 5321, 4.2.1)? If it refuses
+ * the sender or our login, that concerns all mails, and the operator must correct it.
  */
 export function isRefused(error: unknown): boolean {
   const { code, responseCode, command } = Object(error) as { code?: string; responseCode?: number; command?: string }

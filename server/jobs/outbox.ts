@@ -2,24 +2,25 @@ import type { JobHelpers, Task } from 'graphile-worker'
 import pRetry from 'p-retry'
 import type { PoolClient } from 'pg'
 
-/** How one kind of thing is sent: a mail, a delivery. Its rules, and what they record, are in db/rules/outbox.sql. */
+/** How mails or deliveries are sent. db/rules/outbox.sql explains the rules and what is recorded. */
 export interface Channel<Item> {
-  /** What to send, or null: it is out already, or there is no point in it any more. */
+  /** Returns what to send, or null if it was sent already or there is no point in sending it any more. */
   toSend(client: PoolClient, id: string): Promise<Item | null>
-  /** Sends it, and answers what is worth recording. Throws when that has failed. */
+  /** Sends it, and returns what `sent` records. Throws when that has failed. */
   send(id: string, item: Item, signal: AbortSignal | undefined): Promise<unknown>
-  /** Statements that record the outcome: of the id and what `send` has answered; of the id and what `describe` says. */
+  /** The statement that records a success. Its parameters are the id and what `send` has returned. */
   readonly sent: string
+  /** The statement that records a failure. Its parameters are the id, what `describe` returns, and whether it was the last. */
   readonly failed: string
-  /** The parameters of `failed` after the id, the last of them aside, which says that it will not be tried again. */
+  /** Returns what `failed` records about an error. */
   describe(error: Error): unknown[]
-  /** Would it be in vain to try again? */
+  /** Is it useless to try again? */
   isForGood(error: Error): boolean
 }
 
 /**
- * The task that sends one row of the outbox. No other worker sends the same row meanwhile: a lock of one session is held for
- * all of it, and ends with the process.
+ * The task that sends one row of the outbox. No other worker sends the same row meanwhile, because the session holds a lock
+ * until it is done; if the process dies, the lock ends with its session.
  */
 export const sending =
   <Item>(channel: Channel<Item>): Task<'send_mail' | 'deliver_webhook'> =>
@@ -30,7 +31,8 @@ export const sending =
       try {
         await sendOne(channel, id, client, helpers)
       } finally {
-        await client.query('select pg_advisory_unlock(app_private.outbox_lock($1))', [id]).catch(() => {}) // Gone with the session.
+        // If this fails, the lock has ended with its session.
+        await client.query('select pg_advisory_unlock(app_private.outbox_lock($1))', [id]).catch(() => {})
       }
     })
   }
@@ -44,18 +46,18 @@ async function sendOne<Item>(channel: Channel<Item>, id: string, client: PoolCli
     outcome = await channel.send(id, item, abortSignal)
   } catch (thrown) {
     const error = thrown as Error
-    // The other side may say anything, and PostgreSQL, where graphile-worker keeps it too, takes no NUL.
+    // The other side may send anything, but PostgreSQL, where graphile-worker stores the message too, accepts no NUL.
     error.message = error.message.replaceAll('\0', ' ')
     const forGood = channel.isForGood(error) || job.attempts >= job.max_attempts
     await client.query(channel.failed, [id, ...channel.describe(error), forGood])
     if (forGood) return
     throw error
   }
-  // It is out, whatever becomes of the database meanwhile: to forget that would be to send it again.
+  // It has been sent, and if that is not recorded, it will be sent again: so a failing database does not stop this.
   await pRetry(() => query(channel.sent, [id, outcome]).catch(asError), { retries: 20, maxTimeout: 5_000 })
 }
 
-/** p-retry does not try again after a TypeError, and pg can throw one when a connection is gone. */
+/** p-retry does not try again after a TypeError, but pg can throw one when a connection is lost. */
 export const asError = (cause: unknown): never => {
   throw new Error((cause as Error).message, { cause })
 }

@@ -21,7 +21,7 @@ const sample = {
   news: [{ ...request, notification_id: '01890000-0000-7000-8000-000000000002', headline: 'Approved' }],
 }
 
-/** Writes each kind of mail, filled in with a sample, as HTML and as plain text. Answers where to. */
+/** Writes a sample of each kind of mail, as HTML and as plain text. Returns the folder. */
 export async function previewMails({ dataDir, publicUrl }: Config): Promise<string> {
   const folder = join(dataDir, 'mail-preview')
   await mkdir(folder, { recursive: true })

@@ -1,27 +1,28 @@
 import pg, { type Pool } from 'pg'
 import type { Logger } from '../logger.ts'
 
-/** Advisory locks of this class say that a pool of workers lives; the other half of the key is the hash of its id. */
+/** An advisory lock of this class shows that a pool of workers is alive; the second key is the hash of the pool's id. */
 const LIVES = 7277539
-/** Milliseconds that the connection which holds our locks may take to be made, and to answer. */
+/** Milliseconds that the connection which holds our locks may take to open, and to answer a query. */
 const ANSWER_WITHIN = 5_000
-/** Milliseconds. A pool counts as dead when it has had no lock for so long: a connection that was lost is back sooner. */
+/** Milliseconds. A pool counts as dead when it has had no lock for `deadAfter`: a lost connection is replaced sooner. */
 export const RESCUE = { lookEvery: 5_000, deadAfter: 20_000 }
 
-/** A machine that vanishes does not say so: PostgreSQL then ends its sessions, and with them their locks, after 20 seconds. */
+/** If a machine vanishes without closing its connections, PostgreSQL ends its sessions, and so their locks, after 20 seconds. */
 export const KEEPALIVE = '-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2'
 
 export interface Presence {
-  /** Says that this pool of workers lives, for as long as this process does. */
+  /** Announces that this pool of workers is alive, for as long as this process is. */
   announce(poolId: string): void
-  /** Takes that back: it has ended, and jobs that it may have left are for others. */
+  /** Withdraws that: the pool has ended, and others may take jobs that it has left. */
   withdraw(poolId: string): void
   close(): Promise<void>
 }
 
 /**
- * graphile-worker frees the jobs of a worker that was killed after four hours. Here each process keeps a lock for each of
- * its pools, which ends with the process however that ends; and each looks for jobs whose pool has none, and frees them.
+ * graphile-worker frees the jobs of a worker that was killed only after four hours. Here each process holds a lock for each of
+ * its pools, which ends with the process however that ends. Each process also looks for jobs whose pool has no lock, and frees
+ * them.
  */
 export async function makePresence(connectionString: string, pool: Pool, log: Logger, times = RESCUE): Promise<Presence> {
   const announced = new Set<string>()
@@ -38,7 +39,7 @@ export async function makePresence(connectionString: string, pool: Pool, log: Lo
         options: KEEPALIVE,
         connectionTimeoutMillis: ANSWER_WITHIN,
         query_timeout: ANSWER_WITHIN,
-        // With it, a statement without an answer ends the connection.
+        // In this mode, a statement that gets no answer ends the connection.
         pipeline: true,
       } as pg.ClientConfig)
       opened.on('error', (err) => log.warn({ err }, 'The worker lost a connection.'))
@@ -49,7 +50,7 @@ export async function makePresence(connectionString: string, pool: Pool, log: Lo
       client = opened
       locked = new Set()
     }
-    await client.query('select 1') // Does it still stand?
+    await client.query('select 1') // This checks whether the connection still works.
     for (const id of announced) {
       if (locked.has(id)) continue
       await client.query('select pg_advisory_lock($1, hashtext($2))', [LIVES, id])
@@ -63,8 +64,8 @@ export async function makePresence(connectionString: string, pool: Pool, log: Lo
   }
 
   async function freeJobsOfTheDead(): Promise<void> {
-    // Another session asks than the one that holds our own locks, as that one would get them once more. It asks for a shared
-    // lock: others look at the same moment, and each would take the lock of another's look for a sign of life.
+    // This uses another session than the one that holds our own locks, which would get them a second time. It asks for shared
+    // locks, because other processes may look at the same moment, and would take exclusive ones for a sign of life.
     const { rows } = await pool.query<{ id: string }>(
       `select held.id
        from (select distinct locked_by as id from graphile_worker.jobs where locked_by is not null offset 0) held

@@ -6,7 +6,7 @@ import { deliver, DeliveryError, type Delivery } from './webhooks.ts'
 
 declare global {
   namespace GraphileWorker {
-    /** What each job carries, as the SQL that adds it says. */
+    /** The payload of each job, as the SQL that adds it makes it. */
     interface Tasks {
       dispatch: { id: string }
       notify: { id: string }
@@ -20,19 +20,19 @@ declare global {
   }
 }
 
-/** What comes by time, in UTC; "fill" makes up for what fell into a time without any worker. */
+/** The schedule, in UTC. "fill" makes up for what was due while no worker was running. */
 export const crontab = `
   */15 * * * *   remind      ?fill=1h
   0 7 * * 1-5    digest      ?fill=12h
   23 3 * * *     clear_away  ?fill=1d
 `
 
-/** What takes a moment: each is one statement, whose rules are in db/. */
+/** Tasks that take a moment: each is one statement, whose rules are in db/. */
 export const promptTasks: TaskList = {
   async dispatch({ id }, { query }) {
     await query('select app_private.dispatch($1)', [id])
   },
-  /** Jobs that servers of migration 000009 have added. */
+  /** This is for jobs that servers of migration 000009 have added. */
   async notify({ id }, { query }) {
     await query('select app_private.dispatch($1)', [id])
   },
@@ -43,7 +43,7 @@ export const promptTasks: TaskList = {
     await query('select app_private.remind()')
   },
   async digest({ _cron }, { query }) {
-    // A digest that is asked for by hand is today's.
+    // A job that was added by hand makes today's digest.
     const { ts } = _cron ?? { ts: new Date().toISOString() }
     await query('select app_private.make_digests($1)', [ts.slice(0, 10)])
   },
@@ -52,7 +52,7 @@ export const promptTasks: TaskList = {
   },
 }
 
-/** What speaks to the SMTP server. */
+/** The task that talks to the SMTP server. */
 export const mailTasks = (mailer: Mailer): TaskList => ({
   send_mail: sending<MailDocument>({
     async toSend(client, id) {
@@ -60,7 +60,7 @@ export const mailTasks = (mailer: Mailer): TaskList => ({
       return rows[0].mail
     },
     async send(_id, mail, signal) {
-      // A slow server is waited for, but not for ever by a worker that is to end.
+      // A worker waits for a slow server, but not for ever once it is asked to stop.
       await mailer.send(mail, signal)
       return mail.news?.map(({ notification_id }) => notification_id) ?? []
     },
@@ -71,7 +71,7 @@ export const mailTasks = (mailer: Mailer): TaskList => ({
   }),
 })
 
-/** What speaks to webhooks. */
+/** The task that talks to webhooks. */
 export const webhookTasks = ({ privateWebhooks }: Pick<Config, 'privateWebhooks'>): TaskList => ({
   deliver_webhook: sending<Delivery>({
     async toSend(client, id) {

@@ -3,23 +3,23 @@ import https from 'node:https'
 import { useAgent } from 'request-filtering-agent'
 import { Webhook } from 'standardwebhooks'
 
-/** A delivery, as app_private.begin_delivery tells it. */
+/** A delivery, as app_private.delivery_to_send returns it. */
 export interface Delivery {
   readonly url: string
   readonly signing_key: string
   readonly body: string
 }
 
-/** Milliseconds that a webhook may take in all, from the look-up of its name to the end of its answer. */
+/** Milliseconds that a delivery may take in all, from the look-up of the name to the end of the response. */
 export const TIMEOUT = 15_000
-/** Bytes of an answer that are read, and characters of it that are kept where it is an error. */
+/** Bytes of a response that are read, and characters of it that are kept if it is an error. */
 const MOST_READ = 65_536
 const MOST_KEPT = 200
 
 /** An attempt that has failed. */
 export class DeliveryError extends Error {
   readonly status: number | null
-  /** To send it again would be in vain. */
+  /** Is it useless to send it again? */
   readonly forGood: boolean
 
   constructor(message: string, status: number | null, forGood = false) {
@@ -30,8 +30,8 @@ export class DeliveryError extends Error {
 }
 
 /**
- * Sends a delivery, signed as Standard Webhooks 1.0 says, and answers the status if it is 2xx. A name is looked up once, and the
- * connection goes to the address that was found fit; no redirect is followed. Throws DeliveryError.
+ * Sends a delivery, signed as Standard Webhooks 1.0 says, and returns the status if it is 2xx. The name is looked up once, and
+ * the connection goes to the address that was checked; redirects are not followed. Throws DeliveryError.
  */
 export async function deliver(
   id: string,
@@ -58,7 +58,7 @@ export async function deliver(
     })
     const res = await new Promise<http.IncomingMessage>((resolve, reject) => {
       req.on('response', resolve).on('error', reject)
-      // Without a listener, node closes the connection and says nothing.
+      // Without a listener, Node.js would close the connection without an error.
       req.on('upgrade', (_, socket) => {
         socket.destroy()
         reject(new DeliveryError('It answered 101: it wants another protocol.', 101))
@@ -67,7 +67,7 @@ export async function deliver(
     })
     const status = res.statusCode!
     if (status >= 200 && status < 300) {
-      res.destroy() // What it says is of no use to us.
+      res.destroy() // The body is of no use to us.
       return status
     }
     const excerpt = (await readStart(res)).replace(/[\s\p{Cc}]+/gu, ' ').slice(0, MOST_KEPT)
@@ -77,9 +77,9 @@ export async function deliver(
     const { name, message, errors } = error as AggregateError
     if (name === 'AbortError' || name === 'TimeoutError')
       throw new DeliveryError(`It took longer than ${timeout / 1000} seconds.`, null)
-    // Of several addresses, each has an error of its own, and their sum has no text.
+    // If there are several addresses, each has an error of its own, and the AggregateError has no message.
     const why = message || (errors ?? []).map((each: Error) => each.message).join('; ')
-    // The agent's, of an address that only this network has.
+    // The agent refuses addresses of private networks with such a message.
     throw new DeliveryError(why, null, why.startsWith('DNS lookup'))
   }
 }
@@ -94,7 +94,7 @@ async function readStart(res: http.IncomingMessage): Promise<string> {
       if (size >= MOST_READ) break
     }
   } catch {
-    // Cut short, or too slow: the status is known, and what has come of the rest is enough.
+    // The body was cut short or too slow: the status is known, and what has arrived of the body is enough.
   }
   return Buffer.concat(chunks).toString()
 }

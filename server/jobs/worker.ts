@@ -18,15 +18,15 @@ import { KEEPALIVE, makePresence, RESCUE, type Presence } from './rescue.ts'
 import { asError } from './outbox.ts'
 import { crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
 
-/** Milliseconds. `lastCall` is what mails under way have to be accepted when the worker closes; those that are not may come twice. */
+/** Milliseconds. When the worker closes, mails under way have `lastCall` to be accepted; those that are not may be sent twice. */
 export const TIMES = { ...RESCUE, lastCall: 20_000 }
 
-/** So many may be silent before others have to wait for one of them to be given up. */
+/** How many webhooks may fail to respond before deliveries to others have to wait for a timeout. */
 const WEBHOOKS_AT_ONCE = 8
 
 /**
- * Runs the jobs that SQL adds, until it is closed; then those under way are finished first. What waits for others, for an
- * SMTP server or for a webhook, has workers of its own, and holds nothing else up.
+ * Runs the jobs that SQL adds, until it is closed; it then finishes those under way first. Tasks that wait for an SMTP server or
+ * for a webhook have workers of their own, so that they hold nothing else up.
  */
 export async function startWorker(config: ConfigFor<'worker'>, log: Logger, times = TIMES): Promise<Service> {
   const { databaseUrl: connectionString } = config
@@ -34,7 +34,7 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger, time
   await runMigrations({ connectionString, logger })
   const pool = new pg.Pool({ connectionString, max: 24, application_name: 'assent worker', keepAlive: true, options: KEEPALIVE })
   pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
-  // What fails on a connection in use, its user hears; but an event that nobody heard would end the process.
+  // Whoever uses a connection gets its errors; but an error event without a listener would end the process.
   pool.on('connect', (client) => void client.on('error', () => {}))
   const presence = await makePresence(connectionString, pool, log, times)
   const mailer = makeMailer(config)
@@ -49,12 +49,12 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger, time
           taskList,
           concurrency,
           parsedCronItems: parseCrontab(cron),
-          // The process has more to end than the worker, and in an order.
+          // The process handles signals itself: it has more to close than the worker, in a certain order.
           noHandleSignals: true,
           preset: {
             worker: {
               gracefulShutdownAbortTimeout: times.lastCall,
-              // Without it, a job whose end cannot be recorded ends the process.
+              // Without these, a job whose end cannot be recorded would end the process.
               completeJobBatchDelay: 0,
               failJobBatchDelay: 0,
             },
@@ -78,7 +78,7 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger, time
   }
 }
 
-/** Starts a worker again whenever it ends unasked, as it does when the database fails while a job is being recorded. */
+/** Restarts a worker whenever it ends by itself, as it does when the database fails while a job's end is being recorded. */
 function keepRunning(start: (events: WorkerEvents) => Promise<Runner>, presence: Presence, log: Logger): Service {
   const closing = new AbortController()
   let runner: Runner | undefined
@@ -95,7 +95,7 @@ function keepRunning(start: (events: WorkerEvents) => Promise<Runner>, presence:
     try {
       runner = await start(events)
       if (closing.signal.aborted) await runner.stop()
-      // One that could not record a job takes no more, but may wait for ever for its own end.
+      // A worker that could not record a job's end takes no more jobs, but its promise may never settle.
       await Promise.race([runner.promise, failed])
     } finally {
       for (const id of pools) presence.withdraw(id)

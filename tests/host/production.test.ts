@@ -117,7 +117,7 @@ describe('create-admin', () => {
       [[admin.email, name], password, 'This email address is taken.'],
       [[admin.email.toLowerCase(), name], password, 'This email address is taken.'],
       [['no address', name], password, 'This is not an email address.'],
-      [['new@example.com', ' '], password, 'The name must have 1 to 200 characters, and not blanks alone.'],
+      [['new@example.com', ' '], password, 'The name must have 1 to 200 characters, and must not be blank.'],
       [['new@example.com'], password, 'Usage: npm run create-admin -- EMAIL NAME'],
       [[], password, 'Usage: npm run create-admin -- EMAIL NAME'],
     ]

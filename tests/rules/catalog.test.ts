@@ -327,6 +327,18 @@ describe('error codes', () => {
   })
 })
 
+test('no line of SQL has more than 130 characters', async () => {
+  const files = [
+    'migrations/current.sql',
+    ...(await sqlFiles()).filter((file) => file !== 'schema.sql').map((file) => `db/${file}`),
+  ]
+  for (const file of files) {
+    const lines = (await readFile(file, 'utf8')).split('\n')
+    const long = lines.flatMap((line, i) => (line.length > 130 ? [`${file}:${i + 1}`] : []))
+    expect(long).toEqual([])
+  }
+})
+
 test('the changes of npm run drill are to texts that there are', async () => {
   expect((await mutations(root)).length).toBeGreaterThan(800)
 })

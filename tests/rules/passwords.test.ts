@@ -60,7 +60,11 @@ async function reset(
     return { code, column, message }
   }
 }
-const useless = { code: 'RQ422', column: 'token', message: 'This link is used, expired or unknown.' }
+const useless = {
+  code: 'RQ422',
+  column: 'token',
+  message: 'This link has been used, has expired or is unknown: request a new one.',
+}
 const leaves = async (act: () => Promise<unknown>) => (await stage.leaves(act)).map(bare)
 
 /** Whatever there is in the database but reference data and the catalog: table by table, how many rows. */

@@ -426,7 +426,7 @@ describe('a new password', () => {
       await leaves(async () => expect(await change(mine.secret, old)).toEqual({ user_id: stage.id[person], retry_after: null })),
     ).toEqual([stage.entry('PASSWORD_CHANGE', person, person)])
     const changed = (await passwords()).filter(({ password_hash }, i) => password_hash !== before[i].password_hash)
-    expect(changed).toEqual([{ user_id: stage.id[person], password_hash: expect.stringMatching(/^\$2a\$10\$/) }])
+    expect(changed).toEqual([{ user_id: stage.id[person], password_hash: expect.stringMatching(/^\$2a\$/) }])
     expect(await role(mine.secret)).toBe(`assent_${person.replace(/\d/, '')}`)
     expect(await Promise.all([foreign].map(({ secret }) => role(secret)))).toEqual(['assent_user'])
     expect([await role(token.secret), await role(cookie.secret)]).toEqual(['RQ401', 'assent_anonymous'])

@@ -238,8 +238,8 @@ describe('who may', () => {
 })
 
 describe('a webhook is refused', () => {
-  const form = 'The URL must begin with https:// or http://, and name no user.'
-  const events = `The events that there are: ${EVENTS.join(', ')}.`
+  const form = 'The URL must begin with https:// or http://, and must not contain a user name.'
+  const events = `Each event must be one of: ${EVENTS.join(', ')}.`
   const long = (length: number) => 'https://example.com/'.padEnd(length, 'ü')
 
   const refused: [string, { url?: string | null; events?: (string | null)[] | null }, string, string][] = [
@@ -263,7 +263,7 @@ describe('a webhook is refused', () => {
     ['a control character', { url: 'https://example.com/\u0001' }, 'url', form],
     ['2,001 characters', { url: long(2001) }, 'url', 'The URL must have at most 2,000 characters.'],
     ['events that are none', { events: null }, 'events', 'A value for events is required.'],
-    ['no event', { events: [] }, 'events', 'A webhook is told of one event at least.'],
+    ['no event', { events: [] }, 'events', 'A webhook needs at least one event.'],
     ['an event that there is not', { events: ['user.created', 'user.removed'] }, 'events', events],
     ['an event in capitals', { events: ['USER.CREATED'] }, 'events', events],
     ['the name of an action', { events: ['SUBMIT'] }, 'events', events],

@@ -155,7 +155,7 @@ describe('each kind of mail', () => {
   test('SUBMITTED: to all who can decide, and to nobody else', async () => {
     const before = mailbox.arrived.length
     const id = await submit()
-    const subject = `Waits for your decision: ${TITLE}`
+    const subject = `Awaiting your decision: ${TITLE}`
     for (const email of deciders) {
       await expectMail('SUBMITTED', email, subject, [TITLE, 'Uma User is asking for your decision'], `/requests/${id}`)
     }
@@ -171,7 +171,7 @@ describe('each kind of mail', () => {
   test('SUBMITTED, REMINDER and DIGEST: to the assignee alone; ASSIGNED: to the next one', async () => {
     const id = await submit(`${TITLE} for one`, api.db.people.manager.id)
     const [title, path] = [`${TITLE} for one`, `/requests/${id}`]
-    await expectMail('SUBMITTED', 'manager@assent.test', `Waits for your decision: ${title}`, [title], path)
+    await expectMail('SUBMITTED', 'manager@assent.test', `Awaiting your decision: ${title}`, [title], path)
     await act('assignRequest', { requestId: id, assignedToId: api.db.people.manager2.id }, 'admin')
     const words = [title, 'Ada Admin has assigned you a request from Uma User']
     await expectMail('ASSIGNED', 'manager2@assent.test', `Assigned to you: ${title}`, words, path)
@@ -181,7 +181,7 @@ describe('each kind of mail', () => {
       [api.db.people.manager2.id, id],
     )
     const waits = [title, 'Uma User is still waiting']
-    await expectMail('REMINDER', 'manager2@assent.test', `Still waits for your decision: ${title}`, waits, path)
+    await expectMail('REMINDER', 'manager2@assent.test', `Still awaiting your decision: ${title}`, waits, path)
     const about = mailbox.arrived.filter(({ mail }) => mail.subject?.endsWith(title)).map(({ to }) => to[0])
     expect(about).toEqual(['manager@assent.test', 'manager2@assent.test', 'manager2@assent.test'])
   })
@@ -198,7 +198,7 @@ describe('each kind of mail', () => {
     )
     await root.query(`select app_private.make_digests('2026-01-05')`)
     const words = ['Awaiting your decision', 'One', 'Two', 'Uma User']
-    const { mail } = await expectMail('DIGEST', 'manager@assent.test', 'What waits for you', words, `/requests/${ids[0]}`)
+    const { mail } = await expectMail('DIGEST', 'manager@assent.test', 'Your daily digest', words, `/requests/${ids[0]}`)
     const text = flat(mail.text)
     for (const path of [...ids, mine]) expect(text).toContain(link(`/requests/${path}`))
     expect(text).toContain(`Approved: ${TITLE} of Mia`)
@@ -271,7 +271,7 @@ describe('each kind of mail', () => {
     const { mail } = await expectMail(
       'ACCOUNT_CREATED',
       email,
-      'An account for you',
+      'Your new account',
       ['Ada Admin has created an account', email],
       '/',
     )
@@ -308,7 +308,7 @@ describe('each kind of mail', () => {
     await expectMail(
       'PASSWORD_RESET',
       person.email,
-      'Choose a new password',
+      'Reset your password',
       [person.email, '30 minutes'],
       `/reset-password#token=${token}`,
     )

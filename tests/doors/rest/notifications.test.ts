@@ -422,7 +422,7 @@ describe('preferences', () => {
     const { setNotificationPreference } = await api.data(set, { input: { kind: 'REMINDER', delivery: 'DIGEST' } }, person)
     expect(setNotificationPreference.notificationPreference).toEqual({
       kind: 'REMINDER',
-      headline: 'Still waits for your decision',
+      headline: 'Still awaiting your decision',
       delivery: 'DIGEST',
     })
     expect(await read(person)).toEqual({ ...all('AT_ONCE'), APPROVED: 'NONE', REMINDER: 'DIGEST' })
