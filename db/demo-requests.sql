@@ -181,8 +181,8 @@ set mail_state = 'NONE',
   read_at = case when t.at < now() - interval '4 days' then t.at + interval '1 hour' end
 from (
   select n.id,
-    coalesce(a."timestamp", r.submitted_at + interval '2 days'
-      * floor(extract(epoch from now() - r.submitted_at) / extract(epoch from interval '2 days'))) as at
+    coalesce(a."timestamp", r.submitted_at + app_private.reminder_interval()
+      * floor(extract(epoch from now() - r.submitted_at) / extract(epoch from app_private.reminder_interval()))) as at
   from app_public.notifications n
   join app_public.requests r on r.id = n.request_id
   left join app_public.audit_logs a on a.id::text = n.event

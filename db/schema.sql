@@ -1891,9 +1891,12 @@ CREATE OR REPLACE FUNCTION app_hidden.waiting_status()
  LANGUAGE sql
  STABLE
 AS $function$
-  select min(t.from_status) from app_public.request_transitions t where t.who = 'DECIDER'
+  select t.from_status from app_public.request_transitions t
+  where t.who = 'DECIDER'
+    and t.from_status not in (select d.to_status from app_public.request_transitions d where d.who = 'DECIDER')
+  limit 1
 $function$;
-comment on routine app_hidden.waiting_status() is 'The status of requests that are awaiting a decision.';
+comment on routine app_hidden.waiting_status() is 'The status of requests that are awaiting a decision: the one that no decision leads to.';
 grant execute on routine app_hidden.waiting_status() to assent_admin, assent_auditor, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_private.account_key(email text)
@@ -2766,7 +2769,7 @@ begin
   from (
     select r.id as request_id,
       format('reminder %s of %s since %s',
-        floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, extract(epoch from asked.at)
+        floor(extract(epoch from now() - asked.at) / extract(epoch from app_private.reminder_interval())), r.id, extract(epoch from asked.at)
       ) as event
     from app_public.requests r
     cross join lateral (
@@ -2776,9 +2779,9 @@ begin
         r.submitted_at) as at
     ) asked
     -- These are the conditions of requests_waiting_idx, so that it reads only what is waiting, however much has been decided.
-    where app_hidden.waiting_since(r.submitted_at) <= now() - interval '2 days'
+    where app_hidden.waiting_since(r.submitted_at) <= now() - app_private.reminder_interval()
       and app_hidden.is_waiting(r)
-      and asked.at <= now() - interval '2 days'
+      and asked.at <= now() - app_private.reminder_interval()
   ) due
   cross join lateral app_private.deciders_to_notify(due.request_id) p
   where not exists (select from app_public.notifications n where n.event = due.event)
@@ -2787,6 +2790,15 @@ begin
 end
 $function$;
 comment on routine app_private.remind() is 'Reminds those who can decide a request when it has waited for 2 days since it was submitted or last assigned, and again every 2 days. Nobody is reminded twice for the same 2 days; if it runs late, it reminds only for the latest.';
+
+CREATE OR REPLACE FUNCTION app_private.reminder_interval()
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select interval '2 days'
+$function$;
+comment on routine app_private.reminder_interval() is 'How long a request waits until those who can decide it are reminded, and then until each next reminder.';
 
 CREATE OR REPLACE FUNCTION app_private.request_faults(r app_public.requests, changes jsonb)
  RETURNS jsonb

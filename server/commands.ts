@@ -40,7 +40,7 @@ const commands = {
     },
   },
   server: {
-    help: 'Runs the API, until it is stopped by Ctrl-C or SIGTERM.',
+    help: 'Runs the API until it is stopped by Ctrl-C or SIGTERM.',
     async run() {
       const { config, log } = prepare('server')
       tellOfStop(log)
@@ -100,7 +100,7 @@ function prepare<C extends Command>(command: C) {
   return { config, log: makeLogger(config) }
 }
 
-/** To end takes a moment, in which whoever pressed Ctrl-C should see that it was heard. In dev, its child tells. */
+/** Stopping takes a moment, in which whoever pressed Ctrl-C should see that it was heard. In dev, the child process says so. */
 function tellOfStop(log: ReturnType<typeof makeLogger>): void {
   void once(stop.signal, 'abort').then(() => log.info('Stopping …'))
 }

@@ -133,7 +133,7 @@ export async function startServer(
   for (const path of ['/healthz', '/readyz', '/metrics', OPENAPI_PATH, DOCS_PATH]) {
     app.all(path, (req, res) => {
       res.set('allow', 'GET, HEAD')
-      sendProblem(res, services.explain(new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not possible here.`)))
+      sendProblem(res, services.explain(new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not supported here.`)))
     })
   }
   app.use((_req, res) => sendProblem(res, services.explain(new ClientError('NOT_FOUND', 'There is no such path.'))))
@@ -184,7 +184,12 @@ export async function startServer(
   server.on('upgrade', sockets.upgrade)
   server.on('clientError', refuseConnection)
   server.on('checkExpectation', (_req, res) =>
-    sendProblem(res, services.explain(new ClientError('BAD_REQUEST', 'The expectation cannot be met.', { status: 417 }))),
+    sendProblem(
+      res,
+      services.explain(
+        new ClientError('BAD_REQUEST', 'The header Expect names an expectation that this server does not meet.', { status: 417 }),
+      ),
+    ),
   )
   await listen(server, config.port, config.host)
   const { port } = server.address() as AddressInfo

@@ -1,5 +1,5 @@
 -- Live updates: changes are announced by NOTIFY. It knows no row-level security, so a payload contains ids only, and the server
--- (server/live/listener.ts) reads the rows as each subscriber. There is one channel, "assent", with these payloads:
+-- (server/live/news.ts) reads the rows as each subscriber. There is one channel, "assent", with these payloads:
 --
 --   request <id>                    the request has changed
 --   inbox <user id>                 the requests that await this person's decision have changed

@@ -51,14 +51,18 @@ $$;
 comment on function app_hidden.waiting_since(timestamptz) is
   'What inboxes are ordered by, as requests_waiting_idx is. Drafts come last. It is never null, because cursor pagination '
   'loses rows whose sort key is null.';
+
 create or replace function app_hidden.waiting_status()
   returns text
   language sql
   stable
 as $$
-  select min(t.from_status) from app_public.request_transitions t where t.who = 'DECIDER'
+  select t.from_status from app_public.request_transitions t
+  where t.who = 'DECIDER'
+    and t.from_status not in (select d.to_status from app_public.request_transitions d where d.who = 'DECIDER')
+  limit 1
 $$;
-comment on function app_hidden.waiting_status() is 'The status of requests that are awaiting a decision.';
+comment on function app_hidden.waiting_status() is 'The status of requests that are awaiting a decision: the one that no decision leads to.';
 grant execute on function
   app_hidden.is_waiting(app_public.requests), app_hidden.waiting_since(timestamptz), app_hidden.waiting_status()
   to assent_user, assent_manager, assent_admin, assent_auditor;

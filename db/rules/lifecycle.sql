@@ -172,7 +172,7 @@ comment on function app_hidden.transition(uuid, text, integer[], jsonb) is
   'the values (RQ422). To callers without a live session, everything is RQ401.';
 grant execute on function app_hidden.transition(uuid, text, integer[], jsonb) to assent_user, assent_manager, assent_admin;
 
--- The guard: a submitted request stays as it is, whatever the statement and whoever runs it ---------------------------
+-- The guard: no statement moves a request but along an edge, whoever runs it ------------------------------------------
 
 create or replace function app_private.tg_requests__guard()
   returns trigger

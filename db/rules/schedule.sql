@@ -1,6 +1,16 @@
 -- What is scheduled: reminders, digests and the deletion of what has expired. graphile-worker's cron (server/jobs/tasks.ts) calls
 -- each of these functions; all may be called twice, or late.
 
+create or replace function app_private.reminder_interval()
+  returns interval
+  language sql
+  immutable
+as $$
+  select interval '2 days'
+$$;
+comment on function app_private.reminder_interval() is
+  'How long a request waits until those who can decide it are reminded, and then until each next reminder.';
+
 create or replace function app_private.remind()
   returns void
   language plpgsql
@@ -13,7 +23,7 @@ begin
   from (
     select r.id as request_id,
       format('reminder %s of %s since %s',
-        floor(extract(epoch from now() - asked.at) / extract(epoch from interval '2 days')), r.id, extract(epoch from asked.at)
+        floor(extract(epoch from now() - asked.at) / extract(epoch from app_private.reminder_interval())), r.id, extract(epoch from asked.at)
       ) as event
     from app_public.requests r
     cross join lateral (
@@ -23,9 +33,9 @@ begin
         r.submitted_at) as at
     ) asked
     -- These are the conditions of requests_waiting_idx, so that it reads only what is waiting, however much has been decided.
-    where app_hidden.waiting_since(r.submitted_at) <= now() - interval '2 days'
+    where app_hidden.waiting_since(r.submitted_at) <= now() - app_private.reminder_interval()
       and app_hidden.is_waiting(r)
-      and asked.at <= now() - interval '2 days'
+      and asked.at <= now() - app_private.reminder_interval()
   ) due
   cross join lateral app_private.deciders_to_notify(due.request_id) p
   where not exists (select from app_public.notifications n where n.event = due.event)

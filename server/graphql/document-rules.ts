@@ -88,7 +88,7 @@ const aliasesRule: ValidationRule = (context) => {
   }
 }
 
-/** Each use of a variable repeats everything in it. Used twice in one list, it makes Grafast 1.0 fail (in __inputList). */
+/** Each use of a variable repeats everything in it. Used twice in one list, it makes Grafast fail (seen in 1.1.3, in __inputList). */
 const variablesRule: ValidationRule = (context) => {
   let uses = 0
   return {

@@ -94,7 +94,6 @@ export function makeGraphQL(services: GraphQLServices) {
     const isSubscription = type === OperationTypeNode.SUBSCRIPTION
     // login() changes it, for the fields that follow.
     const identity = { ...operation.caller }
-    // Fan-out reads use their own pool, so that they queue behind each other and never in front of requests.
     const mode = type === OperationTypeNode.MUTATION ? 'write' : 'read'
     const askDatabase = makeWithPgClient(isSubscription ? liveDb : db, identity, mode)
     let asked = false

@@ -75,7 +75,7 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
     async onSubscribe({ subscriptions, extra: { subscriber, request } }, _id, payload) {
       try {
         if (Object.keys(subscriptions).length > MAX_OPERATIONS) {
-          throw new ClientError('RATE_LIMITED', `A socket has at most ${MAX_OPERATIONS} operations at once.`)
+          throw new ClientError('RATE_LIMITED', `This socket already has ${MAX_OPERATIONS} operations: end one.`)
         }
         const operation = await graphql.prepare(request, readCall(payload), spend(request, identify))
         const { document, operationName } = operation

@@ -38,6 +38,9 @@ export function makeCheckCsrf(db: Database, isOwnOrigin: IsOwnOrigin): CheckCsrf
     if (isOwn && hasToken(req, caller.session)) return caller
     if (await isStranger(db, caller)) return { ...caller, session: '', byCookie: false }
     if (!isOwn) throw foreignOrigin()
-    throw new ClientError('FORBIDDEN', "A change by cookie needs the header X-CSRF-Token: send the session's csrf_token in it.")
+    throw new ClientError(
+      'FORBIDDEN',
+      "A change authenticated by cookie needs the header X-CSRF-Token: send the session's csrf_token in it.",
+    )
   }
 }

@@ -67,5 +67,3 @@ export function makeMetrics(pools: Record<'api' | 'slow' | 'live', Pool>, subscr
       requests.observe({ method, route, status }, seconds),
   }
 }
-
-export type Metrics = ReturnType<typeof makeMetrics>

@@ -2,7 +2,7 @@ import type { JobHelpers, Task } from 'graphile-worker'
 import pRetry from 'p-retry'
 import type { PoolClient } from 'pg'
 
-/** How mails or deliveries are sent. db/rules/outbox.sql explains the rules and what is recorded. */
+/** How mails or deliveries are sent. What is sent, and what is recorded, is in db/rules/mails.sql and webhooks.sql. */
 export interface Channel<Item> {
   /** Returns what to send, or null if it was sent already or there is no point in sending it any more. */
   toSend(client: PoolClient, id: string): Promise<Item | null>

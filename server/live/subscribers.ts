@@ -77,7 +77,7 @@ export function makeSubscribers(live: Live, db: Database, explain: (error: unkno
         const { session_id, user_id } = await sessionOf(caller)
         Object.assign(subscriber, { caller, userId: user_id })
         if ([...all].filter(({ userId }) => userId === user_id).length > MAX_CONNECTIONS_PER_PERSON) {
-          const message = `A person has at most ${MAX_CONNECTIONS_PER_PERSON} live connections.`
+          const message = `You already have ${MAX_CONNECTIONS_PER_PERSON} live connections: close one.`
           throw new ClientError('RATE_LIMITED', message, { retryAfter: 60 })
         }
         off = live.on(`session ${session_id}`, () => end('UNAUTHENTICATED'))
@@ -87,7 +87,7 @@ export function makeSubscribers(live: Live, db: Database, explain: (error: unkno
       },
       keep(endOne) {
         if (subscriptions.size >= MAX_SUBSCRIPTIONS) {
-          throw new ClientError('RATE_LIMITED', `A connection has at most ${MAX_SUBSCRIPTIONS} subscriptions at once.`)
+          throw new ClientError('RATE_LIMITED', `This connection already has ${MAX_SUBSCRIPTIONS} subscriptions: end one.`)
         }
         subscriptions.add(endOne)
         if (!all.has(subscriber)) endOne()

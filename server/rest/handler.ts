@@ -75,7 +75,7 @@ function makeFind(routes: readonly Route[]) {
     if (route) return { route, params: found.params, query: found.searchParams as Query }
     const allowed = here.map(({ method }) => method)
     res.setHeader('allow', [...allowed, ...(allowed.includes('GET') ? ['HEAD'] : [])].join(', '))
-    throw new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not possible here.`)
+    throw new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not supported here.`)
   }
 }
 

@@ -18,7 +18,7 @@ export interface List {
 export interface Filter {
   readonly schema: Schema
   readonly description?: string
-  /** The condition that it means, given its placeholder, and those of others, or "null"; without it, it has chosen the list. */
+  /** The condition that it means, given its placeholder, and those of others, or "null"; absent if the parameter selects the list. */
   readonly where?: (value: string, other: (parameter: string) => string) => string
 }
 
@@ -149,7 +149,7 @@ export function makeReadPage(list: List): ReadPage {
       search.set('cursor', encodeCursor(ordering, row, backwards))
       return `${url}?${search}`
     }
-    // Should all rows beyond the cursor have gone, the way back begins at the cursor's own.
+    // If all rows beyond the cursor are gone, the way back begins at the cursor's own.
     const first = page[0] ?? (cursor && !backwards && { ...cursor, id: ordering.startsWith('-') ? LOWEST : HIGHEST })
     const last = page.at(-1) ?? (cursor && backwards && { ...cursor, id: ordering.startsWith('-') ? HIGHEST : LOWEST })
     const members = [

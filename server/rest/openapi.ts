@@ -20,7 +20,7 @@ const exactly = (properties: Record<string, Schema>, description?: string): Sche
 })
 
 const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema> => ({
-  Person: exactly({ id: UUID, name: STRING, role: ref('Role') }, 'A person as part of something else.'),
+  Person: exactly({ id: UUID, name: STRING, role: ref('Role') }, 'A person as other documents show them.'),
   Role: oneOf(roles),
   Request: exactly({
     id: UUID,

@@ -49,15 +49,16 @@ async function exclusively(
     await runMigrations({ connectionString: target.databaseUrl, logger: new WorkerLogger(graphileLogFactory(log)) })
     await work(await settingsFor(target, client, log), client)
   } finally {
-    // It keeps its connections for a while, and ends the whole process should one be lost: do not let it.
+    // A private part of graphile-migrate, which keeps its connections open for a while and ends the whole process when one of
+    // them is lost: so they are closed here.
     clearAllPools()
     await client.end()
   }
 }
 
 /**
- * Asks again and again: who waits within a statement holds a snapshot, which an index that the other one builds
- * concurrently would wait for in turn.
+ * Polls: a wait within a statement would hold a snapshot, for which an index that the other process builds concurrently
+ * would wait in turn.
  */
 async function lock(client: pg.Client): Promise<void> {
   for (;;) {

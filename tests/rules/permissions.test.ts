@@ -205,6 +205,7 @@ const executors: Record<string, Role[]> = {
   'app_private.mail_failed(uuid,text,boolean)': [],
   'app_private.begin_password_reset(text,text)': [],
   'app_private.issue_reset_token(uuid)': [],
+  'app_private.reminder_interval()': [],
   'app_private.remind()': [],
   'app_private.make_digests(date)': [],
   'app_private.clear_away()': [],

@@ -139,15 +139,19 @@ export const auth = [
     errors: ['TOO_MANY_ATTEMPTS'],
     run: changePassword,
   }),
-  post('/auth/password-reset/', 'Have a link mailed to choose a new password by; the answer is the same for an unknown address', {
-    open: true,
-    unrepeatable: true,
-    body: { email: TEXT },
-    required: ['email'],
-    status: 202,
-    shows: 'Nothing',
-    run: async (call) => ({ ...(await requestReset(call)), status: 202, body: '{}' }),
-  }),
+  post(
+    '/auth/password-reset/',
+    'Request a mail with a link to set a new password; the answer is the same for an unknown address',
+    {
+      open: true,
+      unrepeatable: true,
+      body: { email: TEXT },
+      required: ['email'],
+      status: 202,
+      shows: 'Nothing',
+      run: async (call) => ({ ...(await requestReset(call)), status: 202, body: '{}' }),
+    },
+  ),
   post('/auth/password-reset/confirm/', 'Choose a new password by that link, which ends all sessions', {
     open: true,
     unrepeatable: true,

@@ -27,18 +27,18 @@ const setPreference = perform(SET_PREFERENCE, member('kind'), member('delivery')
 
 export const notifications: readonly Route[] = [
   getList('/notifications/', "One's own notifications, newest first", 'Notification', notificationsList),
-  post('/notifications/:id/read/', "Mark a notification of one's own as read", {
+  post('/notifications/:id/read/', 'Mark one of your notifications as read', {
     shows: 'Notification',
     run: show(MARK_READ, idOf),
   }),
-  post('/notifications/read-all/', "Mark all of one's notifications as read", {
+  post('/notifications/read-all/', 'Mark all of your notifications as read', {
     run: perform('select app_public.mark_all_notifications_read()'),
   }),
-  get('/notifications/preferences/', 'How each kind of notification reaches one by mail', {
+  get('/notifications/preferences/', 'Your mail preferences', {
     shows: 'NotificationPreferences',
     run: showPreferences,
   }),
-  patch('/notifications/preferences/', 'Say how one kind of notification shall reach one by mail', {
+  patch('/notifications/preferences/', 'Set your mail preference for one kind of notification', {
     body: { kind: TEXT, delivery: oneOf(['AT_ONCE', 'DIGEST', 'NONE']) },
     required: ['kind', 'delivery'],
     shows: 'NotificationPreferences',
