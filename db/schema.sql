@@ -3348,6 +3348,8 @@ CREATE OR REPLACE FUNCTION app_public.create_webhook(url text, events text[])
 AS $function$
 declare
   v_webhook app_public.webhooks;
+  v_field text;
+  v_message text;
 begin
   perform app_private.require_permission('webhook.manage');
   insert into app_public.webhooks (url, events, signing_key)
@@ -3356,9 +3358,11 @@ begin
   perform app_private.audit_webhook('WEBHOOK_CREATE', v_webhook, jsonb_build_object('events', to_jsonb(v_webhook.events)));
   return v_webhook;
 exception
-  when integrity_constraint_violation then
+  when integrity_constraint_violation or sqlstate 'RQ422' then -- or the trigger's, of an unknown event
+    get stacked diagnostics v_field = column_name, v_message = message_text;
     perform app_private.raise_faults(app_private.violations('app_public.webhooks',
-      jsonb_build_object('url', create_webhook.url, 'events', create_webhook.events, 'signing_key', '')));
+        jsonb_build_object('url', create_webhook.url, 'events', create_webhook.events, 'signing_key', ''))
+      || case when sqlstate = 'RQ422' then jsonb_build_object('field', v_field, 'message', v_message) else '[]' end);
 end
 $function$;
 comment on routine app_public.create_webhook(text,text[]) is 'Registers a webhook, for admins. The response has the key that its deliveries are signed with. VALIDATION_FAILED: the URL is not an http or https URL, or an event does not exist.';
@@ -3688,6 +3692,8 @@ AS $function$
 declare
   v_old app_public.webhooks;
   v_new app_public.webhooks;
+  v_field text;
+  v_message text;
 begin
   perform app_private.require_session();
   select * into v_old from app_public.webhooks w
@@ -3711,9 +3717,11 @@ begin
   end if;
   return v_new;
 exception
-  when integrity_constraint_violation then
+  when integrity_constraint_violation or sqlstate 'RQ422' then -- or the trigger's, of an unknown event
+    get stacked diagnostics v_field = column_name, v_message = message_text;
     perform app_private.raise_faults(app_private.violations('app_public.webhooks', to_jsonb(v_old)
-      || jsonb_strip_nulls(jsonb_build_object('url', update_webhook.url, 'events', update_webhook.events))));
+        || jsonb_strip_nulls(jsonb_build_object('url', update_webhook.url, 'events', update_webhook.events)))
+      || case when sqlstate = 'RQ422' then jsonb_build_object('field', v_field, 'message', v_message) else '[]' end);
 end
 $function$;
 comment on routine app_public.update_webhook(uuid,text,text[],boolean) is 'Changes a webhook, for admins, or switches it on or off. What is left out or null stays as it is.';

@@ -400,6 +400,9 @@ describe('the worker', () => {
     await root.query('update app_public.webhooks set url = $1, is_enabled = true', [url])
     await newRequest(api, { submit: true })
     await api.data(mutation('requestPasswordReset', 'clientMutationId'), { input: { email: api.db.people.user2.email } })
+    // No server adds this any more: it is a job that one of migration 000009 has left.
+    const entry = `(select id from app_public.audit_logs where action = 'SUBMIT' limit 1)`
+    await root.query(`select graphile_worker.add_job('notify', json_build_object('id', ${entry}))`)
     for (const { task } of parseCrontab(crontab)) await root.query('select graphile_worker.add_job($1)', [task])
     while ((await root.query('select from graphile_worker.jobs where attempts = 0')).rows.length > 0) await runJobs()
     receiver.close()

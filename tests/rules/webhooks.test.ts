@@ -269,6 +269,14 @@ describe('a webhook is refused', () => {
     ['the name of an action', { events: ['SUBMIT'] }, 'events', events],
     ['an event that is null', { events: [null] }, 'events', events],
   ]
+  test('for everything that is wrong with it: an unknown event does not hide a bad URL', async () => {
+    const { id } = await register()
+    const statements = [create('javascript:alert(1)', ['nope']), update(id, `url => 'javascript:alert(1)', events => '{nope}'`)]
+    for (const statement of statements) {
+      expect(await stage.attempt('admin', statement, { keep: true })).toMatchObject({ code: 'RQ422', column: 'url' })
+    }
+  })
+
   test.each(refused)('with %s', async (_, { url = URL, events: of = ['user.created'] }, column, message) => {
     const refusal = { code: 'RQ422', column, message }
     expect(await stage.attempt('admin', create(url, of), { keep: true })).toMatchObject(refusal)
