@@ -62,7 +62,8 @@ as $$
     and t.from_status not in (select d.to_status from app_public.request_transitions d where d.who = 'DECIDER')
   limit 1
 $$;
-comment on function app_hidden.waiting_status() is 'The status of requests that are awaiting a decision: the one that no decision leads to.';
+comment on function app_hidden.waiting_status() is
+  'The status of requests that are awaiting a decision: the one that no decision leads to.';
 grant execute on function
   app_hidden.is_waiting(app_public.requests), app_hidden.waiting_since(timestamptz), app_hidden.waiting_status()
   to assent_user, assent_manager, assent_admin, assent_auditor;
