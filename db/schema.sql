@@ -2769,7 +2769,9 @@ begin
   from (
     select r.id as request_id,
       format('reminder %s of %s since %s',
-        floor(extract(epoch from now() - asked.at) / extract(epoch from app_private.reminder_interval())), r.id, extract(epoch from asked.at)
+        floor(extract(epoch from now() - asked.at) / extract(epoch from app_private.reminder_interval())),
+        r.id,
+        extract(epoch from asked.at)
       ) as event
     from app_public.requests r
     cross join lateral (
