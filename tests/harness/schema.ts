@@ -1,4 +1,5 @@
-import { readFile } from 'node:fs/promises'
+import { createHash } from 'node:crypto'
+import { readdir, readFile } from 'node:fs/promises'
 import * as graphileMigrate from 'graphile-migrate'
 import { lexicographicSortSchema, printSchema } from 'graphql'
 import JSON5 from 'json5'
@@ -40,4 +41,13 @@ export async function compileMigration(file: string): Promise<string> {
   // A committed one holds what it included, between marks that must not be compiled again.
   const text = (await readFile(file, 'utf8')).replace(/^--! (End)?Included .*\n/gm, '')
   return graphileMigrate.compile(settings, text)
+}
+
+/** What migrations/committed.sha256 holds: the hash of each committed migration, as `sha256sum --check` reads it. */
+export async function hashCommitted(): Promise<string> {
+  const lines = (await readdir('migrations/committed')).sort().map(async (name) => {
+    const text = await readFile(`migrations/committed/${name}`)
+    return `${createHash('sha256').update(text).digest('hex')}  committed/${name}\n`
+  })
+  return (await Promise.all(lines)).join('')
 }

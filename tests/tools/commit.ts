@@ -2,9 +2,9 @@
 // all those before it, on a throw-away database.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createHash } from 'node:crypto'
-import { chmod, readdir, readFile, writeFile } from 'node:fs/promises'
+import { chmod, readdir, writeFile } from 'node:fs/promises'
 import startAll, { stopAll } from '../harness/postgres.ts'
+import { hashCommitted } from '../harness/schema.ts'
 
 await startAll()
 try {
@@ -16,16 +16,9 @@ try {
   })
   process.exitCode = (await once(commit, 'exit'))[0]
   // It comes out for its owner's eyes alone, and would be unreadable to the user that a container runs as.
-  let hashes = ''
-  for (const name of (await readdir('migrations/committed')).sort()) {
-    await chmod(`migrations/committed/${name}`, 0o644)
-    const hash = createHash('sha256')
-      .update(await readFile(`migrations/committed/${name}`))
-      .digest('hex')
-    hashes += `${hash}  committed/${name}\n`
-  }
+  for (const name of await readdir('migrations/committed')) await chmod(`migrations/committed/${name}`, 0o644)
   // By which `sha256sum --check` and a test know whether one was edited afterwards.
-  await writeFile('migrations/committed.sha256', hashes)
+  await writeFile('migrations/committed.sha256', await hashCommitted())
 } finally {
   await stopAll()
 }
