@@ -133,16 +133,17 @@ create table app_private.notification_preferences (
   kind text not null,
   delivery text not null,
   constraint notification_preferences_pkey PRIMARY KEY (user_id, kind),
+  constraint notification_preferences_delivery_fkey FOREIGN KEY (delivery) REFERENCES app_public.mail_deliveries(delivery) ON UPDATE CASCADE ON DELETE RESTRICT,
   constraint notification_preferences_kind_fkey FOREIGN KEY (kind) REFERENCES app_public.notification_kinds(kind) ON UPDATE CASCADE ON DELETE CASCADE,
-  constraint notification_preferences_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE,
-  constraint notification_preferences_delivery_check CHECK (delivery = ANY (ARRAY['AT_ONCE'::text, 'DIGEST'::text, 'NONE'::text]))
+  constraint notification_preferences_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE
 );
 comment on table app_private.notification_preferences is 'How people want to be notified by mail; without a row, AT_ONCE.';
 comment on column app_private.notification_preferences.user_id is 'Whose preference it is.';
 comment on column app_private.notification_preferences.kind is 'The kind of notification.';
 comment on column app_private.notification_preferences.delivery is 'AT_ONCE, DIGEST (with the next digest) or NONE. For the digest itself, NONE declines it and anything else keeps it.';
-comment on constraint notification_preferences_delivery_check on app_private.notification_preferences is 'The delivery must be AT_ONCE, DIGEST or NONE.';
+comment on constraint notification_preferences_delivery_fkey on app_private.notification_preferences is 'The delivery must be AT_ONCE, DIGEST or NONE.';
 comment on constraint notification_preferences_kind_fkey on app_private.notification_preferences is 'There is no such kind of notification.';
+CREATE INDEX notification_preferences_delivery_idx ON app_private.notification_preferences USING btree (delivery);
 CREATE INDEX notification_preferences_kind_idx ON app_private.notification_preferences USING btree (kind);
 alter table app_private.notification_preferences enable row level security;
 alter table app_private.notification_preferences force row level security;
@@ -232,7 +233,9 @@ create table app_public.audit_actions (
   is_told boolean default false not null,
   constraint audit_actions_pkey PRIMARY KEY (action)
 );
-comment on table app_public.audit_actions is '@behavior -*
+comment on table app_public.audit_actions is '@enum
+@enumName AuditAction
+@behavior -*
 Every kind of entry that the trail can hold.';
 comment on column app_public.audit_actions.action is 'The name of the action.';
 comment on column app_public.audit_actions.description is 'What was done.';
@@ -271,7 +274,8 @@ The audit trail, append-only: who did what, to what, when and from where.';
 comment on column app_public.audit_logs.id is 'Time-ordered UUID (version 7).';
 comment on column app_public.audit_logs.actor_id is '@behavior -orderBy
 Who did it; null for a failed login, and for what was done by SQL.';
-comment on column app_public.audit_logs.action is 'What was done: CREATE, UPDATE, SUBMIT, APPROVE, REJECT, ASSIGN, DELETE, LOGIN, LOGIN_FAILED, LOGOUT, USER_CREATE and so on.';
+comment on column app_public.audit_logs.action is '@behavior +orderBy
+What was done.';
 comment on column app_public.audit_logs.request_id is '@behavior -orderBy
 The request it was about.';
 comment on column app_public.audit_logs.request_creator_id is '@behavior -*
@@ -316,6 +320,26 @@ create policy user_select on app_public.audit_logs for select to assent_user
   using (request_creator_id = (( SELECT app_hidden.current_user_id() AS current_user_id)) OR actor_id = (( SELECT app_hidden.current_user_id() AS current_user_id)));
 grant select on table app_public.audit_logs to assent_admin, assent_auditor, assent_manager, assent_user;
 
+create table app_public.mail_deliveries (
+  delivery text not null,
+  description text not null,
+  constraint mail_deliveries_pkey PRIMARY KEY (delivery)
+);
+comment on table app_public.mail_deliveries is '@enum
+@enumName MailDelivery
+@behavior -*
+How somebody can be notified by mail. The inbox shows a notification in any case.';
+comment on column app_public.mail_deliveries.delivery is 'The name of the delivery.';
+comment on column app_public.mail_deliveries.description is 'What it means.';
+alter table app_public.mail_deliveries enable row level security;
+alter table app_public.mail_deliveries force row level security;
+create policy everybody_select on app_public.mail_deliveries for select to public
+  using (true);
+create policy owner_all on app_public.mail_deliveries for all to assent_owner
+  using (true)
+  with check (true);
+grant select on table app_public.mail_deliveries to assent_admin, assent_anonymous, assent_auditor, assent_authenticator, assent_manager, assent_user;
+
 create table app_public.notification_kinds (
   kind text not null,
   action text,
@@ -326,11 +350,14 @@ create table app_public.notification_kinds (
   constraint notification_kinds_pkey PRIMARY KEY (kind),
   constraint notification_kinds_action_fkey FOREIGN KEY (action) REFERENCES app_public.audit_actions(action) ON UPDATE CASCADE ON DELETE RESTRICT
 );
-comment on table app_public.notification_kinds is '@behavior -*
+comment on table app_public.notification_kinds is '@enum
+@enumName NotificationKind
+@behavior -*
 What people can be notified of.';
 comment on column app_public.notification_kinds.kind is 'The name of the kind.';
 comment on column app_public.notification_kinds.action is 'The action that it reports; null if it is scheduled.';
-comment on column app_public.notification_kinds.headline is 'The kind in words, with which the subject of its mail begins.';
+comment on column app_public.notification_kinds.headline is '@enumDescription
+The kind in words, with which the subject of its mail begins.';
 comment on column app_public.notification_kinds.is_shown is 'Whether the inbox shows it; if not, it is only mailed.';
 comment on column app_public.notification_kinds.is_mandatory is 'Whether it is about the recipient''s account, so that its mail cannot be declined.';
 comment on column app_public.notification_kinds.asks_for_decision is 'Whether it asks for a decision, so that it is pointless once the recipient can no longer decide.';
@@ -703,6 +730,7 @@ create table app_public.webhook_deliveries (
   constraint webhook_deliveries_state_check CHECK (state = ANY (ARRAY['QUEUED'::text, 'DELIVERED'::text, 'FAILED'::text, 'CANCELLED'::text]))
 );
 comment on table app_public.webhook_deliveries is '@defaultOrderBy CREATED_AT_DESC
+@foreignKey (state) references app_public.webhook_delivery_states (state)
 What is sent to a webhook: one row for each event.';
 comment on column app_public.webhook_deliveries.id is 'Time-ordered UUID (version 7). It is the header webhook-id, and the same at each attempt.';
 comment on column app_public.webhook_deliveries.webhook_id is '@behavior -orderBy
@@ -714,7 +742,7 @@ The name of the event.';
 comment on column app_public.webhook_deliveries.payload is '@behavior -orderBy -filterBy -condition:attribute:filterBy
 The body that is sent. It shows things as they were when it was queued.';
 comment on column app_public.webhook_deliveries.state is '@behavior -orderBy
-QUEUED: a job will send it, or send it again. DELIVERED: the response was 2xx. FAILED: it will not be tried again. CANCELLED: the webhook was off.';
+What has become of it.';
 comment on column app_public.webhook_deliveries.attempts is '@behavior -orderBy -filterBy -condition:attribute:filterBy
 How many attempts were made to send it.';
 comment on column app_public.webhook_deliveries.response_status is '@behavior -orderBy -filterBy -condition:attribute:filterBy
@@ -865,14 +893,32 @@ create view app_public.notification_preferences with (security_invoker=true) as
    FROM app_public.notification_kinds k;
 comment on view app_public.notification_preferences is '@behavior -query:resource:connection -query:resource:list -query:resource:single -filter -resource:aggregates -resource:groupedAggregates
 @name notificationPreference
+@foreignKey (kind) references app_public.notification_kinds (kind)
+@foreignKey (delivery) references app_public.mail_deliveries (delivery)
 How you receive one kind of notification by mail.';
 comment on column app_public.notification_preferences.kind is '@notNull
 The kind of notification; DIGEST is the digest itself.';
 comment on column app_public.notification_preferences.headline is '@notNull
 The kind of notification in words.';
 comment on column app_public.notification_preferences.delivery is '@notNull
-AT_ONCE: a mail of its own. DIGEST: included in the digest, on weekdays. NONE: no mail. The inbox shows it in any case.';
+How you receive it.';
 grant select on table app_public.notification_preferences to assent_admin, assent_manager, assent_user;
+
+create view app_public.request_actions with (security_invoker=true) as
+ SELECT action,
+    description
+   FROM app_public.audit_actions a
+  WHERE (action IN ( SELECT t.action
+           FROM app_public.request_transitions t
+          WHERE t.from_status IS NOT NULL));
+comment on view app_public.request_actions is '@enum
+@enumName RequestAction
+@primaryKey action
+@behavior -*
+What can be done with a request.';
+comment on column app_public.request_actions.action is 'The name of the action.';
+comment on column app_public.request_actions.description is 'What has been done afterwards.';
+grant select on table app_public.request_actions to assent_authenticator;
 
 create view app_public.undelivered_mails with (security_barrier=true) as
  SELECT n.id,
@@ -889,6 +935,7 @@ create view app_public.undelivered_mails with (security_barrier=true) as
 comment on view app_public.undelivered_mails is '@primaryKey id
 @foreignKey (recipient_id) references app_public.users (id)
 @foreignKey (request_id) references app_public.requests (id)
+@foreignKey (kind) references app_public.notification_kinds (kind)
 @behavior -filterBy -condition:attribute:filterBy -resource:aggregates -resource:groupedAggregates
 @defaultOrderBy CREATED_AT_DESC
 Mails that could not be sent, for admins.';
@@ -909,6 +956,19 @@ What the SMTP server said.';
 comment on column app_public.undelivered_mails.created_at is '@notNull
 When it was queued.';
 grant select on table app_public.undelivered_mails to assent_admin, assent_manager, assent_user;
+
+create view app_public.webhook_delivery_states with (security_invoker=true) as
+ SELECT state,
+    description
+   FROM ( VALUES ('QUEUED'::text,'A job will send it, or send it again.'::text), ('DELIVERED'::text,'The response was 2xx.'::text), ('FAILED'::text,'It will not be tried again.'::text), ('CANCELLED'::text,'The webhook was off.'::text)) s(state, description);
+comment on view app_public.webhook_delivery_states is '@enum
+@enumName WebhookDeliveryState
+@primaryKey state
+@behavior -*
+What has become of a delivery.';
+comment on column app_public.webhook_delivery_states.state is 'The name of the state.';
+comment on column app_public.webhook_delivery_states.description is 'What it means.';
+grant select on table app_public.webhook_delivery_states to assent_authenticator;
 
 create view audit.decisions as
  SELECT a."timestamp",
@@ -3545,7 +3605,7 @@ CREATE OR REPLACE FUNCTION app_public.requests_available_actions(r app_public.re
 AS $function$
   select app_hidden.actions_of(r, app_hidden.my_parties(r))
 $function$;
-comment on routine app_public.requests_available_actions(app_public.requests) is 'What you may do with the request now, of UPDATE, DELETE, SUBMIT, APPROVE, REJECT and ASSIGN.';
+comment on routine app_public.requests_available_actions(app_public.requests) is 'What you may do with the request now.';
 grant execute on routine app_public.requests_available_actions(app_public.requests) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.requests_awaiting_my_decision()
@@ -3777,6 +3837,10 @@ insert into app_public.audit_actions values ('WEBHOOK_CREATE', 'A webhook was re
 insert into app_public.audit_actions values ('WEBHOOK_DELETE', 'A webhook was removed.', 'false');
 insert into app_public.audit_actions values ('WEBHOOK_RESEND', 'A delivery of a webhook was sent again.', 'false');
 insert into app_public.audit_actions values ('WEBHOOK_UPDATE', 'A webhook was changed, or switched off after a week of failures.', 'false');
+
+insert into app_public.mail_deliveries values ('AT_ONCE', 'A mail of its own.');
+insert into app_public.mail_deliveries values ('DIGEST', 'Included in the digest, on weekdays. For the digest itself, it is the same as AT_ONCE.');
+insert into app_public.mail_deliveries values ('NONE', 'No mail.');
 
 insert into app_public.notification_kinds values ('ACCOUNT_CREATED', 'USER_CREATE', 'Your new account', 'true', 'true', 'false');
 insert into app_public.notification_kinds values ('APPROVED', 'APPROVE', 'Approved', 'true', 'false', 'false');

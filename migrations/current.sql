@@ -1,1 +1,42 @@
 -- Enter migration here
+
+-- Closed sets are tables, which GraphQL shows as enums.
+comment on table app_public.audit_actions is
+  E'@enum\n@enumName AuditAction\n@behavior -*\nEvery kind of entry that the trail can hold.';
+comment on column app_public.audit_logs.action is E'@behavior +orderBy\nWhat was done.';
+comment on table app_public.notification_kinds is
+  E'@enum\n@enumName NotificationKind\n@behavior -*\nWhat people can be notified of.';
+comment on column app_public.notification_kinds.headline is
+  E'@enumDescription\nThe kind in words, with which the subject of its mail begins.';
+create table if not exists app_public.mail_deliveries (
+  delivery text primary key,
+  description text not null
+);
+comment on table app_public.mail_deliveries is
+  E'@enum\n@enumName MailDelivery\n@behavior -*\n'
+  'How somebody can be notified by mail. The inbox shows a notification in any case.';
+comment on column app_public.mail_deliveries.delivery is 'The name of the delivery.';
+comment on column app_public.mail_deliveries.description is 'What it means.';
+
+insert into app_public.mail_deliveries (delivery, description) values
+  ('AT_ONCE', 'A mail of its own.'),
+  ('DIGEST',  'Included in the digest, on weekdays. For the digest itself, it is the same as AT_ONCE.'),
+  ('NONE',    'No mail.')
+on conflict (delivery) do update
+  set description = excluded.description
+  where (mail_deliveries.*) is distinct from (excluded.*);
+
+alter table app_private.notification_preferences
+  drop constraint if exists notification_preferences_delivery_check,
+  drop constraint if exists notification_preferences_delivery_fkey;
+alter table app_private.notification_preferences
+  add constraint notification_preferences_delivery_fkey foreign key (delivery) references app_public.mail_deliveries
+    on update cascade on delete restrict not valid;
+alter table app_private.notification_preferences validate constraint notification_preferences_delivery_fkey;
+create index if not exists notification_preferences_delivery_idx on app_private.notification_preferences (delivery);
+comment on constraint notification_preferences_delivery_fkey on app_private.notification_preferences is
+  'The delivery must be AT_ONCE, DIGEST or NONE.';
+comment on table app_public.webhook_deliveries is
+  E'@defaultOrderBy CREATED_AT_DESC\n@foreignKey (state) references app_public.webhook_delivery_states (state)\n'
+  'What is sent to a webhook: one row for each event.';
+comment on column app_public.webhook_deliveries.state is E'@behavior -orderBy\nWhat has become of it.';

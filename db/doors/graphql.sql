@@ -206,6 +206,32 @@ comment on function app_public.requests_awaiting_my_decision() is
   'All requests that you can decide now, oldest first.';
 grant execute on function app_public.requests_awaiting_my_decision() to assent_user, assent_manager, assent_admin;
 
+-- Enums that are not tables of their own ------------------------------------------------------------------------------
+
+create or replace view app_public.request_actions with (security_invoker = true) as
+  select a.action, a.description from app_public.audit_actions a
+  where a.action in (select t.action from app_public.request_transitions t where t.from_status is not null);
+comment on view app_public.request_actions is
+  E'@enum\n@enumName RequestAction\n@primaryKey action\n@behavior -*\nWhat can be done with a request.';
+comment on column app_public.request_actions.action is 'The name of the action.';
+comment on column app_public.request_actions.description is 'What has been done afterwards.';
+
+create or replace view app_public.webhook_delivery_states with (security_invoker = true) as
+  -- The CHECK webhook_deliveries_state_check has the same. A table and a foreign key would need an index, and each change of a
+  -- delivery would have to write to it.
+  select s.state, s.description
+  from (values
+    ('QUEUED',    'A job will send it, or send it again.'),
+    ('DELIVERED', 'The response was 2xx.'),
+    ('FAILED',    'It will not be tried again.'),
+    ('CANCELLED', 'The webhook was off.')
+  ) s (state, description);
+comment on view app_public.webhook_delivery_states is
+  E'@enum\n@enumName WebhookDeliveryState\n@primaryKey state\n@behavior -*\nWhat has become of a delivery.';
+comment on column app_public.webhook_delivery_states.state is 'The name of the state.';
+comment on column app_public.webhook_delivery_states.description is 'What it means.';
+grant select on app_public.request_actions, app_public.webhook_delivery_states to :DATABASE_AUTHENTICATOR;
+
 -- Computed fields --------------------------------------------------------------------------------------------------
 
 create or replace function app_public.requests_available_actions(r app_public.requests)
@@ -215,8 +241,7 @@ create or replace function app_public.requests_available_actions(r app_public.re
 as $$
   select app_hidden.actions_of(r, app_hidden.my_parties(r))
 $$;
-comment on function app_public.requests_available_actions(app_public.requests) is
-  'What you may do with the request now, of UPDATE, DELETE, SUBMIT, APPROVE, REJECT and ASSIGN.';
+comment on function app_public.requests_available_actions(app_public.requests) is 'What you may do with the request now.';
 grant execute on function app_public.requests_available_actions(app_public.requests) to assent_user, assent_manager, assent_admin;
 
 create or replace function app_public.users_email(u app_public.users)

@@ -200,6 +200,7 @@ create or replace view app_public.undelivered_mails with (security_barrier = tru
 comment on view app_public.undelivered_mails is
   E'@primaryKey id\n@foreignKey (recipient_id) references app_public.users (id)\n'
   '@foreignKey (request_id) references app_public.requests (id)\n'
+  '@foreignKey (kind) references app_public.notification_kinds (kind)\n'
   '@behavior -filterBy -condition:attribute:filterBy -resource:aggregates -resource:groupedAggregates\n'
   '@defaultOrderBy CREATED_AT_DESC\n'
   'Mails that could not be sent, for admins.';

@@ -78,12 +78,12 @@ create or replace view app_public.notification_preferences with (security_invoke
 comment on view app_public.notification_preferences is
   E'@behavior -query:resource:connection -query:resource:list -query:resource:single -filter -resource:aggregates '
   '-resource:groupedAggregates\n@name notificationPreference\n'
+  '@foreignKey (kind) references app_public.notification_kinds (kind)\n'
+  '@foreignKey (delivery) references app_public.mail_deliveries (delivery)\n'
   'How you receive one kind of notification by mail.';
 comment on column app_public.notification_preferences.kind is E'@notNull\nThe kind of notification; DIGEST is the digest itself.';
 comment on column app_public.notification_preferences.headline is E'@notNull\nThe kind of notification in words.';
-comment on column app_public.notification_preferences.delivery is
-  E'@notNull\n'
-  'AT_ONCE: a mail of its own. DIGEST: included in the digest, on weekdays. NONE: no mail. The inbox shows it in any case.';
+comment on column app_public.notification_preferences.delivery is E'@notNull\nHow you receive it.';
 
 create or replace function app_public.my_notification_preferences()
   returns setof app_public.notification_preferences

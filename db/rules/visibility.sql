@@ -38,7 +38,7 @@ declare
 begin
   foreach v_table in array array[
     'roles', 'role_permissions', 'request_statuses', 'request_parties', 'request_transitions', 'audit_actions',
-    'notification_kinds', 'webhook_events'
+    'notification_kinds', 'mail_deliveries', 'webhook_events'
   ] loop
     execute format('drop policy if exists everybody_select on app_public.%I', v_table);
     execute format('create policy everybody_select on app_public.%I for select to public using (true)', v_table);

@@ -6,7 +6,8 @@ create table if not exists app_public.audit_actions (
   description text not null,
   is_told boolean not null default false
 );
-comment on table app_public.audit_actions is E'@behavior -*\nEvery kind of entry that the trail can hold.';
+comment on table app_public.audit_actions is
+  E'@enum\n@enumName AuditAction\n@behavior -*\nEvery kind of entry that the trail can hold.';
 comment on column app_public.audit_actions.action is 'The name of the action.';
 comment on column app_public.audit_actions.description is 'What was done.';
 comment on column app_public.audit_actions.is_told is
@@ -60,8 +61,7 @@ comment on table app_public.audit_logs is
 comment on column app_public.audit_logs.id is 'Time-ordered UUID (version 7).';
 comment on column app_public.audit_logs.actor_id is
   E'@behavior -orderBy\nWho did it; null for a failed login, and for what was done by SQL.';
-comment on column app_public.audit_logs.action is
-  'What was done: CREATE, UPDATE, SUBMIT, APPROVE, REJECT, ASSIGN, DELETE, LOGIN, LOGIN_FAILED, LOGOUT, USER_CREATE and so on.';
+comment on column app_public.audit_logs.action is E'@behavior +orderBy\nWhat was done.';
 comment on column app_public.audit_logs.request_id is E'@behavior -orderBy\nThe request it was about.';
 comment on column app_public.audit_logs.request_creator_id is
   E'@behavior -*\n'

@@ -10,10 +10,12 @@ create table if not exists app_public.notification_kinds (
   asks_for_decision boolean not null default false
 );
 create index if not exists notification_kinds_action_idx on app_public.notification_kinds (action);
-comment on table app_public.notification_kinds is E'@behavior -*\nWhat people can be notified of.';
+comment on table app_public.notification_kinds is
+  E'@enum\n@enumName NotificationKind\n@behavior -*\nWhat people can be notified of.';
 comment on column app_public.notification_kinds.kind is 'The name of the kind.';
 comment on column app_public.notification_kinds.action is 'The action that it reports; null if it is scheduled.';
-comment on column app_public.notification_kinds.headline is 'The kind in words, with which the subject of its mail begins.';
+comment on column app_public.notification_kinds.headline is
+  E'@enumDescription\nThe kind in words, with which the subject of its mail begins.';
 comment on column app_public.notification_kinds.is_shown is 'Whether the inbox shows it; if not, it is only mailed.';
 comment on column app_public.notification_kinds.is_mandatory is
   'Whether it is about the recipient''s account, so that its mail cannot be declined.';
@@ -101,20 +103,38 @@ create index if not exists notifications_digest_idx on app_public.notifications 
 
 -- What people want by mail -------------------------------------------------------------------------------------------
 
+create table if not exists app_public.mail_deliveries (
+  delivery text primary key,
+  description text not null
+);
+comment on table app_public.mail_deliveries is
+  E'@enum\n@enumName MailDelivery\n@behavior -*\n'
+  'How somebody can be notified by mail. The inbox shows a notification in any case.';
+comment on column app_public.mail_deliveries.delivery is 'The name of the delivery.';
+comment on column app_public.mail_deliveries.description is 'What it means.';
+
+insert into app_public.mail_deliveries (delivery, description) values
+  ('AT_ONCE', 'A mail of its own.'),
+  ('DIGEST',  'Included in the digest, on weekdays. For the digest itself, it is the same as AT_ONCE.'),
+  ('NONE',    'No mail.')
+on conflict (delivery) do update
+  set description = excluded.description
+  where (mail_deliveries.*) is distinct from (excluded.*);
+
 create table if not exists app_private.notification_preferences (
   user_id uuid not null references app_public.users on delete cascade,
   kind text not null references app_public.notification_kinds on update cascade on delete cascade,
-  delivery text not null,
-  primary key (user_id, kind),
-  constraint notification_preferences_delivery_check check (delivery in ('AT_ONCE', 'DIGEST', 'NONE'))
+  delivery text not null references app_public.mail_deliveries on update cascade on delete restrict,
+  primary key (user_id, kind)
 );
 create index if not exists notification_preferences_kind_idx on app_private.notification_preferences (kind);
+create index if not exists notification_preferences_delivery_idx on app_private.notification_preferences (delivery);
 comment on table app_private.notification_preferences is 'How people want to be notified by mail; without a row, AT_ONCE.';
 comment on column app_private.notification_preferences.user_id is 'Whose preference it is.';
 comment on column app_private.notification_preferences.kind is 'The kind of notification.';
 comment on column app_private.notification_preferences.delivery is
   'AT_ONCE, DIGEST (with the next digest) or NONE. For the digest itself, NONE declines it and anything else keeps it.';
-comment on constraint notification_preferences_delivery_check on app_private.notification_preferences is
+comment on constraint notification_preferences_delivery_fkey on app_private.notification_preferences is
   'The delivery must be AT_ONCE, DIGEST or NONE.';
 comment on constraint notification_preferences_kind_fkey on app_private.notification_preferences is
   'There is no such kind of notification.';

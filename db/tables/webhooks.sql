@@ -83,7 +83,8 @@ create table if not exists app_public.webhook_deliveries (
   constraint webhook_deliveries_delivered_at_check check ((delivered_at is not null) = (state = 'DELIVERED'))
 );
 comment on table app_public.webhook_deliveries is
-  E'@defaultOrderBy CREATED_AT_DESC\nWhat is sent to a webhook: one row for each event.';
+  E'@defaultOrderBy CREATED_AT_DESC\n@foreignKey (state) references app_public.webhook_delivery_states (state)\n'
+  'What is sent to a webhook: one row for each event.';
 comment on column app_public.webhook_deliveries.id is
   'Time-ordered UUID (version 7). It is the header webhook-id, and the same at each attempt.';
 comment on column app_public.webhook_deliveries.webhook_id is E'@behavior -orderBy\nThe webhook that it is sent to.';
@@ -92,10 +93,7 @@ comment on column app_public.webhook_deliveries.event is E'@behavior -orderBy\nT
 comment on column app_public.webhook_deliveries.payload is
   E'@behavior -orderBy -filterBy -condition:attribute:filterBy\n'
   'The body that is sent. It shows things as they were when it was queued.';
-comment on column app_public.webhook_deliveries.state is
-  E'@behavior -orderBy\n'
-  'QUEUED: a job will send it, or send it again. DELIVERED: the response was 2xx. FAILED: it will not be tried again. '
-  'CANCELLED: the webhook was off.';
+comment on column app_public.webhook_deliveries.state is E'@behavior -orderBy\nWhat has become of it.';
 comment on column app_public.webhook_deliveries.attempts is
   E'@behavior -orderBy -filterBy -condition:attribute:filterBy\nHow many attempts were made to send it.';
 comment on column app_public.webhook_deliveries.response_status is

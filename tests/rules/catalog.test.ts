@@ -42,6 +42,7 @@ describe('db/schema.sql', () => {
       'request_transitions',
       'audit_actions',
       'notification_kinds',
+      'mail_deliveries',
       'webhook_events',
     ]) {
       expect(dump).toContain(`insert into app_public.${table} values (`)

@@ -36,7 +36,11 @@ const readers: Record<string, Role[]> = {
   'app_public.request_transitions': everybody,
   'app_public.audit_actions': everybody,
   'app_public.notification_kinds': everybody,
+  'app_public.mail_deliveries': everybody,
   'app_public.webhook_events': everybody,
+  // For the GraphQL schema's enums.
+  'app_public.request_actions': ['assent_authenticator'],
+  'app_public.webhook_delivery_states': ['assent_authenticator'],
   'app_public.users': persons,
   'app_public.requests': persons,
   'app_public.audit_logs': persons,

@@ -57,7 +57,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
       type ChangePasswordPayload {
         clientMutationId: String
         "The person whose password it is."
-        user: User
+        user: User!
       }
 
       input CreateUserInput {
@@ -75,7 +75,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
       type CreateUserPayload {
         clientMutationId: String
         "The new person."
-        user: User
+        user: User!
       }
 
       input ResetPasswordInput {

@@ -8,7 +8,7 @@ import { DescriptionsPlugin } from './descriptions.ts'
 import { NamesPlugin } from './names.ts'
 import { PasswordMutationsPlugin } from './passwords.ts'
 import { SubscriptionsPlugin } from './subscriptions.ts'
-import { ArgumentTypesPlugin, ResultTypesPlugin } from './types.ts'
+import { NonNullPlugin, TypesPlugin } from './types.ts'
 
 /** How the GraphQL schema is made from the database's, where grants and smart tags decide what is in it. */
 export const preset: GraphileConfig.Preset = {
@@ -19,14 +19,7 @@ export const preset: GraphileConfig.Preset = {
     PgAggregatesPreset,
     ListsPreset,
   ],
-  plugins: [
-    NamesPlugin,
-    ResultTypesPlugin,
-    ArgumentTypesPlugin,
-    DescriptionsPlugin,
-    PasswordMutationsPlugin,
-    SubscriptionsPlugin,
-  ],
+  plugins: [NamesPlugin, TypesPlugin, NonNullPlugin, DescriptionsPlugin, PasswordMutationsPlugin, SubscriptionsPlugin],
   disablePlugins: [
     // It makes opaque node ids, but a row's id is its UUID.
     'NodePlugin',
@@ -40,12 +33,16 @@ export const preset: GraphileConfig.Preset = {
     'PgAggregatesOrderByAggregatesPlugin',
     'PgAggregatesFilterRelationalAggregatesPlugin',
   ],
+  // An argument without a default must be given.
+  gather: { pgStrictFunctions: true },
   schema: {
     // Rows are written only by functions, and relations to many are shown only where a smart tag says so.
     defaultBehavior: [
       '-insert -update -delete -manyRelation:resource:connection -manyRelation:resource:list',
       '-resource:groupedAggregates:having -attribute:havingBy',
     ].join(' '),
+    // No list holds a null.
+    pgForbidSetofFunctionsToReturnNull: true,
     dontSwallowErrors: true,
     connectionFilterAllowedOperators: [
       'isNull',

@@ -42,7 +42,7 @@ export const SubscriptionsPlugin = extendSchema((build) => {
       "The subscriber has a new notification."
       type NotificationReceivedPayload {
         "The new notification."
-        notification: Notification
+        notification: Notification!
       }
 
       extend type Subscription {

@@ -1,24 +1,55 @@
 import 'graphile-config'
+import type { GraphQLOutputType } from 'postgraphile/graphql'
 import { changeNullability } from 'postgraphile/utils'
 
-// PostgreSQL's catalog cannot say what is true of a function's result and arguments.
+// PostgreSQL's catalog cannot say what is true of a function's result and arguments, or of what a caller sees.
 
-/** No null is ever in these arrays. */
-export const ResultTypesPlugin = changeNullability({
-  Request: { availableActions: '[!]!' },
+/** What is never null: everybody sees everybody, no null is in these arrays, and a rejection has a comment. */
+export const NonNullPlugin = changeNullability({
+  CreateWebhookInput: { events: '[!]!' },
+  RejectRequestInput: { comment: '!' },
+  Request: { availableActions: '[!]!', creator: '!' },
+  UndeliveredMail: { recipient: '!' },
+  UpdateWebhookInput: { events: '[!]' },
   User: { permissions: '[!]!' },
+  Webhook: { events: '[!]!' },
 })
 
-/** Ids must be given, but for that of an assignee, and a role is one of the enum. */
-export const ArgumentTypesPlugin: GraphileConfig.Plugin = {
-  name: 'ArgumentTypesPlugin',
+/** The enums of texts that no foreign key leads to, by field or by the argument's name. */
+const ENUMS: Record<string, string> = {
+  'Request.availableActions': 'RequestAction',
+  delivery: 'MailDelivery',
+  kind: 'NotificationKind',
+  role: 'Role',
+}
+
+export const TypesPlugin: GraphileConfig.Plugin = {
+  name: 'TypesPlugin',
+  description: 'Enums in place of texts; and no null where a mutation returns its row, or an aggregate counts',
   schema: {
     hooks: {
       GraphQLInputObjectType_fields_field(field, { graphql, getInputTypeByName }, { scope: { isMutationInput, fieldName } }) {
-        if (!isMutationInput) return field
-        if (fieldName === 'role') return { ...field, type: getInputTypeByName('Role') }
-        if (!/^(\w+Id|email)$/.test(fieldName) || ['assignedToId', 'clientMutationId'].includes(fieldName)) return field
-        return { ...field, type: new graphql.GraphQLNonNull(graphql.getNullableType(field.type)) }
+        const name = isMutationInput && ENUMS[fieldName]
+        if (!name) return field
+        const type = getInputTypeByName(name)
+        return { ...field, type: graphql.isNonNullType(field.type) ? new graphql.GraphQLNonNull(type) : type }
+      },
+      GraphQLObjectType_fields_field: {
+        before: ['ChangeNullability'],
+        callback(field, { graphql, getOutputTypeByName }, { Self, scope }) {
+          const { fieldName, isMutationPayload, pgCodec, isCursorField, isConnectionType, isPgAggregateField, pgAggregateSpec } =
+            scope
+          const name = ENUMS[`${Self.name}.${fieldName}`]
+          if (name) return { ...field, type: new graphql.GraphQLList(getOutputTypeByName(name)) }
+          const isNeverNull =
+            (isMutationPayload && pgCodec?.attributes && fieldName !== 'clientMutationId') ||
+            isCursorField ||
+            (isConnectionType && /aggregates$/i.test(fieldName)) ||
+            isPgAggregateField ||
+            (pgAggregateSpec?.id === 'distinctCount' && fieldName !== 'keys')
+          if (!isNeverNull || graphql.isNonNullType(field.type)) return field
+          return { ...field, type: new graphql.GraphQLNonNull(field.type) as GraphQLOutputType }
+        },
       },
     },
   },

@@ -473,7 +473,7 @@ describe('the audit logs of a request', () => {
     const query = `query ($id: UUID!, $after: Cursor) { request(id: $id) {
       auditLogs(first: 4, after: $after) { totalCount nodes { action } pageInfo { hasNextPage endCursor } }
       oldest: auditLogs(first: 1, orderBy: [TIMESTAMP_ASC]) { nodes { action } }
-      updates: auditLogs(condition: { action: "UPDATE" }) { totalCount }
+      updates: auditLogs(condition: { action: UPDATE }) { totalCount }
     } }`
     const { request } = await api.data(query, { id: requestId }, 'user')
     expect(request).toMatchObject({

@@ -113,13 +113,14 @@ describe('the names of the contract', () => {
   test('ids are UUIDs, and enums are those of the contract', async () => {
     const { __schema } = await api.data(`{
       __schema {
-        types { name enumValues { name } inputFields { name type { kind name ofType { kind name } } } }
+        types { name enumValues { name } inputFields { name type { kind name ofType { name ofType { name ofType { name } } } } } }
         queryType { fields { name args { name type { kind name ofType { name } } } } }
         mutationType { fields { name args { name type { kind ofType { name } } } } }
       }
     }`)
     const type = (name: string) => __schema.types.find((t: { name: string }) => t.name === name)
     const names = (list: { name: string }[]) => list.map(({ name }) => name)
+    const nameOf = (type: { name: string | null; ofType?: any }): string => type.name ?? nameOf(type.ofType)
     expect(names(type('Role').enumValues)).toEqual(['USER', 'MANAGER', 'ADMIN'])
     expect(names(type('RequestStatus').enumValues).sort()).toEqual(['APPROVED', 'DRAFT', 'REJECTED', 'SUBMITTED'])
     const queries = Object.fromEntries(__schema.queryType.fields.map((f: any) => [f.name, f.args]))
@@ -157,13 +158,20 @@ describe('the names of the contract', () => {
       resendWebhookDelivery: ['deliveryId'],
     }
     expect(names(__schema.mutationType.fields).sort()).toEqual(Object.keys(inputs).sort())
+    const types: Record<string, string> = {
+      version: 'Int',
+      isEnabled: 'Boolean',
+      role: 'Role',
+      kind: 'NotificationKind',
+      delivery: 'MailDelivery',
+    }
     for (const [name, fields] of Object.entries(inputs)) {
       const input = type(`${name[0]!.toUpperCase()}${name.slice(1)}Input`)
       expect([name, ...names(input.inputFields).sort()]).toEqual([name, ...['clientMutationId', ...fields].sort()])
       for (const { name: field, type: t } of input.inputFields) {
         const isId = field.endsWith('Id') && field !== 'clientMutationId'
-        const expected = isId ? 'UUID' : ({ version: 'Int', role: 'Role', isEnabled: 'Boolean' }[field as string] ?? 'String')
-        expect([field, t.ofType?.name ?? t.name]).toEqual([field, expected])
+        const expected = isId ? 'UUID' : (types[field as string] ?? 'String')
+        expect([field, nameOf(t)]).toEqual([field, expected])
       }
     }
   })
@@ -377,8 +385,6 @@ describe('errors', () => {
     const bad: [object, string | undefined][] = [
       [{ title: '' }, 'title'],
       [{ title: ' \n\t\u00a0\u200b' }, 'title'],
-      [{ title: null }, 'title'],
-      [{}, 'title'],
       [{ title: 'x'.repeat(201) }, 'title'],
       [{ title: 'x', description: 'x'.repeat(10_001) }, 'description'],
       [{ title: 'x', assignedToId: NOBODY }, 'assignedToId'],
@@ -403,8 +409,26 @@ describe('errors', () => {
       const { body } = await api.graphql(...command(name, requestId, { comment }), 'manager')
       expect([comment, body.errors?.[0].extensions]).toEqual([comment, faultIn('comment')])
     }
-    for (const comment of [undefined, null, '', ' \n']) await expectBadComment('rejectRequest', comment)
+    for (const comment of ['', ' \n']) await expectBadComment('rejectRequest', comment)
     await expectBadComment('approveRequest', 'x'.repeat(10_001))
+  })
+
+  test('BAD_REQUEST is the answer to a variable that is missing, null or of another type', async () => {
+    const requestId = await newRequest(api, { submit: true })
+    for (const input of [{}, { title: null }, { title: 1 }, { title: 'x', titel: 'x' }, { title: 'x', assignedToId: 'x' }]) {
+      expect([input, await api.code(mutation('createRequest'), { input }, 'user')]).toEqual([input, 'BAD_REQUEST'])
+    }
+    for (const comment of [undefined, null]) {
+      expect(await api.code(...command('rejectRequest', requestId, { comment }), 'manager')).toBe('BAD_REQUEST')
+    }
+    for (const [kind, delivery] of [
+      ['SUBMITED', 'NONE'],
+      ['SUBMITTED', 'none'],
+      ['SUBMITTED', null],
+    ]) {
+      expect(await api.code(mutation('setNotificationPreference'), { input: { kind, delivery } }, 'user')).toBe('BAD_REQUEST')
+    }
+    expect(await api.code('query ($id: UUID!) { request(id: $id) { id } }', {}, 'user')).toBe('BAD_REQUEST')
   })
 
   test('STALE_VERSION is checked by every command; the current version passes', async () => {

@@ -6,7 +6,9 @@ import {
   isIntrospectionType,
   isObjectType,
   isSpecifiedScalarType,
+  type GraphQLEnumType,
   type GraphQLNamedType,
+  type GraphQLObjectType,
   type GraphQLSchema,
 } from 'graphql'
 import { cloneDatabase, type TestDatabase } from '../../harness/database.ts'
@@ -64,7 +66,8 @@ test('changes rows only by functions of the database', async () => {
 })
 
 test('names no secret, and returns none but the tokens of a login', () => {
-  const names = types().flatMap((type) => [type.name, ...inside(type).map(({ path }) => path)])
+  const named = types().filter((type) => !isEnumType(type))
+  const names = named.flatMap((type) => [type.name, ...inside(type).map(({ path }) => path)])
   expect(names.filter((name) => /secret|session|hash|credential|digest/i.test(name))).toEqual([])
   const outputs = types()
     .filter((type) => isObjectType(type) && type !== schema.getMutationType())
@@ -79,4 +82,73 @@ test('describes everything that comes from the database', () => {
   const ours = types().filter(({ name }) => !theirs.test(name) && !servers.test(name))
   const named = ours.flatMap((type) => [{ path: type.name, description: type.description }, ...inside(type)])
   expect(named.filter(({ description }) => !description).map(({ path }) => path)).toEqual([])
+})
+
+test('is nullable only where something can be null', () => {
+  // Root fields are: an error in one must not take the others with it.
+  const roots = [schema.getQueryType(), schema.getMutationType(), schema.getSubscriptionType()]
+  const outputs = types().filter((type) => isObjectType(type) && !roots.includes(type) && !/Aggregates$/.test(type.name))
+  const fields = outputs.flatMap((type) =>
+    Object.values((type as GraphQLObjectType).getFields()).map((field) => ({ type, field })),
+  )
+  const nullable = fields.filter(
+    ({ field: { name, type } }) => name !== 'clientMutationId' && !/^\[\w+!\]!$|^\w+!$/.test(`${type}`),
+  )
+  expect(nullable.map(({ type, field }) => `${type.name}.${field.name}`).toSorted()).toEqual([
+    'AuditLog.actor', // a failed login, or SQL
+    'AuditLog.actorId',
+    'AuditLog.ipAddress',
+    'AuditLog.request', // about a person, or no longer visible
+    'AuditLog.requestId',
+    'AuditLog.user', // about a request
+    'AuditLog.userId',
+    'Notification.actor', // scheduled
+    'Notification.actorId',
+    'Notification.readAt',
+    'Notification.request', // about the account, or no longer visible
+    'Notification.requestId',
+    'PageInfo.endCursor', // an empty page
+    'PageInfo.startCursor',
+    'Request.assignedTo',
+    'Request.assignedToId',
+    'Request.description',
+    'Request.reviewComment',
+    'Request.reviewedAt',
+    'Request.reviewedBy',
+    'Request.reviewedById',
+    'Request.submittedAt',
+    'RequestUpdatedPayload.request', // no longer visible
+    'UndeliveredMail.error',
+    'UndeliveredMail.request', // about the account
+    'UndeliveredMail.requestId',
+    'User.email', // not for everybody
+    'Webhook.failingSince',
+    'WebhookDelivery.auditLog', // for those who read the trail
+    'WebhookDelivery.deliveredAt',
+    'WebhookDelivery.error',
+    'WebhookDelivery.responseStatus',
+    'WebhookDelivery.webhook', // removed meanwhile
+  ])
+})
+
+test('has the closed sets of the database as enums, with each of their values', async () => {
+  const owner = await db.connect('owner')
+  const sets: Record<string, string> = {
+    AuditAction: 'select action, description from app_public.audit_actions',
+    MailDelivery: 'select delivery, description from app_public.mail_deliveries',
+    NotificationKind: 'select kind, headline from app_public.notification_kinds',
+    RequestAction: `select action, description from app_public.audit_actions
+      where action in (select action from app_public.request_transitions where from_status is not null)`,
+    RequestStatus: 'select status, description from app_public.request_statuses',
+    Role: 'select role, description from app_public.roles',
+    WebhookDeliveryState: `select state[1], null from regexp_matches((select pg_get_constraintdef(oid) from pg_constraint
+      where conname = 'webhook_deliveries_state_check'), '''([A-Z]+)''', 'g') state`,
+  }
+  for (const [name, text] of Object.entries(sets)) {
+    const { rows } = await owner.query<[string, string | null]>({ text, rowMode: 'array' })
+    const type = schema.getType(name) as GraphQLEnumType
+    expect(type.getValues().map((value) => value.name)).toEqual(rows.map(([value]) => value).toSorted())
+    for (const [value, description] of rows) if (description) expect(type.getValue(value)!.description).toBe(description)
+    expect(type.description).toBeTruthy()
+  }
 })
