@@ -12,10 +12,10 @@ const ROOMS = {
   'graphql/schema': { path: '^server/graphql/schema/', on: FRAME },
   graphql: { path: '^server/graphql/[^/]+$', on: [...FRAME, 'graphql/schema'] },
   rest: { path: '^server/rest/', on: FRAME },
-  jobs: { path: '^server/jobs/', on: GROUND },
+  jobs: { path: '^server/jobs/', on: [...GROUND, 'sql'] },
   server: { path: '^server/server[.]ts$', on: [...FRAME, 'graphql/schema', 'graphql', 'rest'] },
   'setup/embedded': { path: '^server/setup/embedded/', on: GROUND },
-  setup: { path: '^server/setup/[^/]+$', on: [...GROUND, 'setup/embedded', 'passwords', 'jobs', 'server'] },
+  setup: { path: '^server/setup/[^/]+$', on: [...GROUND, 'sql', 'setup/embedded', 'passwords', 'jobs', 'server'] },
   commands: { path: '^server/commands[.]ts$', on: [...GROUND, 'setup', 'jobs', 'server'] },
   main: { path: '^server/main[.]js$', on: ['commands'] },
 

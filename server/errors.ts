@@ -126,11 +126,22 @@ function faultsOf({ column, detail, message }: DatabaseError): Fault[] {
   return faults.map(({ field, message }) => ({ field: ARGUMENTS[field] ?? field, message }))
 }
 
-/** No connection to be had, or lost under way: SQLSTATE classes 08, 53 and 57P, the socket's errors, and pg's own. */
+/** The database cannot be reached, or lets nobody in. */
+export class Unreachable extends Error {
+  constructor(cause: unknown) {
+    super('The database cannot be reached.', { cause })
+  }
+}
+
+/**
+ * No connection to be had, or lost under way: the socket's errors, pg's own, and the SQLSTATEs that are about the server's state:
+ * it is going down, has no room, takes no writes (25006), or has ended a session that waited (25P03, 25P04).
+ */
 function isUnavailable(error: unknown): boolean {
+  if (error instanceof Unreachable) return true
   const { code, message } = Object(error) as { code?: unknown; message?: unknown }
   return (
-    /^(08|53|57P|ECONN|EPIPE|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|EHOSTUNREACH)/.test(String(code)) ||
+    /^(08|25006|25P0[34]|53|57P|58|ECONN|EPIPE|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|EHOSTUNREACH)/.test(String(code)) ||
     /^(timeout exceeded when trying to connect|Connection terminated|Client has encountered a connection error|Client was closed)/.test(
       String(message),
     )

@@ -31,7 +31,8 @@ import { BASE, type Reference } from './rest/route.ts'
 import { makeResources } from './rest/routes/index.ts'
 import { makeDatabase } from './sql/as-caller.ts'
 import { makeSessions } from './sql/in-use.ts'
-import { openPool } from './sql/pool.ts'
+import { withSettings } from './sql/connection.ts'
+import { makeOpenPool } from './sql/pool.ts'
 
 const DOCS_PATH = `${BASE}/docs`
 const OPENAPI_PATH = `${BASE}/openapi.json`
@@ -48,7 +49,12 @@ const LAST_CALL = 12_000
 
 /** Builds the GraphQL schema from the database's catalog, as the login role sees it. Throws when it cannot be built. */
 export async function buildSchema(connectionString: string) {
-  const service = makePgService({ connectionString, schemas: ['app_public'], pubsub: false, poolConfig: { max: 1 } })
+  const service = makePgService({
+    connectionString: withSettings(connectionString),
+    schemas: ['app_public'],
+    pubsub: false,
+    poolConfig: { max: 1 },
+  })
   try {
     return await makeSchema({ extends: [preset], pgServices: [service] })
   } finally {
@@ -56,12 +62,13 @@ export async function buildSchema(connectionString: string) {
   }
 }
 
-/** The rows of the reference tables, which the login role may read. */
-async function readReference(connectionString: string): Promise<Reference> {
-  const client = new pg.Client({ connectionString })
+/** The rows of the reference tables, which the login role may read, and the schema's version. */
+async function readReference(connectionString: string): Promise<Reference & { readonly schemaVersion: string }> {
+  const client = new pg.Client({ connectionString: withSettings(connectionString) })
   await client.connect()
   try {
-    const { rows } = await client.query<Reference>(`select
+    const { rows } = await client.query<Reference & { schemaVersion: string }>(`select
+      app_hidden.schema_version() as "schemaVersion",
       array(select status from app_public.request_statuses order by status) as statuses,
       array(select action from app_public.audit_actions order by action) as actions,
       array(select role from app_public.roles order by level) as roles`)
@@ -86,7 +93,8 @@ export async function startServer(
   const reference = await readReference(config.authDatabaseUrl)
   const resources = makeResources(reference)
   const sessions = makeSessions()
-  const open = (size: number, patience?: number) => makeDatabase(openPool(config.authDatabaseUrl, size, log, patience), sessions)
+  const openPool = makeOpenPool(config.authDatabaseUrl, log)
+  const open = (size: number, patience?: number) => makeDatabase(openPool(size, patience), sessions)
   const db = open(POOL_SIZE)
   const slowDb = open(SLOW_POOL_SIZE)
   const liveDb = open(LIVE_POOL_SIZE, LIVE_PATIENCE)
@@ -125,7 +133,7 @@ export async function startServer(
 
   const app = express()
   app.disable('x-powered-by')
-  app.use(health(db.pool))
+  app.use(health(db.pool, reference.schemaVersion))
   app.get('/metrics', async (_req, res) => void res.type(metrics.contentType).send(await metrics.text()))
   app.get(OPENAPI_PATH, (_req, res) => void res.type('json').send(openApi))
   app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))

@@ -72,3 +72,24 @@ comment on function app_hidden.schema_version() is
   'The last committed migration that was run on this database, such as 000009.sql; null if there is none. Server and worker '
   'refuse to start unless it is the one they were built with.';
 grant execute on function app_hidden.schema_version() to :DATABASE_AUTHENTICATOR;
+
+create or replace function app_hidden.assert_ready(built_for text)
+  returns void
+  language plpgsql
+  stable
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_read_only')::boolean then
+    raise exception using errcode = 'read_only_sql_transaction', message = 'This server takes no writes.';
+  end if;
+  if coalesce(app_hidden.schema_version(), '') < coalesce(built_for, '') then
+    raise exception using errcode = 'object_not_in_prerequisite_state', message = 'The schema is older than the server.';
+  end if;
+end
+$$;
+comment on function app_hidden.assert_ready(text) is
+  'For /readyz: fails on a server that takes no writes, where nobody could log in, and on a schema that is older than the '
+  'migration which the API was built for. A newer one is fine, because servers of the version before serve on while an upgrade '
+  'is under way.';
+grant execute on function app_hidden.assert_ready(text) to :DATABASE_AUTHENTICATOR;

@@ -9,7 +9,7 @@ const ANSWER_WITHIN = 5_000
 export const RESCUE = { lookEvery: 5_000, deadAfter: 20_000 }
 
 /** If a machine vanishes without closing its connections, PostgreSQL ends its sessions, and so their locks, after 20 seconds. */
-export const KEEPALIVE = '-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2'
+export const KEEPALIVE = ['tcp_keepalives_idle=10', 'tcp_keepalives_interval=5', 'tcp_keepalives_count=2']
 
 export interface Presence {
   /** Announces that this pool of workers is alive, for as long as this process is. */
@@ -36,7 +36,6 @@ export async function makePresence(connectionString: string, pool: Pool, log: Lo
         connectionString,
         application_name: 'assent worker',
         keepAlive: true,
-        options: KEEPALIVE,
         connectionTimeoutMillis: ANSWER_WITHIN,
         query_timeout: ANSWER_WITHIN,
         // In this mode, a statement that gets no answer ends the connection.

@@ -15,6 +15,8 @@ import type { Service } from '../run-until.ts'
 import { graphileLogFactory, type Logger } from '../logger.ts'
 import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
 import { KEEPALIVE, makePresence, RESCUE, type Presence } from './rescue.ts'
+import { withSettings } from '../sql/connection.ts'
+import { makeWatch } from '../sql/pool.ts'
 import { asError } from './outbox.ts'
 import { crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
 
@@ -29,13 +31,14 @@ const WEBHOOKS_AT_ONCE = 8
  * for a webhook have workers of their own, so that they hold nothing else up.
  */
 export async function startWorker(config: ConfigFor<'worker'>, log: Logger, times = TIMES): Promise<Service> {
-  const { databaseUrl: connectionString } = config
+  const connectionString = withSettings(config.databaseUrl, ...KEEPALIVE)
   const logger = new WorkerLogger(graphileLogFactory(log))
   await runMigrations({ connectionString, logger })
-  const pool = new pg.Pool({ connectionString, max: 24, application_name: 'assent worker', keepAlive: true, options: KEEPALIVE })
+  const pool = new pg.Pool({ connectionString, max: 24, application_name: 'assent worker', keepAlive: true })
   pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
   // Whoever uses a connection gets its errors; but an error event without a listener would end the process.
   pool.on('connect', (client) => void client.on('error', () => {}))
+  makeWatch()(pool)
   const presence = await makePresence(connectionString, pool, log, times)
   const mailer = makeMailer(config)
 

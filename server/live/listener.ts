@@ -1,6 +1,7 @@
 import pg from 'pg'
-import { ClientError } from '../errors.ts'
+import { ClientError, Unreachable } from '../errors.ts'
 import type { Logger } from '../logger.ts'
+import { withSettings } from '../sql/connection.ts'
 
 type Listener = (detail: string) => void
 
@@ -36,7 +37,7 @@ export function makeLive(connectionString: string, log: Logger, lost: () => void
 
   async function connect(): Promise<pg.Client> {
     const client = new pg.Client({
-      connectionString,
+      connectionString: withSettings(connectionString),
       application_name: 'assent live',
       keepAlive: true,
       connectionTimeoutMillis: 900,
@@ -45,15 +46,20 @@ export function makeLive(connectionString: string, log: Logger, lost: () => void
     } as pg.ClientConfig)
     client.on('error', (err) => log.warn({ err }, 'live connection lost'))
     client.on('notification', dispatch)
-    await client.connect()
     try {
+      await client.connect()
       await client.query('listen assent')
-    } catch (error) {
+    } catch (cause) {
       await client.end()
-      throw error
+      throw new Unreachable(cause)
     }
-    // A vanished peer is as silent as an idle one, so probe it.
-    const probing = setInterval(() => client.query('select 1').catch(() => {}), PROBE_EVERY)
+    // A vanished peer is as silent as an idle one, so probe it; and where nothing is written, nothing is announced either.
+    const probing = setInterval(() => {
+      client.query<{ transaction_read_only: string }>('show transaction_read_only').then(
+        ({ rows }) => void (rows[0]!.transaction_read_only === 'on' && client.end()),
+        () => {},
+      )
+    }, PROBE_EVERY)
     client.once('end', () => {
       clearInterval(probing)
       opened = undefined

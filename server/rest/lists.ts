@@ -78,7 +78,7 @@ const encodeCursor = (ordering: string, { position, id }: Position, backwards: b
 /** Throws VALIDATION_FAILED for what was not made by encodeCursor, for this ordering. */
 function decodeCursor(cursor: string, ordering: string): Cursor {
   const [of, backwards, position, id] = parse(Buffer.from(cursor, 'base64url').toString())
-  // PostgreSQL writes an offset in two digits.
+  // The version before took what PostgreSQL itself writes, with an offset in two digits.
   const isPosition = typeof position === 'string' && isInstant(position.replace(/([+-]\d\d)$/, '$1:00'))
   if (of !== ordering || typeof backwards !== 'boolean' || !isPosition || typeof id !== 'string' || !isUuid(id))
     throw invalid([invalidParameter('cursor', 'Follow the links next and previous.')])
@@ -105,7 +105,7 @@ function pageSql(
   const column = list.orderings[ordering]!
   const descending = ordering.startsWith('-') !== (beyond?.backwards ?? false)
   const direction = descending ? 'desc' : 'asc'
-  return `select ${list.document}::text as document, ${column}::text as position, ${list.id} as id
+  return `select ${list.document}::text as document, to_json(${column}) #>> '{}' as position, ${list.id} as id
     from ${list.from}
     where ${matching}${beyond ? ` and (${column}, ${list.id}) ${descending ? '<' : '>'} ${beyond.row}` : ''}
     order by ${column} ${direction}, ${list.id} ${direction}

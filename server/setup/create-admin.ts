@@ -4,6 +4,7 @@ import pg from 'pg'
 import { read } from 'read'
 import { StartError, type ConfigFor } from '../config.ts'
 import { passwordDigest, weaknessOf } from '../passwords.ts'
+import { withSettings } from '../sql/connection.ts'
 import { assertMigrated } from './preflight.ts'
 
 /** Adds an admin, as the owner of the database: in a new one there is nobody who could. Answers the address. */
@@ -15,7 +16,7 @@ export async function createAdmin({ databaseUrl }: ConfigFor<'create-admin'>, [e
   const weakness = await weaknessOf(password)
   if (weakness) throw new StartError(weakness)
 
-  const client = new pg.Client(databaseUrl)
+  const client = new pg.Client(withSettings(databaseUrl))
   await client.connect()
   try {
     await client.query(`select app_private.register_user($1, $2, 'ADMIN', $3)`, [email, name, passwordDigest(password)])

@@ -6,6 +6,7 @@ import pg from 'pg'
 import type { Config } from '../config.ts'
 import type { Service } from '../run-until.ts'
 import type { Logger } from '../logger.ts'
+import { withSettings } from '../sql/connection.ts'
 import type { Target } from './migrate.ts'
 
 /** The database that the product runs on, and the secrets that go with it. */
@@ -111,7 +112,7 @@ async function runFile(connectionString: string, name: string): Promise<void> {
 }
 
 async function query(connectionString: string, text: string): Promise<pg.QueryResult> {
-  const client = new pg.Client({ connectionString })
+  const client = new pg.Client({ connectionString: withSettings(connectionString) })
   await client.connect()
   try {
     return await client.query(text)

@@ -10,6 +10,7 @@ import pRetry from 'p-retry'
 import pg from 'pg'
 import { loginOf, StartError } from '../config.ts'
 import { graphileLogFactory, type Logger } from '../logger.ts'
+import { withSettings } from '../sql/connection.ts'
 
 /** The database to migrate, as its owner, and the API's connection, whose role migrations grant to. */
 export type Target = { databaseUrl: string; authDatabaseUrl?: string }
@@ -41,12 +42,13 @@ async function exclusively(
   log: Logger,
   work: (settings: Settings, client: pg.Client) => Promise<void>,
 ): Promise<void> {
-  const client = new pg.Client({ connectionString: target.databaseUrl })
+  const connectionString = withSettings(target.databaseUrl)
+  const client = new pg.Client({ connectionString })
   await client.connect()
   try {
     await lock(client)
     await dropUnfinishedIndexes(client)
-    await runMigrations({ connectionString: target.databaseUrl, logger: new WorkerLogger(graphileLogFactory(log)) })
+    await runMigrations({ connectionString, logger: new WorkerLogger(graphileLogFactory(log)) })
     await work(await settingsFor(target, client, log), client)
   } finally {
     // A private part of graphile-migrate, which keeps its connections open for a while and ends the whole process when one of
@@ -141,7 +143,8 @@ async function settingsFor({ databaseUrl, authDatabaseUrl }: Target, client: pg.
   const authenticator = authDatabaseUrl ? loginOf(authDatabaseUrl).user : await authenticatorOf(client)
   return {
     ...shared,
-    connectionString: withLockTimeout(databaseUrl),
+    // Whoever waits for a lock on a table holds up all that come after: a migration gives up instead, and can be run again.
+    connectionString: withSettings(databaseUrl, 'lock_timeout=5s'),
     databaseOwner: pg.escapeIdentifier(loginOf(databaseUrl).user),
     migrationsFolder: join(project, 'migrations'),
     placeholders: { ...shared.placeholders, ':DATABASE_AUTHENTICATOR': pg.escapeIdentifier(authenticator) },
@@ -159,12 +162,4 @@ async function authenticatorOf(client: pg.Client): Promise<string> {
   if (rows.length !== 1)
     throw new StartError('Which role the API logs in as is not clear from the database: set AUTH_DATABASE_URL.')
   return rows[0].rolname
-}
-
-/** Whoever waits for a lock on a table holds up all that come after: a migration gives up instead, and can be run again. */
-function withLockTimeout(connectionString: string): string {
-  const url = new URL(connectionString)
-  const given = url.searchParams.get('options') ?? ''
-  url.searchParams.set('options', `-c lock_timeout=5s ${given}`) // Of two settings the last one counts.
-  return url.toString()
 }

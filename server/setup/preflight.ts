@@ -4,6 +4,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import pg from 'pg'
 import { StartError, type Config } from '../config.ts'
+import { withSettings } from '../sql/connection.ts'
 
 // What is looked at before anything is made or served, so that whoever starts us is told in one sentence what to do.
 
@@ -60,7 +61,7 @@ async function assertSchema(client: pg.Client): Promise<void> {
 }
 
 async function examine(connectionString: string, look: (client: pg.Client) => Promise<void>): Promise<void> {
-  const client = new pg.Client({ connectionString })
+  const client = new pg.Client({ connectionString: withSettings(connectionString) })
   await client.connect()
   try {
     await look(client)

@@ -2,6 +2,7 @@ import pg, { type Pool, type QueryResult } from 'pg'
 import type { PgClientQuery, PgClientResult } from 'postgraphile/@dataplan/pg'
 import { unauthenticated } from '../errors.ts'
 import type { Sessions } from './in-use.ts'
+import { checkOut } from './pool.ts'
 import { connectionOf, makeKeepPrepared, type KeepPrepared } from './prepared.ts'
 
 /** Who a request claims to be: the database is told, and proves it. */
@@ -70,7 +71,7 @@ export async function asCaller<Row>(
 ): Promise<PgClientResult<Row>> {
   const { text, values, arrayMode } = statement
   const name = nameFor(db, caller, statement.name)
-  const client = await db.pool.connect()
+  const client = await checkOut(db.pool)
   let role = ANONYMOUS
   let broken = false
   let over: Promise<unknown> | undefined
@@ -122,7 +123,7 @@ export const asking =
 
 /** Runs several statements as the caller, in one transaction that is committed unless `work` throws. */
 export async function inTransaction<T>(db: Database, caller: Identity, work: (ask: Ask) => Promise<T>): Promise<T> {
-  const client = await db.pool.connect()
+  const client = await checkOut(db.pool)
   let role = ANONYMOUS
   try {
     await client.query('begin')

@@ -1,24 +1,79 @@
-import pg, { type Pool } from 'pg'
+import pg, { type Pool, type PoolClient } from 'pg'
+import { Unreachable } from '../errors.ts'
 import type { Logger } from '../logger.ts'
+import { withSettings } from './connection.ts'
+import { connectionOf } from './prepared.ts'
 
-/** Opens a pool of connections as the API's login role. `patience`: milliseconds to wait for one of them. */
-export function openPool(connectionString: string, max: number, log: Logger, patience = 900): Pool {
-  const pool = new pg.Pool({
-    connectionString,
-    max,
-    application_name: 'assent api',
-    // Statements are sent without waiting for the answer to the one before.
-    pipeline: true,
-    connectionTimeoutMillis: patience,
-    statement_timeout: 10_000,
-    lock_timeout: 5_000,
-    idle_in_transaction_session_timeout: 15_000,
-    // Compiling pays only for long scans; the API has none. Generic plans: a prepared statement whose custom plan looks cheaper
-    // would be planned at every call, at many times the cost of running it.
-    options: '-c jit=off -c timezone=UTC -c plan_cache_mode=force_generic_plan',
-  } as pg.PoolConfig)
-  pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
-  // When a connection in use is lost, the statements on it fail; but an event that nobody heard would end the process.
-  pool.on('connect', (client) => void client.on('error', () => {}))
-  return pool
+/** PostgreSQL's error on a server that takes no writes, such as the old primary after a failover. */
+const READ_ONLY = '25006'
+/** Errors that are about the connection or its server: a statement that PostgreSQL has lost, a plan that no longer fits. */
+const OF_CONNECTION = /^(08|0A000|25P0[34]|26000|53|57P|58|XX)/
+
+/**
+ * Keeps connections out of a pool that are of no more use, and forgets them as soon as they are returned. Where one server
+ * takes no writes, all that are open may lead to it: none of them is used again, in any of the pools that share this.
+ */
+export function makeWatch(): (pool: Pool) => void {
+  const pools = new Map<Pool, Set<PoolClient>>()
+  const useless = new WeakSet<PoolClient>()
+
+  function leaveServer(): void {
+    for (const [pool, open] of pools) {
+      for (const client of open) useless.add(client)
+      for (let idle = pool.idleCount; idle > 0; idle--)
+        pool.connect().then(
+          (client) => client.release(true),
+          () => {},
+        )
+    }
+  }
+
+  return (pool) => {
+    const open = new Set<PoolClient>()
+    pools.set(pool, open)
+    pool.on('connect', (client) => {
+      open.add(client)
+      connectionOf(client).on('errorMessage', ({ code = '' }: { code?: string }) => {
+        if (code === READ_ONLY) leaveServer()
+        else if (OF_CONNECTION.test(code)) useless.add(client)
+      })
+    })
+    pool.on('remove', (client) => open.delete(client))
+    // The pool does not keep a connection that is ending.
+    pool.on('release', (_error, client) => useless.has(client) && void client.end())
+  }
+}
+
+/** Opens pools of connections as the API's login role. `patience`: milliseconds to wait for a connection. */
+export function makeOpenPool(connectionString: string, log: Logger) {
+  const watch = makeWatch()
+  return (max: number, patience = 900): Pool => {
+    const pool = new pg.Pool({
+      // Compiling pays only for long scans; the API has none. Generic plans: a prepared statement whose custom plan looks cheaper
+      // would be planned at every call, at many times the cost of running it.
+      connectionString: withSettings(connectionString, 'jit=off', 'plan_cache_mode=force_generic_plan'),
+      max,
+      application_name: 'assent api',
+      // Statements are sent without waiting for the answer to the one before.
+      pipeline: true,
+      connectionTimeoutMillis: patience,
+      statement_timeout: 10_000,
+      lock_timeout: 5_000,
+      idle_in_transaction_session_timeout: 15_000,
+    } as pg.PoolConfig)
+    pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
+    // When a connection in use is lost, the statements on it fail; but an event that nobody heard would end the process.
+    pool.on('connect', (client) => void client.on('error', () => {}))
+    watch(pool)
+    return pool
+  }
+}
+
+/** A connection of the pool. Whatever stands in the way, be it a password that has changed, concerns the service and no caller. */
+export async function checkOut(pool: Pool): Promise<PoolClient> {
+  try {
+    return await pool.connect()
+  } catch (cause) {
+    throw new Unreachable(cause)
+  }
 }

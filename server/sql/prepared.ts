@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto'
+import type { EventEmitter } from 'node:events'
 import type { Socket } from 'node:net'
 import { LRU } from '@graphile/lru'
 import type { PoolClient } from 'pg'
@@ -10,12 +11,12 @@ const PREPARED_PER_CONNECTION = 200
 export const prepared = (text: string) => ({ text, name: hash('sha256', text, 'base64').slice(0, 16) })
 
 /**
- * Private parts of pg: the socket, which pg corks only for one query at a time, and its record of what a connection has
- * prepared, from which it never removes anything. Without them a pipelined transaction would be four packets, and prepared
+ * Private parts of pg: the events of the protocol; the socket, which pg corks only for one query at a time; and its record of
+ * what a connection has prepared, from which it never removes anything. Without the last two a pipelined transaction would be four packets, and prepared
  * statements would only ever grow. tests/doors/sql/prepared.test.ts notices when they change.
  */
 export const connectionOf = (client: PoolClient) =>
-  (client as unknown as { connection: { stream: Socket; parsedStatements: Record<string, string> } }).connection
+  (client as unknown as { connection: EventEmitter & { stream: Socket; parsedStatements: Record<string, string> } }).connection
 
 /** Notes a use of a prepared statement, and drops the one unused for longest. It is called before a transaction, not in one. */
 export type KeepPrepared = (client: PoolClient, name: string) => void

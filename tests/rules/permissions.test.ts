@@ -141,6 +141,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.audit_log_document(app_public.audit_logs)': people3,
   'app_hidden.user_document(app_public.users)': people3,
   'app_hidden.notification_document(app_public.notifications)': people3,
+  'app_hidden.assert_ready(text)': ['assent_authenticator'],
   'app_hidden.count_jobs()': ['assent_authenticator'],
   'app_hidden.schema_version()': ['assent_authenticator'],
   'app_hidden.claim_idempotency_key(text,bytea[])': people3,

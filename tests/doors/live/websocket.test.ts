@@ -13,7 +13,7 @@ import { makeSubscribers } from '../../../server/live/subscribers.ts'
 import { startServer } from '../../../server/server.ts'
 import { makeDatabase } from '../../../server/sql/as-caller.ts'
 import { makeSessions } from '../../../server/sql/in-use.ts'
-import { openPool } from '../../../server/sql/pool.ts'
+import { makeOpenPool } from '../../../server/sql/pool.ts'
 import {
   deadToken,
   fromElsewhere,
@@ -407,7 +407,7 @@ test('a subscriber has at most 20 subscriptions, and all end when it leaves, eve
   const { id } = await api.person()
   const { rows } = await owner.query('select session_secret from app_private.open_session($1, false, null)', [id])
   const caller = { session: rows[0].session_secret as string, ip: '', userAgent: null, byCookie: false }
-  const db = makeDatabase(openPool(api.db.urls.auth, 1, pino({ level: 'silent' })), makeSessions())
+  const db = makeDatabase(makeOpenPool(api.db.urls.auth, pino({ level: 'silent' }))(1), makeSessions())
   const explain = (error: unknown) => toClientError(error, pino({ level: 'silent' }))
   const listening = new Set<string>()
   let n = 0
@@ -445,7 +445,7 @@ test('a session that ends after it was read, but before its end would be heard, 
   const { id } = await api.person()
   const { rows } = await owner.query('select session_secret from app_private.open_session($1, false, null)', [id])
   const caller = { session: rows[0].session_secret as string, ip: '', userAgent: null, byCookie: false }
-  const db = makeDatabase(openPool(api.db.urls.auth, 1, pino({ level: 'silent' })), makeSessions())
+  const db = makeDatabase(makeOpenPool(api.db.urls.auth, pino({ level: 'silent' }))(1), makeSessions())
   let ending: Promise<unknown> | undefined
   const live: Live = {
     async open() {},

@@ -7,7 +7,7 @@ import { makeResources } from '../../../server/rest/routes/index.ts'
 import { startServer } from '../../../server/server.ts'
 import { asCaller, makeDatabase, type Identity } from '../../../server/sql/as-caller.ts'
 import { makeSessions } from '../../../server/sql/in-use.ts'
-import { openPool } from '../../../server/sql/pool.ts'
+import { makeOpenPool } from '../../../server/sql/pool.ts'
 import {
   deadToken,
   fromElsewhere,
@@ -545,7 +545,7 @@ describe('tokens', () => {
 })
 
 test('what a dead session asks does not disturb who gets its connection next', async () => {
-  const db = makeDatabase(openPool(api.db.urls.auth, 1, pino({ level: 'silent' })), makeSessions())
+  const db = makeDatabase(makeOpenPool(api.db.urls.auth, pino({ level: 'silent' }))(1), makeSessions())
   const { id } = await api.person()
   const sessions = `select (app_private.open_session($1, false, n::text)).session_secret as session from generate_series(1, 2) n`
   const { rows } = await owner.query<{ session: string }>(sessions, [id])

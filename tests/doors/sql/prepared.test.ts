@@ -2,7 +2,7 @@ import type { Pool } from 'pg'
 import pino from 'pino'
 import { asking, makeDatabase, type Ask, type Database } from '../../../server/sql/as-caller.ts'
 import { makeSessions } from '../../../server/sql/in-use.ts'
-import { openPool } from '../../../server/sql/pool.ts'
+import { makeOpenPool } from '../../../server/sql/pool.ts'
 import { connectionOf, prepared } from '../../../server/sql/prepared.ts'
 import { cloneDatabase, type TestDatabase } from '../../harness/database.ts'
 
@@ -12,7 +12,7 @@ let db: Database
 let ask: Ask
 beforeAll(async () => {
   clone = await cloneDatabase()
-  pool = openPool(clone.urls.auth, 1, pino({ level: 'silent' }))
+  pool = makeOpenPool(clone.urls.auth, pino({ level: 'silent' }))(1)
   db = makeDatabase(pool, makeSessions())
   ask = asking(db, { session: clone.people.user.session, ip: '', userAgent: null, byCookie: false }, 'read')
 })
