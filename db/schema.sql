@@ -1124,6 +1124,24 @@ $function$;
 comment on routine app_hidden.actions_of(app_public.requests,text[]) is 'The actions that these parties may take on the request now.';
 grant execute on routine app_hidden.actions_of(app_public.requests,text[]) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.assert_ready(built_for text)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if current_setting('transaction_read_only')::boolean then
+    raise exception using errcode = 'read_only_sql_transaction', message = 'This server takes no writes.';
+  end if;
+  if coalesce(app_hidden.schema_version(), '') < coalesce(built_for, '') then
+    raise exception using errcode = 'object_not_in_prerequisite_state', message = 'The schema is older than the server.';
+  end if;
+end
+$function$;
+comment on routine app_hidden.assert_ready(text) is 'For /readyz: fails on a server that takes no writes, where nobody could log in, and on a schema that is older than the migration which the API was built for. A newer one is fine, because servers of the version before serve on while an upgrade is under way.';
+grant execute on routine app_hidden.assert_ready(text) to assent_authenticator;
+
 CREATE OR REPLACE FUNCTION app_hidden.audit_log_document(seen app_public.audit_logs)
  RETURNS json
  LANGUAGE plpgsql
