@@ -5,7 +5,10 @@ import {
   OperationTypeNode,
   specifiedRules,
   type ASTNode,
+  type DefinitionNode,
+  type DocumentNode,
   type FieldNode,
+  type FragmentDefinitionNode,
   type FragmentSpreadNode,
   type InlineFragmentNode,
   type SelectionSetNode,
@@ -15,7 +18,8 @@ import {
 import { ClientError } from '../errors.ts'
 
 const MAX_ROOT_FIELDS = 10
-const MAX_FIELDS = 2000
+/** Fields and fragments that a document selects; GraphiQL's introspection has 240. */
+export const MAX_SELECTIONS = 400
 const MAX_ALIASES = 30
 const MAX_VARIABLE_USES = 60
 const MAX_VALUES = 1000
@@ -26,46 +30,79 @@ export const MAX_TOKENS = 2000
 const refuse = (context: ValidationContext, nodes: ASTNode, message: string) =>
   context.reportError(new GraphQLError(message, { nodes }))
 
+type Fragments = ReadonlyMap<string, FragmentDefinitionNode>
+
+const isOperation = (node: DefinitionNode) => node.kind === Kind.OPERATION_DEFINITION
+const operationsOf = ({ definitions }: DocumentNode) => definitions.filter(isOperation)
+const fragmentsOf = ({ definitions }: DocumentNode): Fragments =>
+  new Map(definitions.flatMap((node) => (node.kind === Kind.FRAGMENT_DEFINITION ? [[node.name.value, node]] : [])))
+
 /**
- * Counts the fields of a selection, with those of its fragments wherever they are spread; with `deep`, also the fields within
- * fields. Each fragment is walked only once, so nesting them costs nothing.
+ * Counts the selections of a set, with those of its fragments wherever they are spread: all of them with `deep`, else only the
+ * fields of the set itself. Each fragment is walked only once, so nesting them costs nothing.
  */
-function countFields(
-  context: ValidationContext,
-  { selections }: SelectionSetNode,
-  deep: boolean,
-  counts = new Map<string, number>(),
-): number {
-  return selections.reduce((sum, selection) => {
-    if (selection.kind !== Kind.FRAGMENT_SPREAD) {
-      const within = selection.kind === Kind.INLINE_FRAGMENT || deep ? selection.selectionSet : undefined
-      return sum + (selection.kind === Kind.FIELD ? 1 : 0) + (within ? countFields(context, within, deep, counts) : 0)
-    }
-    const name = selection.name.value
-    const fragment = context.getFragment(name)
-    if (fragment && !counts.has(name)) {
-      counts.set(name, 0) // Another rule refuses a fragment that leads back to itself.
-      counts.set(name, countFields(context, fragment.selectionSet, deep, counts))
-    }
-    return sum + (counts.get(name) ?? 0)
-  }, 0)
+function makeCount(fragments: Fragments, deep: boolean) {
+  const counts = new Map<string, number>()
+  return function count({ selections }: SelectionSetNode): number {
+    return selections.reduce((sum, selection) => {
+      if (selection.kind !== Kind.FRAGMENT_SPREAD) {
+        const within = selection.kind === Kind.INLINE_FRAGMENT || deep ? selection.selectionSet : undefined
+        return sum + (selection.kind === Kind.FIELD || deep ? 1 : 0) + (within ? count(within) : 0)
+      }
+      const name = selection.name.value
+      const fragment = fragments.get(name)
+      if (fragment && !counts.has(name)) {
+        counts.set(name, 0) // Another rule refuses a fragment that leads back to itself.
+        counts.set(name, count(fragment.selectionSet))
+      }
+      return sum + (counts.get(name) ?? 0) + (deep ? 1 : 0)
+    }, 0)
+  }
+}
+
+/** The names of the fields that a document's operations begin with, those in fragments included. */
+export function rootFieldsOf(document: DocumentNode): string[] {
+  const fragments = fragmentsOf(document)
+  const seen = new Set<string>()
+  const names = ({ selections }: SelectionSetNode): string[] =>
+    selections.flatMap((selection) => {
+      if (selection.kind === Kind.FIELD) return [selection.name.value]
+      if (selection.kind === Kind.INLINE_FRAGMENT) return names(selection.selectionSet)
+      const fragment = fragments.get(selection.name.value)
+      if (!fragment || seen.has(selection.name.value)) return []
+      seen.add(selection.name.value)
+      return names(fragment.selectionSet)
+    })
+  return operationsOf(document).flatMap(({ selectionSet }) => names(selectionSet))
+}
+
+/** How many fields and fragments all operations of a document select, as Grafast writes them out. */
+export function selectionsOf(document: DocumentNode): number {
+  const count = makeCount(fragmentsOf(document), true)
+  return operationsOf(document).reduce((sum, { selectionSet }) => sum + count(selectionSet), 0)
 }
 
 /**
- * Limits root fields: in a mutation to one, since each would be a transaction of its own. Limits all fields together, too:
- * Grafast writes fragments out, so that fragments which spread each other twice grow exponentially.
+ * Limits the root fields of each operation: in a mutation to one, since each would be a transaction of its own. Limits the
+ * selections of all operations together, and of each fragment, since one may be used by none of them: what validates a document
+ * compares each field with all the others. Throws BAD_REQUEST.
  */
-const fieldsRule: ValidationRule = (context) => ({
-  OperationDefinition(node) {
-    const most = node.operation === OperationTypeNode.QUERY ? MAX_ROOT_FIELDS : 1
-    if (countFields(context, node.selectionSet, false) > most) {
-      refuse(context, node, `A ${node.operation} has at most ${most} root field${most > 1 ? 's' : ''}.`)
+export function checkSize(document: DocumentNode): void {
+  const fragments = fragmentsOf(document)
+  const countFields = makeCount(fragments, false)
+  for (const { operation, selectionSet } of operationsOf(document)) {
+    const most = operation === OperationTypeNode.QUERY ? MAX_ROOT_FIELDS : 1
+    if (countFields(selectionSet) > most) {
+      throw new ClientError('BAD_REQUEST', `A ${operation} has at most ${most} root field${most > 1 ? 's' : ''}.`)
     }
-    if (countFields(context, node.selectionSet, true) > MAX_FIELDS) {
-      refuse(context, node, `A ${node.operation} has at most ${MAX_FIELDS} fields, with its fragments written out.`)
-    }
-  },
-})
+  }
+  const count = makeCount(fragments, true)
+  const most = Math.max(selectionsOf(document), ...Array.from(fragments.values(), ({ selectionSet }) => count(selectionSet)))
+  if (most > MAX_SELECTIONS) {
+    const message = `A document has at most ${MAX_SELECTIONS} fields and fragments, each counted wherever it is spread.`
+    throw new ClientError('BAD_REQUEST', message)
+  }
+}
 
 /** The root field of a subscription must not depend on a condition (GraphQL, 5.2.4.1). */
 const subscriptionRule: ValidationRule = (context) => {
@@ -117,7 +154,6 @@ const depthRule = depthLimit({
 /** What a document must satisfy. */
 export const documentRules: readonly ValidationRule[] = [
   ...specifiedRules,
-  fieldsRule,
   subscriptionRule,
   aliasesRule,
   variablesRule,

@@ -1,10 +1,28 @@
-import { LRU } from '@graphile/lru'
-import { NoSchemaIntrospectionCustomRule, parse, validate, type DocumentNode, type GraphQLSchema } from 'graphql'
+import { parse, validate, type DocumentNode, type GraphQLSchema } from 'graphql'
+import { LRUCache } from 'lru-cache'
 import { ClientError } from '../errors.ts'
 import { isObject } from '../http/body.ts'
-import { checkVariables, documentRules, MAX_TOKENS } from './document-rules.ts'
+import {
+  checkSize,
+  checkVariables,
+  documentRules,
+  MAX_SELECTIONS,
+  MAX_TOKENS,
+  rootFieldsOf,
+  selectionsOf,
+} from './document-rules.ts'
 
-const MAX_CACHED = 500
+/** What strangers may ask for, which row-level security and the functions behind these fields allow them. */
+const OPEN_FIELDS = ['__typename', 'currentUser', 'csrfToken', 'login', 'requestPasswordReset', 'resetPassword']
+/** What they may ask for as well where the schema is no secret. */
+const INTROSPECTION = ['__schema', '__type']
+
+/** Longer texts have values in them, and so seldom come again. */
+const MAX_CACHED_TEXT = 8_000
+/** Selections of all documents that are kept: each takes about 20 kB as Grafast plans it. */
+const MAX_CACHED_SELECTIONS = 8_000
+/** Selections that cost as much of the caller's allowance as a request, if the document has to be validated and planned. */
+const SELECTIONS_PER_REQUEST = 10
 
 export interface Call {
   readonly query: string
@@ -23,32 +41,67 @@ export function readCall(body: unknown): Call {
   return { query, variables: variables ?? {}, operationName: operationName ?? undefined }
 }
 
-export interface ValidDocument {
+/** A document that has been parsed. */
+export interface Parsed {
   readonly document: DocumentNode
-  /** Does it ask for the schema? */
-  readonly introspects: boolean
+  /** The schema, with the plans of this document. */
+  readonly schema: GraphQLSchema
+  /** May a stranger ask for all that it asks for? */
+  readonly isOpen: boolean
+  readonly selections: number
+  /** How many requests it costs, beside the one that it is, unless it is known to be valid. */
+  readonly cost: number
+  isValid: boolean
 }
 
 /**
- * Parses and validates documents. The latest are kept, since Grafast keeps its plans with them: a text that comes again is not
- * planned again. (grafserv has such a cache, but parses without a limit on tokens.) The function throws BAD_REQUEST, or an
- * AggregateError of all that is wrong.
+ * Parses documents, and validates them. The latest that are valid are kept with their plans, as many as have a certain size
+ * together: a text that comes again is not planned again. (grafserv has such a cache, but it counts texts and not what they
+ * weigh, as does Grafast's own.)
  */
-export function makeDocuments(schema: GraphQLSchema): (query: string) => ValidDocument {
-  const cache = new LRU<string, ValidDocument>({ maxLength: MAX_CACHED })
+export function makeDocuments(schema: GraphQLSchema, production: boolean) {
+  const openFields = new Set(production ? OPEN_FIELDS : [...OPEN_FIELDS, ...INTROSPECTION])
+  const cache = new LRUCache<string, Parsed>({
+    maxSize: MAX_CACHED_SELECTIONS,
+    sizeCalculation: ({ selections }) => selections + 1,
+  })
 
-  function read(query: string): ValidDocument {
-    const document = parseTokens(query)
-    const errors = validate(schema, document, documentRules)
-    if (errors.length > 0) throw new AggregateError(errors)
-    return { document, introspects: validate(schema, document, [NoSchemaIntrospectionCustomRule]).length > 0 }
-  }
+  /** Grafast makes a plan for each combination of conditions, such as that of @include(if: $x): each counts for itself. */
+  const keyOf = ({ query, variables }: Call) =>
+    query + JSON.stringify(Object.entries(variables).filter(([, value]) => typeof value === 'boolean'))
 
-  return (query) => {
-    let valid = cache.get(query)
-    if (!valid) cache.set(query, (valid = read(query)))
-    return valid
+  return {
+    /** Reads a document without the schema. Throws BAD_REQUEST. */
+    read(call: Call): Parsed {
+      const known = call.query.length <= MAX_CACHED_TEXT ? cache.get(keyOf(call)) : undefined
+      if (known) return known
+      const document = parseTokens(call.query)
+      const selections = selectionsOf(document)
+      return {
+        document,
+        schema: withPlansOfItsOwn(schema),
+        isOpen: rootFieldsOf(document).every((name) => openFields.has(name)),
+        selections,
+        cost: Math.floor(Math.min(selections, MAX_SELECTIONS) / SELECTIONS_PER_REQUEST),
+        isValid: false,
+      }
+    },
+    /** Holds it to the schema and to our limits. Throws BAD_REQUEST, or the first that is wrong. */
+    validate(call: Call, parsed: Parsed): void {
+      checkSize(parsed.document)
+      // The first is told, and the second ends it: to look for more costs as much again.
+      const [error] = validate(schema, parsed.document, documentRules, { maxErrors: 1 })
+      if (error) throw error
+      parsed.isValid = true
+      if (call.query.length <= MAX_CACHED_TEXT) cache.set(keyOf(call), parsed)
+    },
   }
+}
+
+/** Grafast keeps plans with their schema, up to a number of them: so they go when the document goes. */
+function withPlansOfItsOwn(schema: GraphQLSchema): GraphQLSchema {
+  const grafast = { ...schema.extensions.grafast, operationOperationPlansCacheMaxLength: 2 }
+  return Object.create(schema, { extensions: { value: { ...schema.extensions, grafast } } }) as GraphQLSchema
 }
 
 function parseTokens(query: string): DocumentNode {

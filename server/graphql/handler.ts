@@ -1,29 +1,29 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
+import { setImmediate } from 'node:timers/promises'
 import {
   getOperationAST,
   GraphQLError,
   OperationTypeNode,
-  type DocumentNode,
   type FormattedExecutionResult,
   type GraphQLFormattedError,
   type GraphQLSchema,
 } from 'graphql'
 import type { WithPgClient } from 'postgraphile/@dataplan/pg'
 import { execute } from 'postgraphile/grafast'
-import { ClientError } from '../errors.ts'
+import { ClientError, unauthenticated } from '../errors.ts'
 import type { Spend } from '../http/allowance.ts'
 import { readBody } from '../http/body.ts'
 import { foreignOrigin, type CheckCsrf, type IsOwnOrigin } from '../http/csrf.ts'
-import type { Identify } from '../http/identity.ts'
+import type { Claim, Identify } from '../http/identity.ts'
 import type { Tokens } from '../http/tokens.ts'
 import type { Live } from '../live/listener.ts'
 import { makeNews } from '../live/news.ts'
 import type { Subscriber, Subscribers } from '../live/subscribers.ts'
 import type { Passwords } from '../passwords.ts'
-import { isStranger, prove, type Database, type Identity } from '../sql/as-caller.ts'
+import { prove, recognize, type Database, type Identity } from '../sql/as-caller.ts'
 import { makeWithPgClient } from '../sql/grafast.ts'
-import { makeDocuments, readCall, type Call } from './documents.ts'
+import { makeDocuments, readCall, type Call, type Parsed } from './documents.ts'
 import { acceptsEvents, sendEvents } from './sse.ts'
 
 export interface GraphQLServices {
@@ -59,8 +59,7 @@ interface Formatted {
 }
 
 /** A call whose document is valid, and who asks for it. */
-export interface Operation extends Call {
-  readonly document: DocumentNode
+export interface Operation extends Call, Parsed {
   readonly type: OperationTypeNode | undefined
   readonly caller: Identity
 }
@@ -74,23 +73,41 @@ function send(res: ServerResponse, status: number, json: string, headers: Outgoi
 export type GraphQL = ReturnType<typeof makeGraphQL>
 
 export function makeGraphQL(services: GraphQLServices) {
-  const { schema, resolvedPreset, db, liveDb, passwords, tokens, production, explain } = services
-  const documents = makeDocuments(schema)
+  const { resolvedPreset, db, liveDb, passwords, tokens, production, explain } = services
+  const documents = makeDocuments(services.schema, production)
 
-  /** The operation that a call asks for. Throws what is wrong with it, or an AggregateError of several things. */
-  async function prepare(req: IncomingMessage, call: Call, caller: Identity): Promise<Operation> {
-    const { document, introspects } = documents(call.query)
-    if (introspects && production && (caller.session === '' || (await isStranger(db, caller)))) {
-      throw new ClientError('BAD_REQUEST', 'Log in to ask for the schema.')
+  /** Documents that are not known are looked at one by one, and others are answered in between. */
+  let turn: Promise<unknown> = Promise.resolve()
+  const nextTurn = () => (turn = turn.then(() => setImmediate()))
+
+  /**
+   * The operation that a call asks for. Nothing is validated or planned for strangers but what they may ask for, and a
+   * document that is not known costs by its size. Throws what is wrong with it.
+   */
+  async function prepare(req: IncomingMessage, call: Call, claim: Claim): Promise<Operation> {
+    const caller = await recognize(db, claim)
+    const parsed = documents.read(call)
+    if (caller.session === '' && !parsed.isOpen) throw unauthenticated()
+    if (!parsed.isValid) {
+      services.spend.more(claim, parsed.cost)
+      await nextTurn()
+      try {
+        documents.validate(call, parsed)
+      } catch (error) {
+        // What is wrong with it would tell strangers the schema's names.
+        if (production && caller.session === '')
+          throw new ClientError('BAD_REQUEST', 'The document is invalid. Log in to learn why.')
+        throw error
+      }
     }
-    const type = getOperationAST(document, call.operationName)?.operation
+    const type = getOperationAST(parsed.document, call.operationName)?.operation
     const changes = type === OperationTypeNode.MUTATION
-    return { ...call, document, type, caller: changes ? await services.checkCsrf(req, caller) : caller }
+    return { ...call, ...parsed, type, caller: changes ? await services.checkCsrf(req, caller) : caller }
   }
 
   /** Runs it. A subscriber gets data in place of JSON text, and events for a subscription. */
   async function run(operation: Operation, subscriber?: Subscriber): Promise<Result | Events> {
-    const { document, type, variables, operationName } = operation
+    const { document, schema, type, variables, operationName } = operation
     const isSubscription = type === OperationTypeNode.SUBSCRIPTION
     // login() changes it, for the fields that follow.
     const identity = { ...operation.caller }

@@ -16,7 +16,11 @@ function networkOf(ip: string): string {
  * Identifies a request by `identify`, and takes it from its caller's allowance: the person's, or else the network's. Throws
  * RATE_LIMITED, and what `identify` throws.
  */
-export type Spend = (req: IncomingMessage, identify: (req: IncomingMessage) => Claim) => Claim
+export interface Spend {
+  (req: IncomingMessage, identify: (req: IncomingMessage) => Claim): Claim
+  /** Takes more for a request that costs as much as several. Throws RATE_LIMITED. */
+  more(claim: Claim, requests: number): void
+}
 
 /**
  * "A caller may send bursts of 300 requests and 1,200 a minute": a token bucket for each of the latest callers. `knownUser`
@@ -25,20 +29,22 @@ export type Spend = (req: IncomingMessage, identify: (req: IncomingMessage) => C
 export function makeSpend(addressOf: AddressOf, knownUser: (session: string) => string | undefined): Spend {
   const buckets = new LRU<string, TokenBucket>({ maxLength: 50_000 })
 
-  function take(caller: string): void {
+  function take(caller: string, requests = 1): void {
     let bucket = buckets.get(caller)
     if (!bucket) {
       bucket = new TokenBucket({ bucketSize: 300, tokensPerInterval: 1200, interval: 'minute' })
       bucket.content = bucket.bucketSize
       buckets.set(caller, bucket)
     }
-    if (!bucket.tryRemoveTokens(1)) {
-      const retryAfter = Math.max(1, Math.ceil(bucket.getWaitTime(1) / 1000))
+    if (!bucket.tryRemoveTokens(requests)) {
+      const retryAfter = Math.max(1, Math.ceil(bucket.getWaitTime(requests) / 1000))
       throw new ClientError('RATE_LIMITED', 'Too many requests. Try again later.', { retryAfter })
     }
   }
 
-  return (req, identify) => {
+  const callerOf = ({ userId, session, ip }: Claim) => userId ?? knownUser(session) ?? networkOf(ip)
+
+  function spend(req: IncomingMessage, identify: (req: IncomingMessage) => Claim): Claim {
     let claim: Claim
     try {
       claim = identify(req)
@@ -46,7 +52,9 @@ export function makeSpend(addressOf: AddressOf, knownUser: (session: string) => 
       take(networkOf(addressOf(req)))
       throw error
     }
-    take(claim.userId ?? knownUser(claim.session) ?? networkOf(claim.ip))
+    take(callerOf(claim))
     return claim
   }
+
+  return Object.assign(spend, { more: (claim: Claim, requests: number) => take(callerOf(claim), requests) })
 }

@@ -100,11 +100,12 @@ export async function asCaller<Row>(
     throw explain(error, role)
   } finally {
     client.release(broken)
-    if (role !== ANONYMOUS) noteUse(db, caller, role)
+    note(db, caller, role)
   }
 }
 
-function noteUse(db: Database, caller: Identity, role: string): void {
+function note(db: Database, caller: Identity, role: string): void {
+  if (role === ANONYMOUS) return db.sessions.forget(caller.session)
   db.sessions.saw(caller.session, role, async () => {
     const touch = { text: 'select app_hidden.touch_session() as user_id' }
     const { rows } = await asCaller<{ user_id: string }>(db, caller, 'write', touch)
@@ -136,7 +137,7 @@ export async function inTransaction<T>(db: Database, caller: Identity, work: (as
     throw explain(error, role)
   } finally {
     client.release()
-    if (role !== ANONYMOUS) noteUse(db, caller, role)
+    note(db, caller, role)
   }
 }
 
@@ -144,6 +145,15 @@ export async function inTransaction<T>(db: Database, caller: Identity, work: (as
 export async function isStranger(db: Database, caller: Identity): Promise<boolean> {
   const [row] = await asking(db, caller, 'read')<{ role: string }>({ text: 'select current_role as role' })
   return row!.role === ANONYMOUS
+}
+
+/**
+ * Who is asking, before anything is done for them: nobody, if the cookie is dead. Of a session that was alive when it was last
+ * seen nothing is asked, since each of its statements proves it again. Throws RQ401 when a token's session is dead.
+ */
+export async function recognize(db: Database, caller: Identity): Promise<Identity> {
+  const isKnown = caller.session === '' || db.sessions.roleOf(caller.session) !== undefined
+  return isKnown || !(await isStranger(db, caller)) ? caller : { ...caller, session: '', byCookie: false }
 }
 
 /** Proves the session. Throws RQ401 when a token's is dead; a dead cookie is no fault. */

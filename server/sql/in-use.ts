@@ -1,4 +1,4 @@
-import { LRU } from '@graphile/lru'
+import { LRUCache } from 'lru-cache'
 
 /** Milliseconds between two notes, in the database, that a session is in use. */
 const NOTE_EVERY = 60_000
@@ -16,10 +16,12 @@ export interface Sessions {
   userOf(session: string): string | undefined
   /** Remembers the role. Once a minute it has `note` tell the database that the session is in use, which answers whose it is. */
   saw(session: string, role: string, note: () => Promise<string>): void
+  /** Forgets one that has turned out to be dead, or that cannot be asked about. */
+  forget(session: string): void
 }
 
 export function makeSessions(): Sessions {
-  const seen = new LRU<string, Seen>({ maxLength: 50_000 })
+  const seen = new LRUCache<string, Seen>({ max: 50_000 })
   return {
     roleOf: (session) => seen.get(session)?.role,
     userOf: (session) => seen.get(session)?.userId,
@@ -35,5 +37,6 @@ export function makeSessions(): Sessions {
         () => {}, // The next minute's note will do.
       )
     },
+    forget: (session) => void seen.delete(session),
   }
 }

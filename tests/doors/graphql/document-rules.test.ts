@@ -1,7 +1,17 @@
 import { gzipSync } from 'node:zlib'
 import type { Client } from 'pg'
 import { getIntrospectionQuery } from 'graphql'
-import { mutation, newRequest, NOBODY, PASSWORD, startApi, startProxy, type Answer, type Api } from '../../harness/client.ts'
+import {
+  deadToken,
+  mutation,
+  newRequest,
+  NOBODY,
+  PASSWORD,
+  startApi,
+  startProxy,
+  type Answer,
+  type Api,
+} from '../../harness/client.ts'
 
 let api: Api
 let owner: Client
@@ -16,6 +26,10 @@ const post = (body: string | Buffer, headers: Record<string, string> = {}) =>
   api.send({ headers: { ...JSON_TYPE, ...headers }, body })
 const codeOf = ({ body, text }: Answer) => body?.errors?.[0].extensions.code ?? text
 const expectBadRequest = (answer: Answer) => expect([answer.status, codeOf(answer)]).toEqual([400, 'BAD_REQUEST'])
+const expectUnauthenticated = (answer: Answer) => {
+  expect([answer.status, codeOf(answer)]).toEqual([401, 'UNAUTHENTICATED'])
+  expect(answer.text).not.toContain('"data"')
+}
 
 /** How long a call took, in seconds. */
 async function timed<T>(work: Promise<T>): Promise<[T, number]> {
@@ -91,6 +105,44 @@ describe('documents', () => {
     )
   })
 
+  test('select at most 400 fields and fragments, wherever those are spread', async () => {
+    const ids = (n: number) => 'id '.repeat(n)
+    const fit = [
+      `{ currentUser { ${ids(399)} } }`,
+      `{ currentUser { ...F ...F } } fragment F on User { ...G ...G } fragment G on User { ${ids(98)} }`,
+    ]
+    for (const query of fit) expect((await api.graphql(query, {}, 'user')).status).toBe(200)
+    const tooMany = [
+      `{ currentUser { ${ids(400)} } }`,
+      `{ currentUser { ...F ...F } } fragment F on User { ...G ...G } fragment G on User { ${ids(99)} }`,
+      `{ currentUser { ${'... { id } '.repeat(200)} } }`,
+      `{ currentUser { id } } fragment F on User { ${ids(401)} }`,
+      `query A { currentUser { ${ids(250)} } } query B { currentUser { ${ids(250)} } }`,
+      `{ requests { nodes { ${'creator { id } '.repeat(480)} } } }`,
+    ]
+    for (const query of tooMany) {
+      const answer = await api.graphql(query, {}, 'user')
+      expectBadRequest(answer)
+      expect(answer.text).toContain('400 fields')
+    }
+    expect((await api.graphql(getIntrospectionQuery(), {}, 'user')).status).toBe(200)
+  })
+
+  test('with several faults are answered by the first', async () => {
+    const { body } = await api.graphql('{ currentUser { a b c } requests { d } }', {}, 'user')
+    expect(body.errors.map(({ message }: { message: string }) => message)).toEqual(['Cannot query field "a" on type "User".'])
+  })
+
+  test('that are not known cost a request for each ten selections, until they are', async () => {
+    const person = await api.person()
+    const query = (n: number) => `{ currentUser { ${'id '.repeat(199)} } } # ${n}`
+    const answers = async (numbers: number[]) =>
+      (await Promise.all(numbers.map((n) => api.graphql(query(n), {}, person)))).map(({ status }) => status)
+    expect(await answers(Array.from({ length: 10 }, (_, n) => n))).toEqual(Array(10).fill(200)) // 10 × 21 of 300.
+    expect(await answers(Array(20).fill(0))).toEqual(Array(20).fill(200))
+    expect(await answers(Array.from({ length: 40 }, (_, n) => 10 + n))).toContain(429)
+  })
+
   test('that grow exponentially are answered quickly', async () => {
     const bomb = (n: number, type: string, leaf: string, spread: (next: string) => string) =>
       Array.from({ length: n }, (_, i) => `fragment F${i} on ${type} { ${i === n - 1 ? leaf : spread(`...F${i + 1}`)} }`).join(
@@ -145,6 +197,72 @@ describe('documents', () => {
       expect(answer.body).toBeDefined()
       expect(answer.status).toBeLessThan(500)
     }
+  })
+})
+
+describe('documents of strangers', () => {
+  const OPEN = ['csrfToken', 'currentUser', 'login', 'requestPasswordReset', 'resetPassword']
+
+  test('ask for the open fields, and for nothing else: whatever is in them, and however it is written', async () => {
+    const type = (name: string) => `${name}: __type(name: "${name}") { fields { name } }`
+    const schema = await api.data(`{ ${['Query', 'Mutation', 'Subscription'].map(type).join(' ')} }`)
+    const closed: string[] = []
+    for (const operation of ['query', 'mutation', 'subscription']) {
+      const root = `${operation[0]!.toUpperCase()}${operation.slice(1)}`
+      for (const { name } of schema[root].fields) {
+        // What the schema says of it is not looked at.
+        const documents = [
+          `${operation} { ${name} { nope } }`,
+          `${operation} { ...A } fragment A on ${root} { ... { ...B } } fragment B on ${root} { x: ${name}(nope: 1) }`,
+        ]
+        for (const query of documents) {
+          const [answer, byCookie] = await Promise.all([
+            api.graphql(query),
+            api.graphql(query, {}, undefined, { cookie: 'assent_session=dead' }),
+          ])
+          expect([query, codeOf(byCookie)]).toEqual([query, codeOf(answer)])
+          if (codeOf(answer) === 'UNAUTHENTICATED') closed.push(name)
+          else expect(OPEN).toContain(name)
+        }
+      }
+    }
+    expect(new Set(closed)).toContain('requests')
+    for (const name of OPEN) expect(closed).not.toContain(name)
+    expectUnauthenticated(await api.graphql('{ currentUser { id } requests { totalCount } }'))
+    expectUnauthenticated(await api.graphql('query A { currentUser { id } } query B { requests { totalCount } }'))
+    expectUnauthenticated(await api.graphql('{ currentUser { id } ...F } fragment F on Query { nope }'))
+  })
+
+  test('are refused without a word to the database', async () => {
+    const proxy = await startProxy(api.db.urls.auth)
+    const far = await startApi({ AUTH_DATABASE_URL: proxy.url }, api.db)
+    await proxy.cut()
+    for (const query of [
+      '{ requests { totalCount } }',
+      mutation('logout', 'clientMutationId'),
+      'subscription { inboxChanged { totalCount } }',
+    ])
+      expectUnauthenticated(await far.graphql(query, { input: {} }))
+    expect((await far.graphql('{ requests { totalCount } }', {}, 'user')).status).toBe(503)
+    await far.close()
+    await proxy.close()
+  })
+
+  test('with a dead session fail before anything else is said of them', async () => {
+    for (const query of [
+      '{ requests { nope } }',
+      '{ currentUser { nope } }',
+      '{ requests {',
+      `{ ${'currentUser { id } '.repeat(11)} }`,
+    ]) {
+      for (const token of ['bad', deadToken()]) expectUnauthenticated(await api.graphql(query, {}, { token }))
+    }
+    const person = await api.person()
+    expectBadRequest(await api.graphql('{ requests { nope } }', {}, person))
+    await owner.query('update app_private.sessions set revoked_at = now() where user_id = $1', [person.id])
+    // It was alive when it was last seen, so that a statement has to find out.
+    expectUnauthenticated(await api.graphql('{ requests { totalCount } }', {}, person))
+    expectUnauthenticated(await api.graphql('{ requests { nope } }', {}, person))
   })
 })
 
@@ -369,10 +487,10 @@ describe('in production', () => {
       '{ __type(name: "User") { name } }',
       '{ ...F } fragment F on Query { x: __schema { types { name } } }',
     ]) {
-      expectBadRequest(await production.graphql(query))
+      expectUnauthenticated(await production.graphql(query))
       expect((await production.graphql(query, {}, 'user')).status).toBe(200)
-      expect((await production.graphql(query, {}, { token: 'bad' })).status).toBe(401)
-      expectBadRequest(await production.graphql(query, {}, undefined, { cookie: 'assent_session=dead' }))
+      expectUnauthenticated(await production.graphql(query, {}, { token: 'bad' }))
+      expectUnauthenticated(await production.graphql(query, {}, undefined, { cookie: 'assent_session=dead' }))
       expect((await production.graphql(query, {}, undefined, { cookie })).status).toBe(200)
       expect((await api.graphql(query)).status).toBe(200)
     }
@@ -387,9 +505,28 @@ describe('in production', () => {
         ['query ($s: RequestStatus) { requests(condition: { status: $s }) { totalCount } }', { s: 'DRAF' }],
       ] as [string, object?][]) {
         const answer = await production.graphql(query, variables, who)
-        expectBadRequest(answer)
+        if (who) expectBadRequest(answer)
+        else expectUnauthenticated(answer)
         expect(answer.text).not.toMatch(/did you mean/i)
       }
+    }
+  })
+
+  test('strangers cannot probe the schema: whatever is wrong with a document, its answer is the same', async () => {
+    const probes = [
+      '{ currentUser { nope } }',
+      '{ currentUser { id ...F } } fragment F on Nope { id }',
+      '{ currentUser { id ...F } } fragment F on Request { title }',
+      '{ currentUser { id } } fragment F on Request { titl }',
+      'query ($x: Nope) { currentUser { id } }',
+      'query ($x: RequestFilter) { currentUser { id } }',
+    ]
+    const answers = await Promise.all(probes.map((query) => production.graphql(query)))
+    answers.forEach(expectBadRequest)
+    expect(new Set(answers.map(({ text }) => text)).size).toBe(1)
+    // Whoever is logged in, and everybody outside production, learns what it is.
+    for (const server of [production.graphql(probes[0]!, {}, 'user'), api.graphql(probes[0]!)]) {
+      expect((await server).text).toContain('Cannot query field')
     }
   })
 
