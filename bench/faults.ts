@@ -79,8 +79,13 @@ async function freePort(): Promise<number> {
 const dataDir = await mkdtemp(join(tmpdir(), 'assent-faults-'))
 // As `npm start` has it: durable, and brought back when it is killed.
 const { secrets, stop } = await startEmbedded({ dataDir })
-const { ROOT_DATABASE_URL, DATABASE_URL, AUTH_DATABASE_URL } = secrets
-await setup({ rootDatabaseUrl: ROOT_DATABASE_URL, databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL })
+const { ROOT_DATABASE_URL, DATABASE_URL, AUTH_DATABASE_URL, WORKER_DATABASE_URL } = secrets
+await setup({
+  rootDatabaseUrl: ROOT_DATABASE_URL,
+  databaseUrl: DATABASE_URL,
+  authDatabaseUrl: AUTH_DATABASE_URL,
+  workerDatabaseUrl: WORKER_DATABASE_URL,
+})
 await migrate({ databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL }, pino({ level: 'warn' }))
 const owner = new pg.Pool({ connectionString: DATABASE_URL })
 owner.on('error', () => {})
@@ -129,7 +134,7 @@ async function submit(): Promise<void> {
 
 const worker = (): Running =>
   command('worker', {
-    DATABASE_URL,
+    WORKER_DATABASE_URL,
     SMTP_URL: `smtp://127.0.0.1:${mailbox.port}`,
     MAIL_FROM: 'assent@example.com',
     LOG_LEVEL: 'fatal',

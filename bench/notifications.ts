@@ -52,7 +52,7 @@ const worker = spawn(process.execPath, ['--max-semi-space-size=4', 'server/main.
   stdio: 'inherit',
   env: {
     ...process.env,
-    DATABASE_URL: stage.urls.owner,
+    WORKER_DATABASE_URL: stage.urls.worker,
     SMTP_URL: `smtp://127.0.0.1:${port}`,
     MAIL_FROM: 'assent@example.com',
     LOG_LEVEL: 'fatal',

@@ -120,7 +120,7 @@ async function seed(ownerUrl: string, authUrl: string, requests: number): Promis
 /** The product on a PostgreSQL of its own with durable commits and this many requests: the API in a process, and the people. */
 export interface Stage {
   readonly dataDir: string
-  readonly urls: { readonly owner: string; readonly auth: string }
+  readonly urls: { readonly owner: string; readonly auth: string; readonly worker: string }
   readonly sessions: Sessions
   readonly tokens: Tokens
   /** A sample of the requests. */
@@ -133,8 +133,13 @@ export interface Stage {
 export async function openStage(requests: number): Promise<Stage> {
   const dataDir = await mkdtemp(join(tmpdir(), 'assent-bench-'))
   const postgres = await startEmbedded({ dataDir })
-  const { DATABASE_URL, AUTH_DATABASE_URL, ROOT_DATABASE_URL, JWT_SECRET } = postgres.secrets
-  await setup({ rootDatabaseUrl: ROOT_DATABASE_URL, databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL })
+  const { DATABASE_URL, AUTH_DATABASE_URL, WORKER_DATABASE_URL, ROOT_DATABASE_URL, JWT_SECRET } = postgres.secrets
+  await setup({
+    rootDatabaseUrl: ROOT_DATABASE_URL,
+    databaseUrl: DATABASE_URL,
+    authDatabaseUrl: AUTH_DATABASE_URL,
+    workerDatabaseUrl: WORKER_DATABASE_URL,
+  })
   await applyCurrent({ databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL }, pino({ level: 'warn' }))
   const { sessions, ids } = await seed(DATABASE_URL, AUTH_DATABASE_URL, requests)
 
@@ -153,7 +158,7 @@ export async function openStage(requests: number): Promise<Stage> {
   const manyOf = (session: string) => Array.from({ length: 1000 }, (_, n) => sign(session, `caller ${n}`).token)
   return {
     dataDir,
-    urls: { owner: DATABASE_URL, auth: AUTH_DATABASE_URL },
+    urls: { owner: DATABASE_URL, auth: AUTH_DATABASE_URL, worker: WORKER_DATABASE_URL },
     sessions,
     tokens: { user: manyOf(sessions.user), manager: manyOf(sessions.manager) },
     ids,

@@ -38,6 +38,7 @@
 --!include doors/rest.sql
 --!include doors/operator.sql
 --!include doors/auditor.sql
+--!include doors/worker.sql
 
 -- Row-level security on all of that, and what has been removed.
 --!include rules/visibility.sql

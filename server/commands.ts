@@ -63,7 +63,7 @@ const commands = {
       const { config, log } = prepare('worker')
       tellOfStop(log)
       const { assertWorkable } = await import('./setup/preflight.ts')
-      await assertWorkable(config.databaseUrl)
+      await assertWorkable(config.workerDatabaseUrl)
       const { startWorker } = await import('./jobs/worker.ts')
       await runUntil(stop.signal, log, [
         async () => {

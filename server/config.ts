@@ -2,12 +2,12 @@ import { isIP } from 'node:net'
 import { parse as parseConnectionString } from 'pg-connection-string'
 import { levels } from 'pino'
 
-/** What each command cannot do without. With none of the first three set, `start` brings its own of all four. */
+/** What each command cannot do without. With none of the connections set, `start` brings its own of everything. */
 const needs = {
-  setup: ['ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL'],
+  setup: ['ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL', 'WORKER_DATABASE_URL'],
   migrate: ['DATABASE_URL'],
   server: ['AUTH_DATABASE_URL', 'JWT_SECRET'],
-  worker: ['DATABASE_URL'],
+  worker: ['WORKER_DATABASE_URL'],
   'create-admin': ['DATABASE_URL'],
   'preview-mails': [],
   start: [],
@@ -17,6 +17,7 @@ type Members = {
   ROOT_DATABASE_URL: 'rootDatabaseUrl'
   DATABASE_URL: 'databaseUrl'
   AUTH_DATABASE_URL: 'authDatabaseUrl'
+  WORKER_DATABASE_URL: 'workerDatabaseUrl'
   JWT_SECRET: 'jwtSecrets'
 }
 
@@ -34,6 +35,7 @@ export type Config = {
   rootDatabaseUrl?: string
   databaseUrl?: string
   authDatabaseUrl?: string
+  workerDatabaseUrl?: string
   replicaDatabaseUrls: string[]
   jwtSecrets: string[]
   smtpUrl?: string
@@ -104,6 +106,7 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
     rootDatabaseUrl: read('ROOT_DATABASE_URL', databaseUrl),
     databaseUrl: read('DATABASE_URL', databaseUrl),
     authDatabaseUrl: read('AUTH_DATABASE_URL', databaseUrl),
+    workerDatabaseUrl: read('WORKER_DATABASE_URL', databaseUrl),
     replicaDatabaseUrls: read('REPLICA_DATABASE_URL', listOf(databaseUrl)) ?? [],
     jwtSecrets: read('JWT_SECRET', listOf(secret)) ?? [],
     smtpUrl: read('SMTP_URL', url('smtp', 'smtps')),
@@ -115,10 +118,11 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
     logLevel: read('LOG_LEVEL', oneOf([...Object.values(levels.labels), 'silent'])) ?? 'info',
   }
 
-  const { databaseUrl: owner, authDatabaseUrl: api } = config
-  if (owner && api && loginOf(owner).user === loginOf(api).user) {
-    faults.push('AUTH_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
-  }
+  const { databaseUrl: owner, authDatabaseUrl: api, workerDatabaseUrl: worker } = config
+  const areOne = (one?: string, other?: string) => one && other && loginOf(one).user === loginOf(other).user
+  if (areOne(owner, api)) faults.push('AUTH_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
+  if (areOne(owner, worker)) faults.push('WORKER_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
+  if (areOne(api, worker)) faults.push('WORKER_DATABASE_URL must not log in as the API, which is named by AUTH_DATABASE_URL')
 
   if (faults.length) throw new StartError(`The environment is not usable:\n${faults.map((fault) => `- ${fault}`).join('\n')}`)
   return config as ConfigFor<C>
@@ -138,7 +142,7 @@ export function loginOf(connectionString: string): { user: string; password: str
 
 function required(env: Environment, command: Command): readonly string[] {
   const external = needs.setup.some((name) => env[name])
-  const needed = command === 'start' && external ? [...needs.worker, ...needs.server] : needs[command]
+  const needed = command === 'start' && external ? [...needs.migrate, ...needs.server, ...needs.worker] : needs[command]
   return env.SMTP_URL ? [...needed, 'MAIL_FROM'] : needed
 }
 

@@ -42,6 +42,7 @@ create or replace function app_private.dispatch(audit_log_id uuid)
   returns void
   language plpgsql
   volatile
+  security definer
   set search_path to pg_catalog, pg_temp
   -- Planning it again for each entry would take ten times as long as running it.
   set plan_cache_mode to force_generic_plan

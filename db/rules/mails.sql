@@ -132,6 +132,7 @@ create or replace function app_private.mail_to_send(notification_id uuid, domain
   returns jsonb
   language plpgsql
   volatile
+  security definer
   set search_path to pg_catalog, pg_temp
 as $$
 declare
@@ -168,6 +169,8 @@ create or replace function app_private.mail_sent(notification_id uuid, news uuid
   returns void
   language sql
   volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
 as $$
   update app_public.notifications n
   set mail_state = 'SENT', mailed_at = clock_timestamp(), mail_error = null,
@@ -181,6 +184,8 @@ create or replace function app_private.mail_failed(notification_id uuid, error t
   returns void
   language sql
   volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
 as $$
   update app_public.notifications n
   set mail_error = left(error, 1000), mail_state = case when for_good then 'FAILED' else n.mail_state end

@@ -12,5 +12,27 @@ as $$
   select hashtextextended('outbox ' || id, 0)
 $$;
 comment on function app_private.outbox_lock(uuid) is
-  'The advisory lock that a worker''s session holds while it sends a mail or a delivery. The worker takes and releases it; if '
-  'the worker dies, the lock ends with its session.';
+  'The advisory lock that a worker''s session holds while it sends a mail or a delivery.';
+
+create or replace function app_private.lock_outbox(id uuid)
+  returns boolean
+  language sql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+  select pg_try_advisory_lock(app_private.outbox_lock(id))
+$$;
+comment on function app_private.lock_outbox(uuid) is
+  'Takes that lock for the session, unless another worker holds it. If the worker dies, the lock ends with its session.';
+
+create or replace function app_private.unlock_outbox(id uuid)
+  returns boolean
+  language sql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+  select pg_advisory_unlock(app_private.outbox_lock(id))
+$$;
+comment on function app_private.unlock_outbox(uuid) is 'Releases that lock.';

@@ -111,6 +111,7 @@ create or replace function app_private.begin_password_reset(email text, ip text)
   returns void
   language plpgsql
   volatile
+  security definer
   set search_path to pg_catalog, pg_temp
 as $$
 declare

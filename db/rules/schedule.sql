@@ -15,6 +15,7 @@ create or replace function app_private.remind()
   returns void
   language plpgsql
   volatile
+  security definer
   set search_path to pg_catalog, pg_temp
 as $$
 begin
@@ -53,6 +54,7 @@ create or replace function app_private.make_digests(for_day date)
   returns void
   language plpgsql
   volatile
+  security definer
   set search_path to pg_catalog, pg_temp
 as $$
 begin
@@ -77,6 +79,8 @@ create or replace function app_private.clear_away()
   returns void
   language sql
   volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
 as $$
   delete from app_private.sessions s where s.expires_at < now();
   delete from app_private.idempotency_keys k where k.created_at < now() - interval '24 hours';

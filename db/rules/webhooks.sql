@@ -87,6 +87,7 @@ create or replace function app_private.delivery_to_send(
 )
   language plpgsql
   volatile
+  security definer
   set search_path to pg_catalog, pg_temp
 as $$
 begin
@@ -108,6 +109,7 @@ create or replace function app_private.delivery_sent(delivery_id uuid, response_
   returns void
   language plpgsql
   volatile
+  security definer
   set search_path to pg_catalog, pg_temp
 as $$
 begin
@@ -126,6 +128,7 @@ create or replace function app_private.delivery_failed(delivery_id uuid, respons
   returns void
   language plpgsql
   volatile
+  security definer
   set search_path to pg_catalog, pg_temp
 as $$
 declare

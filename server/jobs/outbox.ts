@@ -26,13 +26,13 @@ export const sending =
   <Item>(channel: Channel<Item>): Task<'send_mail' | 'deliver_webhook'> =>
   async ({ id }, helpers) => {
     await helpers.withPgClient(async (client) => {
-      const { rows } = await client.query('select pg_try_advisory_lock(app_private.outbox_lock($1)) as locked', [id])
+      const { rows } = await client.query('select app_private.lock_outbox($1) as locked', [id])
       if (!rows[0].locked) throw new Error('Another worker is sending this.')
       try {
         await sendOne(channel, id, client, helpers)
       } finally {
         // If this fails, the lock has ended with its session.
-        await client.query('select pg_advisory_unlock(app_private.outbox_lock($1))', [id]).catch(() => {})
+        await client.query('select app_private.unlock_outbox($1)', [id]).catch(() => {})
       }
     })
   }

@@ -1,13 +1,5 @@
 import { EventEmitter, once } from 'node:events'
-import {
-  Logger as WorkerLogger,
-  parseCrontab,
-  run,
-  runMigrations,
-  type Runner,
-  type TaskList,
-  type WorkerEvents,
-} from 'graphile-worker'
+import { Logger as WorkerLogger, parseCrontab, run, type Runner, type TaskList, type WorkerEvents } from 'graphile-worker'
 import pRetry from 'p-retry'
 import pg from 'pg'
 import type { ConfigFor } from '../config.ts'
@@ -31,9 +23,8 @@ const WEBHOOKS_AT_ONCE = 8
  * for a webhook have workers of their own, so that they hold nothing else up.
  */
 export async function startWorker(config: ConfigFor<'worker'>, log: Logger, times = TIMES): Promise<Service> {
-  const connectionString = withSettings(config.databaseUrl, ...KEEPALIVE)
+  const connectionString = withSettings(config.workerDatabaseUrl, ...KEEPALIVE)
   const logger = new WorkerLogger(graphileLogFactory(log))
-  await runMigrations({ connectionString, logger })
   const pool = new pg.Pool({ connectionString, max: 24, application_name: 'assent worker', keepAlive: true })
   pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
   // Whoever uses a connection gets its errors; but an error event without a listener would end the process.

@@ -8,12 +8,14 @@ import type { Service } from '../run-until.ts'
 import type { Logger } from '../logger.ts'
 import { withSettings } from '../sql/connection.ts'
 import type { Target } from './migrate.ts'
+import { asRootOf } from './roles.ts'
 
 /** The database that the product runs on, and the secrets that go with it. */
 export type Database = Service & {
   rootDatabaseUrl?: string
   databaseUrl: string
   authDatabaseUrl: string
+  workerDatabaseUrl: string
   auditorDatabaseUrl?: string
   jwtSecrets: string[]
   /** Loads the demo, if this is a database to have it. */
@@ -24,13 +26,14 @@ export type Database = Service & {
 
 /** The database that the environment names, or else the embedded one. */
 export async function openDatabase(config: Config): Promise<Database> {
-  const { databaseUrl, authDatabaseUrl } = config
-  if (!databaseUrl || !authDatabaseUrl) return openEmbedded(config)
+  const { databaseUrl, authDatabaseUrl, workerDatabaseUrl } = config
+  if (!databaseUrl || !authDatabaseUrl || !workerDatabaseUrl) return openEmbedded(config)
   const { rootDatabaseUrl, jwtSecrets } = config
   return {
     rootDatabaseUrl,
     databaseUrl,
     authDatabaseUrl,
+    workerDatabaseUrl,
     jwtSecrets,
     seed: async () => {},
     demoLogins: async () => [],
@@ -46,13 +49,14 @@ async function openEmbedded({ dataDir, jwtSecrets, production, demo }: Config): 
     rootDatabaseUrl: secrets.ROOT_DATABASE_URL,
     databaseUrl,
     authDatabaseUrl: secrets.AUTH_DATABASE_URL,
+    workerDatabaseUrl: secrets.WORKER_DATABASE_URL,
     auditorDatabaseUrl: secrets.AUDITOR_DATABASE_URL,
     jwtSecrets: jwtSecrets.length ? jwtSecrets : [secrets.JWT_SECRET],
     async seed() {
       if (isNew && !production) {
         await runFile(databaseUrl, 'demo.sql')
         // As a superuser, who alone can date the past.
-        if (demo) await runFile(withDatabaseOf(databaseUrl, secrets.ROOT_DATABASE_URL), 'demo-requests.sql')
+        if (demo) await runFile(asRootOf(databaseUrl, secrets.ROOT_DATABASE_URL), 'demo-requests.sql')
       }
       await filled()
     },
@@ -100,11 +104,6 @@ async function psqlNote(file: string): Promise<string> {
     () => `(set -a; . ${file}; psql "$DATABASE_URL")`,
     () => `is not installed here; once it is, it finds its connection strings in ${file}`,
   )
-}
-
-/** A superuser's connection string, with the database of another one. */
-function withDatabaseOf(url: string, root: string): string {
-  return Object.assign(new URL(root), { pathname: new URL(url).pathname }).href
 }
 
 async function runFile(connectionString: string, name: string): Promise<void> {

@@ -60,13 +60,14 @@ function reload(database: Database, log: Logger): Service {
   }
 }
 
-function serve({ databaseUrl, authDatabaseUrl, jwtSecrets }: Database): ChildProcess {
+function serve({ databaseUrl, authDatabaseUrl, workerDatabaseUrl, jwtSecrets }: Database): ChildProcess {
   return spawn(process.execPath, [join(project, 'server/main.js'), 'start'], {
     stdio: 'inherit',
     env: environmentWith({
       ROOT_DATABASE_URL: undefined,
       DATABASE_URL: databaseUrl,
       AUTH_DATABASE_URL: authDatabaseUrl,
+      WORKER_DATABASE_URL: workerDatabaseUrl,
       JWT_SECRET: jwtSecrets.join(','),
     }),
   })

@@ -46,6 +46,7 @@ async function exclusively(
   const client = new pg.Client({ connectionString })
   await client.connect()
   try {
+    await assertWorker(client)
     await lock(client)
     await dropUnfinishedIndexes(client)
     await runMigrations({ connectionString, logger: new WorkerLogger(graphileLogFactory(log)) })
@@ -56,6 +57,12 @@ async function exclusively(
     clearAllPools()
     await client.end()
   }
+}
+
+/** The rules grant to this role, which belongs to the cluster: only setup can create it. */
+async function assertWorker(client: pg.Client): Promise<void> {
+  const { rowCount } = await client.query(`select from pg_roles where rolname = 'assent_worker'`)
+  if (!rowCount) throw new StartError('The role of the worker does not exist yet: run npm run setup, and then this again.')
 }
 
 /**
@@ -90,7 +97,10 @@ async function ruleFiles(): Promise<string[]> {
  * them. After a migration every file counts as different, because it may have taken away what an unchanged file had made.
  */
 async function applyRules(settings: Settings, client: pg.Client, log: Logger, current = ''): Promise<void> {
-  const { rows: migrations } = await client.query('select filename, hash from graphile_migrate.migrations order by filename')
+  const { rows: migrations } = await client.query(`
+    select filename, hash from graphile_migrate.migrations
+    union all select 'graphile-worker', max(id)::text from graphile_worker.migrations
+    order by filename`)
   const { rows: applied } = await client.query<{ file: string; hash: string }>('select file, hash from app_private.applied_rules')
   const known = new Map(applied.map(({ file, hash }) => [file, hash]))
   const files = await Promise.all(

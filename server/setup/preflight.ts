@@ -26,13 +26,14 @@ export async function assertServable(authDatabaseUrl: string): Promise<void> {
   })
 }
 
-/** Refuses to do the jobs of a schema that is another, or as somebody whom its rules do not bind. */
-export async function assertWorkable(databaseUrl: string): Promise<void> {
-  await examine(databaseUrl, async (client) => {
-    // The owner is no fault here: the worker has no login of its own yet.
-    const fault = await faultOf(client, unbound)
+/** Refuses to do the jobs of a schema that is another, or as somebody who could get past its rules or change them. */
+export async function assertWorkable(workerDatabaseUrl: string): Promise<void> {
+  await examine(workerDatabaseUrl, async (client) => {
+    const fault = await faultOf(client, [...unbound, owner])
     if (fault) {
-      throw new StartError(`DATABASE_URL logs in as ${fault}: name the owner of the database there, which npm run setup creates.`)
+      throw new StartError(
+        `WORKER_DATABASE_URL logs in as ${fault}: name the login of the worker there, which npm run setup creates.`,
+      )
     }
     await assertSchema(client)
   })
@@ -45,7 +46,10 @@ export async function assertMigrated(databaseUrl: string): Promise<void> {
 
 async function assertSchema(client: pg.Client): Promise<void> {
   const { rows } = await client.query(`
-    select to_regnamespace('app_hidden') is not null as exists, to_regprocedure('app_hidden.schema_version()') is not null as tells`)
+    select to_regnamespace('app_hidden') is not null as exists, exists (
+      select from pg_proc f
+      where f.pronamespace = to_regnamespace('app_hidden') and f.proname = 'schema_version'
+        and has_schema_privilege(f.pronamespace, 'usage') and has_function_privilege(f.oid, 'execute')) as tells`)
   if (!rows[0].exists) throw new StartError('The database has no schema yet: run npm run migrate.')
   if (!rows[0].tells) throw new StartError('The schema is older than this server: run npm run migrate.')
 

@@ -4,11 +4,12 @@ import { join } from 'node:path'
 import pg from 'pg'
 import { loginOf, StartError } from '../config.ts'
 
-/** Whom to set up, as connection strings: a superuser's, the owner's, the API's and, if somebody is to read as one, an auditor's. */
+/** Whom to set up, as connection strings: a superuser's, the owner's, the API's, the worker's and, if there is to be one, an auditor's. */
 export type Logins = {
   rootDatabaseUrl: string
   databaseUrl: string
   authDatabaseUrl: string
+  workerDatabaseUrl: string
   auditorDatabaseUrl?: string
 }
 
@@ -22,9 +23,15 @@ export async function setup(logins: Logins): Promise<void> {
     await root.query('select pg_advisory_lock(7277537)')
     await createRoles(root, logins)
     await createDatabase(root, logins)
+    await restrict(logins)
   } finally {
     await root.end()
   }
+}
+
+/** A superuser's connection string, with the database of another one. */
+export function asRootOf(databaseUrl: string, rootDatabaseUrl: string): string {
+  return Object.assign(new URL(rootDatabaseUrl), { pathname: new URL(databaseUrl).pathname }).href
 }
 
 async function assertVersion(root: pg.Client): Promise<void> {
@@ -34,15 +41,20 @@ async function assertVersion(root: pg.Client): Promise<void> {
   if (!rows[0].fit) throw new StartError(`PostgreSQL 15 or newer is needed; this one is ${rows[0].version}.`)
 }
 
-async function createRoles(root: pg.Client, { databaseUrl, authDatabaseUrl, auditorDatabaseUrl }: Logins): Promise<void> {
+async function createRoles(
+  root: pg.Client,
+  { databaseUrl, authDatabaseUrl, workerDatabaseUrl, auditorDatabaseUrl }: Logins,
+): Promise<void> {
   const owner = loginOf(databaseUrl)
   const authenticator = loginOf(authDatabaseUrl)
+  const worker = loginOf(workerDatabaseUrl)
   await root.query(
     `select set_config('assent.owner', $1, false), set_config('assent.owner_password', $2, false),
-            set_config('assent.authenticator', $3, false), set_config('assent.authenticator_password', $4, false)`,
-    [owner.user, scramVerifier(owner.password), authenticator.user, scramVerifier(authenticator.password)],
+            set_config('assent.authenticator', $3, false), set_config('assent.authenticator_password', $4, false),
+            set_config('assent.worker', $5, false), set_config('assent.worker_password', $6, false)`,
+    [owner, authenticator, worker].flatMap(({ user, password }) => [user, scramVerifier(password)]),
   )
-  await root.query(await readFile(join(import.meta.dirname, '../../db/roles.sql'), 'utf8'))
+  await root.query(await sql('roles.sql'))
   if (auditorDatabaseUrl) {
     const { user, password } = loginOf(auditorDatabaseUrl)
     await root.query(`alter role ${pg.escapeIdentifier(user)} login password ${pg.escapeLiteral(scramVerifier(password))}`)
@@ -57,7 +69,25 @@ async function createDatabase(root: pg.Client, { databaseUrl, authDatabaseUrl }:
   if (!rowCount) await root.query(`create database ${name} owner ${owner} template template0 encoding 'UTF8'`)
   await root.query(`alter database ${name} owner to ${owner}`)
   await root.query(`revoke all on database ${name} from public`)
-  await root.query(`grant connect on database ${name} to ${pg.escapeIdentifier(loginOf(authDatabaseUrl).user)}, assent_auditor`)
+  const authenticator = pg.escapeIdentifier(loginOf(authDatabaseUrl).user)
+  await root.query(`grant connect on database ${name} to ${authenticator}, assent_worker, assent_auditor`)
+  // What PostgreSQL lets everybody do in the databases that come with it: a login of ours has no business there.
+  await root.query('revoke connect, temporary on database postgres, template1 from public')
+}
+
+/** Takes from everybody what PostgreSQL allows them in a new database. */
+async function restrict({ rootDatabaseUrl, databaseUrl }: Logins): Promise<void> {
+  const root = new pg.Client({ connectionString: asRootOf(databaseUrl, rootDatabaseUrl) })
+  await root.connect()
+  try {
+    await root.query(await sql('restrictions.sql'))
+  } finally {
+    await root.end()
+  }
+}
+
+function sql(file: string): Promise<string> {
+  return readFile(join(import.meta.dirname, '../../db', file), 'utf8')
 }
 
 /**

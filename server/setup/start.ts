@@ -16,7 +16,7 @@ export async function start(config: Config, log: Logger, signal: AbortSignal): P
     async () => (database = await openDatabase(config)),
     () => prepareDatabase(database, log, migrate),
     async () => {
-      await assertWorkable(database.databaseUrl)
+      await assertWorkable(database.workerDatabaseUrl)
       return startWorker({ ...config, ...database }, log)
     },
     async () => {

@@ -82,7 +82,7 @@ async function plantNotification(): Promise<void> {
 }
 
 const config = () =>
-  parseConfig({ DATABASE_URL: api.db.urls.owner, SMTP_URL: mailbox.url, MAIL_FROM: 'assent@example.com' }, 'worker')
+  parseConfig({ WORKER_DATABASE_URL: api.db.urls.worker, SMTP_URL: mailbox.url, MAIL_FROM: 'assent@example.com' }, 'worker')
 const taskList = (mailer: Mailer) => ({
   ...promptTasks,
   ...mailTasks(mailer),

@@ -10,9 +10,15 @@ type Row = Record<string, any>
 
 /** A clone of the migrated template, for one test file, with the demo people and a session for each. */
 export interface TestDatabase {
-  readonly urls: { readonly root: string; readonly owner: string; readonly auth: string; readonly auditor: string }
+  readonly urls: {
+    readonly root: string
+    readonly owner: string
+    readonly auth: string
+    readonly worker: string
+    readonly auditor: string
+  }
   readonly people: Record<Name, Person>
-  /** A connection of its own as the superuser, the owner or the auditor, closed with the database. */
+  /** A connection of its own as one of the logins, closed with the database. */
   connect(as: keyof TestDatabase['urls']): Promise<pg.Client>
   /** Runs one statement in a committed transaction of its own as somebody: for tests with several callers at once. */
   commit(name: Name, text: string, values?: unknown[]): Promise<Row[]>
@@ -70,14 +76,15 @@ export async function cloneDatabase(template: Template = 'quick'): Promise<TestD
   const admin = await connectRoot()
   await createDatabase(admin, name, template)
   await admin.query(
-    `revoke all on database ${name} from public; grant connect on database ${name} to assent_authenticator, assent_auditor`,
+    `revoke all on database ${name} from public; grant connect on database ${name} to assent_authenticator, assent_worker, assent_auditor`,
   )
 
-  const { ROOT_DATABASE_URL, DATABASE_URL, AUTH_DATABASE_URL, AUDITOR_DATABASE_URL } = secrets()
+  const { ROOT_DATABASE_URL, DATABASE_URL, AUTH_DATABASE_URL, WORKER_DATABASE_URL, AUDITOR_DATABASE_URL } = secrets()
   const urls = {
     root: to(ROOT_DATABASE_URL!, name),
     owner: to(DATABASE_URL!, name),
     auth: to(AUTH_DATABASE_URL!, name),
+    worker: to(WORKER_DATABASE_URL!, name),
     auditor: to(AUDITOR_DATABASE_URL!, name),
   }
   const clients: pg.Client[] = []

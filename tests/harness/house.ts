@@ -21,7 +21,7 @@ export interface House {
 
 export async function openHouse({ withWorker = true } = {}): Promise<House> {
   const [api, mailbox] = await Promise.all([startApi({ TRUST_PROXY: '1' }), startSmtp()])
-  const env = { DATABASE_URL: api.db.urls.owner, SMTP_URL: mailbox.url, MAIL_FROM: 'assent@example.com' }
+  const env = { WORKER_DATABASE_URL: api.db.urls.worker, SMTP_URL: mailbox.url, MAIL_FROM: 'assent@example.com' }
   const workers: Service[] = []
   const work = async (times = TIMES) => {
     const worker = await startWorker(parseConfig(env, 'worker'), pino({ level: 'silent' }), times)

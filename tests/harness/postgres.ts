@@ -34,11 +34,12 @@ export async function startCluster(major: 15 | 18): Promise<Cluster> {
   const dataDir = await mkdtemp(join(tmpdir(), `assent-test-${major}-`))
   const settings = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '200' }
   const { secrets, stop } = await startEmbedded({ dataDir, major, settings })
-  const { ROOT_DATABASE_URL, DATABASE_URL, AUTH_DATABASE_URL, AUDITOR_DATABASE_URL } = secrets
+  const { ROOT_DATABASE_URL, DATABASE_URL, AUTH_DATABASE_URL, WORKER_DATABASE_URL, AUDITOR_DATABASE_URL } = secrets
   await setup({
     rootDatabaseUrl: ROOT_DATABASE_URL,
     databaseUrl: DATABASE_URL,
     authDatabaseUrl: AUTH_DATABASE_URL,
+    workerDatabaseUrl: WORKER_DATABASE_URL,
     auditorDatabaseUrl: AUDITOR_DATABASE_URL,
   })
   await applyCurrent({ databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL }, pino({ level: 'warn' }))

@@ -3,6 +3,7 @@ import { parseConfig, type Command } from '../../server/config.ts'
 const secret = 's'.repeat(32)
 const owner = 'postgres://owner:pw@db:5432/assent'
 const api = 'postgres://api:pw@db:5432/assent'
+const worker = 'postgres://worker:pw@db:5432/assent'
 const root = 'postgres://postgres:pw@db:5432/postgres'
 
 /** The names that a refusal names, in its order. */
@@ -43,6 +44,7 @@ test('every variable is read', () => {
       ROOT_DATABASE_URL: root,
       DATABASE_URL: owner,
       AUTH_DATABASE_URL: api,
+      WORKER_DATABASE_URL: worker,
       REPLICA_DATABASE_URL: `${api}1, ${api}2`,
       JWT_SECRET: `${secret}1,${secret}2`,
       SMTP_URL: 'smtps://mail.example.com',
@@ -64,6 +66,7 @@ test('every variable is read', () => {
     rootDatabaseUrl: root,
     databaseUrl: owner,
     authDatabaseUrl: api,
+    workerDatabaseUrl: worker,
     replicaDatabaseUrls: [`${api}1`, `${api}2`],
     jwtSecrets: [`${secret}1`, `${secret}2`],
     smtpUrl: 'smtps://mail.example.com',
@@ -84,18 +87,18 @@ test('an empty variable counts as unset', () => {
 })
 
 test.each<[Command, Record<string, string>, string[]]>([
-  ['setup', {}, ['ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL']],
+  ['setup', {}, ['ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL', 'WORKER_DATABASE_URL']],
   ['migrate', {}, ['DATABASE_URL']],
   ['server', {}, ['AUTH_DATABASE_URL', 'JWT_SECRET']],
-  ['worker', {}, ['DATABASE_URL']],
+  ['worker', {}, ['WORKER_DATABASE_URL']],
   ['create-admin', {}, ['DATABASE_URL']],
   ['preview-mails', {}, []],
-  ['worker', { DATABASE_URL: owner, SMTP_URL: 'smtp://mail' }, ['MAIL_FROM']],
-  ['start', { DATABASE_URL: owner }, ['AUTH_DATABASE_URL', 'JWT_SECRET']],
-  ['start', { AUTH_DATABASE_URL: api, JWT_SECRET: secret }, ['DATABASE_URL']],
-  ['start', { ROOT_DATABASE_URL: root }, ['DATABASE_URL', 'AUTH_DATABASE_URL', 'JWT_SECRET']],
+  ['worker', { WORKER_DATABASE_URL: worker, SMTP_URL: 'smtp://mail' }, ['MAIL_FROM']],
+  ['start', { DATABASE_URL: owner }, ['AUTH_DATABASE_URL', 'JWT_SECRET', 'WORKER_DATABASE_URL']],
+  ['start', { AUTH_DATABASE_URL: api, JWT_SECRET: secret }, ['DATABASE_URL', 'WORKER_DATABASE_URL']],
+  ['start', { ROOT_DATABASE_URL: root }, ['DATABASE_URL', 'AUTH_DATABASE_URL', 'JWT_SECRET', 'WORKER_DATABASE_URL']],
   ['server', { AUTH_DATABASE_URL: api, JWT_SECRET: secret }, []],
-  ['start', { DATABASE_URL: owner, AUTH_DATABASE_URL: api, JWT_SECRET: secret }, []],
+  ['start', { DATABASE_URL: owner, AUTH_DATABASE_URL: api, WORKER_DATABASE_URL: worker, JWT_SECRET: secret }, []],
 ])('%s with %j lacks %j', (command, env, missing) => {
   expect(faults(env, command)).toEqual(missing)
 })
@@ -118,7 +121,7 @@ test.each([
   ['REPLICA_DATABASE_URL', [`${api},`, 'db']],
 ])('a wrong %s is named, and its value is not repeated', (name, values) => {
   for (const value of values) {
-    const env = { DATABASE_URL: owner, AUTH_DATABASE_URL: api, JWT_SECRET: secret, [name]: value }
+    const env = { DATABASE_URL: owner, AUTH_DATABASE_URL: api, WORKER_DATABASE_URL: worker, JWT_SECRET: secret, [name]: value }
     const parse = () => parseConfig(name.startsWith('SMTP') ? { ...env, MAIL_FROM: 'a@b' } : env, 'start')
     expect(parse).toThrow(new RegExp(`^The environment is not usable:\n- ${name} must [^\n]+$`))
   }
@@ -149,9 +152,13 @@ test('one message names all that is wrong and all that is missing', () => {
     'MAIL_FROM',
     'PORT',
     'SMTP_URL',
+    'WORKER_DATABASE_URL',
   ])
 })
 
-test('the API may not log in as the owner', () => {
-  expect(faults({ DATABASE_URL: owner, AUTH_DATABASE_URL: owner, JWT_SECRET: secret })).toEqual(['AUTH_DATABASE_URL'])
+test('owner, API and worker may not share a login', () => {
+  const env = { DATABASE_URL: owner, AUTH_DATABASE_URL: api, WORKER_DATABASE_URL: worker, JWT_SECRET: secret }
+  expect(faults({ ...env, AUTH_DATABASE_URL: owner })).toEqual(['AUTH_DATABASE_URL'])
+  expect(faults({ ...env, WORKER_DATABASE_URL: owner })).toEqual(['WORKER_DATABASE_URL'])
+  expect(faults({ ...env, WORKER_DATABASE_URL: api })).toEqual(['WORKER_DATABASE_URL'])
 })

@@ -15,16 +15,26 @@ import { command } from '../harness/process.ts'
 const last = Math.max(...(await readdir('migrations/committed')).map((name) => Number.parseInt(name, 10)))
 let dataDir: string
 let postgres: Embedded
-let urls: { root: string; owner: string; api: string }
+let urls: { root: string; owner: string; api: string; worker: string }
 
 beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'assent-preflight-'))
   postgres = await startEmbedded({ dataDir, major: 15, settings: { fsync: 'off' } })
-  const { ROOT_DATABASE_URL, DATABASE_URL, AUTH_DATABASE_URL } = postgres.secrets
-  const logins = { rootDatabaseUrl: ROOT_DATABASE_URL, databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL }
+  const { ROOT_DATABASE_URL, DATABASE_URL, AUTH_DATABASE_URL, WORKER_DATABASE_URL } = postgres.secrets
+  const logins = {
+    rootDatabaseUrl: ROOT_DATABASE_URL,
+    databaseUrl: DATABASE_URL,
+    authDatabaseUrl: AUTH_DATABASE_URL,
+    workerDatabaseUrl: WORKER_DATABASE_URL,
+  }
   await setup(logins)
   await migrate(logins, pino({ level: 'warn' }))
-  urls = { root: inDatabase(ROOT_DATABASE_URL, 'assent'), owner: DATABASE_URL, api: AUTH_DATABASE_URL }
+  urls = {
+    root: inDatabase(ROOT_DATABASE_URL, 'assent'),
+    owner: DATABASE_URL,
+    api: AUTH_DATABASE_URL,
+    worker: WORKER_DATABASE_URL,
+  }
 }, 60_000)
 
 afterAll(async () => {
@@ -50,17 +60,17 @@ async function refusal(name: string, env: Record<string, string>, args: string[]
 }
 
 const server = (url: string) => refusal('server', { PORT: '0', AUTH_DATABASE_URL: url, JWT_SECRET: 's'.repeat(32) })
-const worker = (url: string) => refusal('worker', { DATABASE_URL: url })
+const worker = (url: string) => refusal('worker', { WORKER_DATABASE_URL: url })
 const createAdmin = (url: string) =>
   refusal('create-admin', { DATABASE_URL: url }, ['ada@example.com', 'Ada'], 'a rather long password')
 
 describe('who may not log in', () => {
   const instead = {
     server: 'name the login of the API there, which npm run setup creates.\n',
-    worker: 'name the owner of the database there, which npm run setup creates.\n',
+    worker: 'name the login of the worker there, which npm run setup creates.\n',
   }
 
-  test('as the API: a superuser, the owner, a role with BYPASSRLS, and whoever may become one of them', async () => {
+  test('as the API or the worker: a superuser, the owner, a role with BYPASSRLS, and whoever may become one of them', async () => {
     await query(
       urls.root,
       `create role unbound login bypassrls password 'pw'; grant connect on database assent to unbound;
@@ -74,8 +84,12 @@ describe('who may not log in', () => {
     expect(await server(as('climber'))).toBe(
       `AUTH_DATABASE_URL logs in as climber, who may become assent_owner, ${owns}: ${instead.server}`,
     )
-    expect(await worker(urls.root)).toBe(`DATABASE_URL logs in as postgres, a superuser: ${instead.worker}`)
-    expect(await worker(as('unbound'))).toBe(`DATABASE_URL logs in as unbound, a role with BYPASSRLS: ${instead.worker}`)
+    expect(await worker(urls.root)).toBe(`WORKER_DATABASE_URL logs in as postgres, a superuser: ${instead.worker}`)
+    expect(await worker(as('unbound'))).toBe(`WORKER_DATABASE_URL logs in as unbound, a role with BYPASSRLS: ${instead.worker}`)
+    expect(await worker(urls.owner)).toBe(`WORKER_DATABASE_URL logs in as assent_owner, ${owns}: ${instead.worker}`)
+    expect(await worker(as('climber'))).toBe(
+      `WORKER_DATABASE_URL logs in as climber, who may become assent_owner, ${owns}: ${instead.worker}`,
+    )
   }, 60_000)
 
   test('nor an API whose login has been given something in the database', async () => {
@@ -93,7 +107,7 @@ describe('a schema that is another', () => {
     await query(urls.root, 'create database empty owner assent_owner')
     const none = 'The database has no schema yet: run npm run migrate.\n'
     expect(await server(inDatabase(urls.api, 'empty'))).toBe(none)
-    expect(await worker(inDatabase(urls.owner, 'empty'))).toBe(none)
+    expect(await worker(inDatabase(urls.worker, 'empty'))).toBe(none)
     expect(await createAdmin(inDatabase(urls.owner, 'empty'))).toBe(none)
   }, 60_000)
 
@@ -108,7 +122,7 @@ describe('a schema that is another', () => {
     await query(urls.root, `create database ${age} template assent owner assent_owner`)
     await query(inDatabase(urls.owner, age), change)
     expect(await server(inDatabase(urls.api, age))).toBe(said)
-    expect(await worker(inDatabase(urls.owner, age))).toBe(said)
+    expect(await worker(inDatabase(urls.worker, age))).toBe(said)
     expect(await createAdmin(inDatabase(urls.owner, age))).toBe(said)
   })
 

@@ -11,7 +11,7 @@ let postgres: Embedded
 let root: URL
 let env: Record<string, string>
 const admin = { email: 'Jane.Admin@example.com', name: "Jane O'Admin", password: 'correct horse, "battery"; staple' }
-const passwords = ['it\'s 100% "mine": ü/?#@', 'pass$word\\']
+const passwords = ['it\'s 100% "mine": ü/?#@', 'pass$word\\', 'a "worker"']
 
 beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'assent-production-'))
@@ -23,6 +23,7 @@ beforeAll(async () => {
     ROOT_DATABASE_URL: root.href,
     DATABASE_URL: login("The Owner's", passwords[0]!),
     AUTH_DATABASE_URL: login('api-2', passwords[1]!),
+    WORKER_DATABASE_URL: login('Worker 3', passwords[2]!),
     JWT_SECRET: 's'.repeat(32),
   }
 }, 60_000)
@@ -47,7 +48,8 @@ async function query(connectionString: string, text: string): Promise<Record<str
 }
 
 test('setup creates the roles and the database, and may be run again, also twice at once', async () => {
-  const setup = () => command('setup', only('ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL')).exit
+  const logins = only('ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL', 'WORKER_DATABASE_URL')
+  const setup = () => command('setup', logins).exit
   expect(await Promise.all([setup(), setup()])).toEqual([0, 0])
   expect(await setup()).toBe(0)
   expect(await query(env.DATABASE_URL!, 'select current_user as me, current_database() as db')).toEqual([
@@ -58,12 +60,16 @@ test('setup creates the roles and the database, and may be run again, also twice
     root.href,
     `
     select bool_or(rolsuper or rolbypassrls or rolcreaterole or rolcreatedb) as mighty,
-           bool_or(rolinherit) filter (where rolname = 'api-2') as inherits
-    from pg_roles where rolname in ('The Owner''s', 'api-2')`,
+           bool_or(rolinherit) filter (where rolname = 'api-2') as inherits,
+           max(rolconnlimit) filter (where rolname = 'api-2') as connections
+    from pg_roles where rolname in ('The Owner''s', 'api-2', 'Worker 3')`,
   )
-  expect(roles).toEqual({ mighty: false, inherits: false })
-  const [database] = await query(root.href, `select has_database_privilege('public', 'Approvals', 'connect') as anyone`)
-  expect(database).toEqual({ anyone: false })
+  expect(roles).toEqual({ mighty: false, inherits: false, connections: 68 })
+  const open = await query(
+    root.href,
+    `select datname from pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba))) where grantee = 0 and datallowconn`,
+  )
+  expect(open).toEqual([])
 }, 60_000)
 
 test('no password is in the log of PostgreSQL, which wrote every statement', async () => {
@@ -141,7 +147,7 @@ describe('create-admin', () => {
 
 test('server and worker run from their own variables alone, the new admin can log in, and they end with 0', async () => {
   const server = command('server', only('AUTH_DATABASE_URL', 'JWT_SECRET'))
-  const worker = command('worker', only('DATABASE_URL'))
+  const worker = command('worker', only('WORKER_DATABASE_URL'))
   await worker.until(/The worker looks for jobs/)
   const url = await server.until(/(http:\/\/127\.0\.0\.1:\d+)/)
   expect((await fetch(`${url}/readyz`)).status).toBe(200)

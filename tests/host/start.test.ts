@@ -80,12 +80,32 @@ test('its secrets are only for the owner of the files, and of no use to guess', 
     'DATABASE_URL',
     'JWT_SECRET',
     'ROOT_DATABASE_URL',
+    'WORKER_DATABASE_URL',
   ])
   const made = Object.values(values).map((value) => (URL.canParse(value) ? new URL(value).password : value))
   for (const secret of made) expect(secret).toMatch(/^[0-9a-f]{64}$/)
-  expect(new Set(made).size).toBe(5)
+  expect(new Set(made).size).toBe(6)
   for (const { output } of started) for (const secret of made) expect(output).not.toContain(secret)
 })
+
+test('a folder that knows no login for the worker gets one at the next start, and its database with it', async () => {
+  const { WORKER_DATABASE_URL: _, ...old } = await secrets()
+  await writeFile(
+    join(dataDir, 'env'),
+    Object.entries(old)
+      .map(([name, value]) => `${name}=${value}\n`)
+      .join(''),
+  )
+  const running = start()
+  await running.until(ready)
+  const { WORKER_DATABASE_URL, ...others } = await secrets()
+  expect(others).toEqual(old)
+  const client = new pg.Client(WORKER_DATABASE_URL)
+  await client.connect()
+  expect((await client.query('select session_user as login')).rows).toEqual([{ login: 'assent_worker' }])
+  await client.end()
+  expect(await running.end('SIGTERM')).toBe(0)
+}, 60_000)
 
 test('after kill -9 the next start takes the same database over, with all that was committed', async () => {
   const killed = start()

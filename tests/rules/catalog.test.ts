@@ -132,7 +132,7 @@ describe('db/index.sql', () => {
     const fresh = new pg.Client(connectionString)
     try {
       await root.query(
-        `revoke all on database ${name} from public; grant connect on database ${name} to assent_authenticator, assent_auditor`,
+        `revoke all on database ${name} from public; grant connect on database ${name} to assent_authenticator, assent_worker, assent_auditor`,
       )
       await runMigrations({ connectionString })
       await fresh.connect()
@@ -157,6 +157,7 @@ describe('db/index.sql', () => {
       'checks/dump.sql',
       'index.sql',
       'checks/lint.sql',
+      'restrictions.sql',
       'roles.sql',
       'schema.sql',
     ]

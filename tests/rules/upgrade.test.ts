@@ -30,7 +30,7 @@ beforeAll(async () => {
   await root.connect()
   await root.query(`create database ${name} owner assent_owner template template0 encoding 'UTF8'`)
   await root.query(
-    `revoke all on database ${name} from public; grant connect on database ${name} to assent_authenticator, assent_auditor`,
+    `revoke all on database ${name} from public; grant connect on database ${name} to assent_authenticator, assent_worker, assent_auditor`,
   )
   folder = await mkdtemp(join(tmpdir(), 'assent-upgrade-'))
   await migrateAsBefore()

@@ -5,7 +5,14 @@ import { join } from 'node:path'
 import { parseEnv } from 'node:util'
 import { StartError } from '../../config.ts'
 
-const variables = ['ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL', 'AUDITOR_DATABASE_URL', 'JWT_SECRET'] as const
+const variables = [
+  'ROOT_DATABASE_URL',
+  'DATABASE_URL',
+  'AUTH_DATABASE_URL',
+  'WORKER_DATABASE_URL',
+  'AUDITOR_DATABASE_URL',
+  'JWT_SECRET',
+] as const
 
 /** What DATA_DIR/env holds: where the embedded database is, as whom to log in, and the key that signs tokens. */
 export type Secrets = Record<(typeof variables)[number], string>
@@ -26,6 +33,8 @@ export async function readSecrets(root: string): Promise<Secrets> {
     await rm(draft)
   }
   const secrets = parseEnv(await readFile(file, 'utf8'))
+  // A folder of version 0.1 knows no login for the worker: setup creates it, and whoever owns the database writes it down.
+  secrets.WORKER_DATABASE_URL ||= makeSecrets().WORKER_DATABASE_URL
   const missing = variables.filter((name) => !secrets[name])
   if (missing.length) throw new StartError(`${file} lacks ${missing.join(', ')}.`)
   return secrets as Secrets
@@ -44,16 +53,18 @@ function makeSecrets(): Secrets {
     ROOT_DATABASE_URL: url('postgres', 'postgres'),
     DATABASE_URL: url('assent_owner'),
     AUTH_DATABASE_URL: url('assent_authenticator'),
+    WORKER_DATABASE_URL: url('assent_worker'),
     AUDITOR_DATABASE_URL: url('assent_auditor'),
     JWT_SECRET: secret(),
   }
 }
 
-/** The secrets with another port, in DATA_DIR too. */
+/** The secrets with the port that PostgreSQL listens on, in DATA_DIR too. */
 export async function writePort(root: string, secrets: Secrets, port: number): Promise<Secrets> {
-  if (port === portOf(secrets)) return secrets
   const moved = { ...secrets }
   for (const name of variables) if (name.endsWith('_URL')) moved[name] = withPort(secrets[name], port)
+  const known = parseEnv(await readFile(join(root, 'env'), 'utf8'))
+  if (variables.every((name) => known[name] === moved[name])) return moved
   const draft = join(root, `env.${process.pid}`)
   await writeFile(draft, format(moved), { mode: 0o600 })
   await rename(draft, join(root, 'env'))

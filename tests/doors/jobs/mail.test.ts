@@ -45,7 +45,7 @@ afterAll(async () => {
 })
 
 const config = (env: Record<string, string> = { SMTP_URL: mailbox.url }) =>
-  parseConfig({ DATABASE_URL: api.db.urls.owner, MAIL_FROM, PUBLIC_URL, DATA_DIR: dataDir, ...env }, 'worker')
+  parseConfig({ WORKER_DATABASE_URL: api.db.urls.worker, MAIL_FROM, PUBLIC_URL, DATA_DIR: dataDir, ...env }, 'worker')
 
 /** Sends what is due, as the worker does, and answers when all of it was tried. */
 async function sendBy(mailer: Mailer): Promise<void> {

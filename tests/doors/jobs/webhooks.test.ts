@@ -145,7 +145,7 @@ const runDue = () =>
   })
 const makeDue = () => root.query(`update graphile_worker._private_jobs set run_at = now()`)
 const withWorker = async (work: () => Promise<void>, env: Record<string, string> = { WEBHOOKS_TO_PRIVATE_ADDRESSES: 'true' }) => {
-  const config = parseConfig({ DATABASE_URL: api.db.urls.owner, DATA_DIR: dataDir, ...env }, 'worker')
+  const config = parseConfig({ WORKER_DATABASE_URL: api.db.urls.worker, DATA_DIR: dataDir, ...env }, 'worker')
   const worker = await startWorker(config, log)
   await work().finally(() => worker.close())
 }

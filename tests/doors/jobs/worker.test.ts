@@ -31,7 +31,7 @@ afterAll(async () => {
   await db.close()
 })
 
-const env = () => ({ DATABASE_URL: db.urls.owner, SMTP_URL: mailbox.url, MAIL_FROM: 'assent@example.com' })
+const env = () => ({ WORKER_DATABASE_URL: db.urls.worker, SMTP_URL: mailbox.url, MAIL_FROM: 'assent@example.com' })
 const start = (times = TIMES) => startWorker(parseConfig(env(), 'worker'), log, times)
 const all = async (text: string, values: unknown[] = []) => (await root.query(text, values)).rows
 
@@ -172,7 +172,7 @@ describe('a pool of workers that is dead', () => {
   let looks = 0
   let looksWhenFreed = 0
   beforeAll(() => {
-    pool = new pg.Pool({ connectionString: db.urls.owner })
+    pool = new pg.Pool({ connectionString: db.urls.worker })
     pool.on('error', () => {})
   })
   afterEach(() => Promise.all(opened.splice(0).map((presence) => presence.close())))
@@ -186,7 +186,7 @@ describe('a pool of workers that is dead', () => {
         return pool.query(text, values)
       },
     } as pg.Pool
-    const presence = await makePresence(db.urls.owner, counting, log, patience)
+    const presence = await makePresence(db.urls.worker, counting, log, patience)
     opened.push(presence)
     return presence
   }
