@@ -10,6 +10,10 @@ create role assent_auditor login inherit;
 comment on role assent_auditor is 'Reads everything that is evidence, and writes nothing. To let Jane audit: create role jane login in role assent_auditor.';
 
 create role assent_authenticator login noinherit;
+alter role assent_authenticator set idle_in_transaction_session_timeout=15s;
+alter role assent_authenticator set lock_timeout=5s;
+alter role assent_authenticator set log_min_error_statement=panic;
+alter role assent_authenticator set statement_timeout=10s;
 grant assent_admin to assent_authenticator;
 grant assent_anonymous to assent_authenticator;
 grant assent_manager to assent_authenticator;
@@ -23,14 +27,18 @@ create role assent_owner login inherit;
 create role assent_user nologin inherit;
 comment on role assent_user is 'Requests of people whose role is USER.';
 
-grant connect on database assent to assent_auditor, assent_authenticator;
+create role assent_worker login inherit;
+comment on role assent_worker is 'Jobs: mails, webhooks, and what is scheduled.';
+
+grant connect on database assent to assent_auditor, assent_authenticator, assent_worker;
 
 create schema app_hidden;
 comment on schema app_hidden is 'What policies and API functions call as the caller. It is granted to roles, but it is not part of the API.';
-grant usage on schema app_hidden to assent_admin, assent_anonymous, assent_auditor, assent_authenticator, assent_manager, assent_user;
+grant usage on schema app_hidden to assent_admin, assent_anonymous, assent_auditor, assent_authenticator, assent_manager, assent_user, assent_worker;
 
 create schema app_private;
 comment on schema app_private is 'Secrets and the owner''s own functions. No caller has access to it.';
+grant usage on schema app_private to assent_worker;
 
 create schema app_public;
 comment on schema app_public is 'The API: every table, column and function in it that is granted to a role is in the GraphQL schema.';
@@ -1856,7 +1864,7 @@ begin
 end
 $function$;
 comment on routine app_hidden.schema_version() is 'The last committed migration that was run on this database, such as 000009.sql; null if there is none. Server and worker refuse to start unless it is the one they were built with.';
-grant execute on routine app_hidden.schema_version() to assent_authenticator;
+grant execute on routine app_hidden.schema_version() to assent_authenticator, assent_worker;
 
 CREATE OR REPLACE FUNCTION app_hidden.touch_session()
  RETURNS uuid
@@ -2057,6 +2065,7 @@ comment on routine app_private.begin_mail(uuid,text) is 'For workers of migratio
 CREATE OR REPLACE FUNCTION app_private.begin_password_reset(email text, ip text)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
@@ -2084,6 +2093,7 @@ begin
 end
 $function$;
 comment on routine app_private.begin_password_reset(text,text) is 'The job of a request for a link: it counts the request and writes its audit entry, which causes the mail. There is no entry for an unknown or deactivated account, nor after 3 requests for the address or 20 from the network within 15 minutes.';
+grant execute on routine app_private.begin_password_reset(text,text) to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.caller()
  RETURNS TABLE(session_id uuid, user_id uuid, role text)
@@ -2130,6 +2140,8 @@ comment on routine app_private.changes(jsonb,jsonb) is 'The fields in which two 
 CREATE OR REPLACE FUNCTION app_private.clear_away()
  RETURNS void
  LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
   delete from app_private.sessions s where s.expires_at < now();
   delete from app_private.idempotency_keys k where k.created_at < now() - interval '24 hours';
@@ -2139,6 +2151,7 @@ AS $function$
     where j.attempts >= j.max_attempts and j.locked_at is null and j.updated_at < now() - interval '30 days'));
 $function$;
 comment on routine app_private.clear_away() is 'Deletes sessions, idempotency keys and reset links that have expired, and jobs that failed for the last time 30 days ago.';
+grant execute on routine app_private.clear_away() to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.current_ip()
  RETURNS inet
@@ -2173,6 +2186,7 @@ comment on routine app_private.delivery_done(uuid,integer) is 'For workers of mi
 CREATE OR REPLACE FUNCTION app_private.delivery_failed(delivery_id uuid, response_status integer, error text, for_good boolean)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
@@ -2198,6 +2212,7 @@ begin
 end
 $function$;
 comment on routine app_private.delivery_failed(uuid,integer,text,boolean) is 'Records that an attempt has failed; for_good: it will not be repeated. After a week without a success, and after 410 Gone (Standard Webhooks), it switches the webhook off.';
+grant execute on routine app_private.delivery_failed(uuid,integer,text,boolean) to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.delivery_lock(delivery_id uuid)
  RETURNS bigint
@@ -2211,6 +2226,7 @@ comment on routine app_private.delivery_lock(uuid) is 'For workers of migration 
 CREATE OR REPLACE FUNCTION app_private.delivery_sent(delivery_id uuid, response_status integer)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
@@ -2224,10 +2240,12 @@ begin
 end
 $function$;
 comment on routine app_private.delivery_sent(uuid,integer) is 'Records that the response was 2xx.';
+grant execute on routine app_private.delivery_sent(uuid,integer) to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.delivery_to_send(delivery_id uuid, OUT url text, OUT signing_key text, OUT body text)
  RETURNS record
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
@@ -2243,6 +2261,7 @@ begin
 end
 $function$;
 comment on routine app_private.delivery_to_send(uuid) is 'What to send, where to, and the key to sign it with. All are null if it has been delivered, or its webhook is off or deleted.';
+grant execute on routine app_private.delivery_to_send(uuid) to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.digest_document(of_user_id uuid)
  RETURNS jsonb
@@ -2282,6 +2301,7 @@ comment on routine app_private.digest_document(uuid) is 'The content of a digest
 CREATE OR REPLACE FUNCTION app_private.dispatch(audit_log_id uuid)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
@@ -2303,6 +2323,7 @@ begin
 end
 $function$;
 comment on routine app_private.dispatch(uuid) is 'The job of an action that is reported to others: it makes one notification for each recipient and one delivery for each webhook, and announces which inboxes have changed. If it is run twice, nobody is notified a second time.';
+grant execute on routine app_private.dispatch(uuid) to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.failing_jobs()
  RETURNS TABLE(id bigint, task text, attempts integer, max_attempts integer, next_try timestamp with time zone, error text, created_at timestamp with time zone)
@@ -2455,6 +2476,17 @@ AS $function$
 $function$;
 comment on routine app_private.live_session(text) is 'The session that a secret belongs to, if it is live and its person active. This is the only definition of that.';
 
+CREATE OR REPLACE FUNCTION app_private.lock_outbox(id uuid)
+ RETURNS boolean
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select pg_try_advisory_lock(app_private.outbox_lock(id))
+$function$;
+comment on routine app_private.lock_outbox(uuid) is 'Takes that lock for the session, unless another worker holds it. If the worker dies, the lock ends with its session.';
+grant execute on routine app_private.lock_outbox(uuid) to assent_worker;
+
 CREATE OR REPLACE FUNCTION app_private.log_action(action text, actor_id uuid, user_id uuid DEFAULT NULL::uuid, metadata jsonb DEFAULT '{}'::jsonb, request_id uuid DEFAULT NULL::uuid, request_creator_id uuid DEFAULT NULL::uuid)
  RETURNS void
  LANGUAGE plpgsql
@@ -2504,12 +2536,15 @@ comment on routine app_private.mail_document(app_public.notifications) is 'All d
 CREATE OR REPLACE FUNCTION app_private.mail_failed(notification_id uuid, error text, for_good boolean)
  RETURNS void
  LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
   update app_public.notifications n
   set mail_error = left(error, 1000), mail_state = case when for_good then 'FAILED' else n.mail_state end
   where n.id = notification_id and n.mail_state = 'QUEUED'
 $function$;
 comment on routine app_private.mail_failed(uuid,text,boolean) is 'Records that an attempt has failed. for_good: it will not be repeated, because the server has refused the mail with a 5xx (RFC 5321, 4.2.1) or this was the last attempt.';
+grant execute on routine app_private.mail_failed(uuid,text,boolean) to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.mail_lock(notification_id uuid)
  RETURNS bigint
@@ -2523,6 +2558,8 @@ comment on routine app_private.mail_lock(uuid) is 'For workers of migration 0000
 CREATE OR REPLACE FUNCTION app_private.mail_sent(notification_id uuid, news uuid[])
  RETURNS void
  LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
   update app_public.notifications n
   set mail_state = 'SENT', mailed_at = clock_timestamp(), mail_error = null,
@@ -2530,6 +2567,7 @@ AS $function$
   where (n.id = notification_id and n.mail_state = 'QUEUED') or (n.id = any (news) and n.mail_state = 'DIGEST')
 $function$;
 comment on routine app_private.mail_sent(uuid,uuid[]) is 'Records that the SMTP server has accepted a mail and, if it is a digest, the notifications (news) that it included.';
+grant execute on routine app_private.mail_sent(uuid,uuid[]) to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.mail_state_for(user_id uuid, kind text)
  RETURNS text
@@ -2550,6 +2588,7 @@ comment on routine app_private.mail_state_for(uuid,text) is 'The mail_state of a
 CREATE OR REPLACE FUNCTION app_private.mail_to_send(notification_id uuid, domain text)
  RETURNS jsonb
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
@@ -2579,10 +2618,12 @@ begin
 end
 $function$;
 comment on routine app_private.mail_to_send(uuid,text) is 'What to mail; null if it has been mailed already, or has become pointless. The domain is that of the sender, for the Message-ID.';
+grant execute on routine app_private.mail_to_send(uuid,text) to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.make_digests(for_day date)
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
@@ -2600,6 +2641,7 @@ begin
 end
 $function$;
 comment on routine app_private.make_digests(date) is 'Queues a digest for everybody who has something to decide, or notifications that they want in digests: one for each day and person.';
+grant execute on routine app_private.make_digests(date) to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.notify(audit_log_id uuid)
  RETURNS void
@@ -2648,7 +2690,7 @@ CREATE OR REPLACE FUNCTION app_private.outbox_lock(id uuid)
 AS $function$
   select hashtextextended('outbox ' || id, 0)
 $function$;
-comment on routine app_private.outbox_lock(uuid) is 'The advisory lock that a worker''s session holds while it sends a mail or a delivery. The worker takes and releases it; if the worker dies, the lock ends with its session.';
+comment on routine app_private.outbox_lock(uuid) is 'The advisory lock that a worker''s session holds while it sends a mail or a delivery.';
 
 CREATE OR REPLACE FUNCTION app_private.parties(r app_public.requests, person_id uuid, permissions text[])
  RETURNS text[]
@@ -2839,6 +2881,7 @@ comment on routine app_private.register_user(text,text,text,text) is 'Adds a per
 CREATE OR REPLACE FUNCTION app_private.remind()
  RETURNS void
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
@@ -2870,6 +2913,7 @@ begin
 end
 $function$;
 comment on routine app_private.remind() is 'Reminds those who can decide a request when it has waited for 2 days since it was submitted or last assigned, and again every 2 days. Nobody is reminded twice for the same 2 days; if it runs late, it reminds only for the latest.';
+grant execute on routine app_private.remind() to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.reminder_interval()
  RETURNS interval
@@ -3206,6 +3250,17 @@ begin
 end
 $function$;
 comment on routine app_private.type_faults(jsonb,regclass) is 'The changes that do not have the type of their column, as faults. PostgreSQL itself would accept a number as text.';
+
+CREATE OR REPLACE FUNCTION app_private.unlock_outbox(id uuid)
+ RETURNS boolean
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select pg_advisory_unlock(app_private.outbox_lock(id))
+$function$;
+comment on routine app_private.unlock_outbox(uuid) is 'Releases that lock.';
+grant execute on routine app_private.unlock_outbox(uuid) to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.uuid_v7()
  RETURNS uuid
