@@ -32,6 +32,8 @@ alter table app_private.notification_preferences
 alter table app_private.notification_preferences
   add constraint notification_preferences_delivery_fkey foreign key (delivery) references app_public.mail_deliveries
     on update cascade on delete restrict not valid;
+-- The table is small.
+-- squawk-ignore constraint-missing-not-valid
 alter table app_private.notification_preferences validate constraint notification_preferences_delivery_fkey;
 create index if not exists notification_preferences_delivery_idx on app_private.notification_preferences (delivery);
 comment on constraint notification_preferences_delivery_fkey on app_private.notification_preferences is

@@ -244,6 +244,29 @@ $$;
 comment on function app_public.requests_available_actions(app_public.requests) is 'What you may do with the request now.';
 grant execute on function app_public.requests_available_actions(app_public.requests) to assent_user, assent_manager, assent_admin;
 
+create or replace function app_public.requests_waits_for(r app_public.requests)
+  returns app_public.users[]
+  language plpgsql
+  stable
+  security definer -- so that callers of every role share one plan
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  -- The request is read again, because a caller can make up a row.
+  return array(
+    select p
+    from app_hidden.request_deciders d
+    join app_public.users p on p.id = d.user_id
+    where (d.request).id = r.id and app_private.is_visible(r.id)
+    order by p.name, p.id
+    limit 100
+  );
+end
+$$;
+comment on function app_public.requests_waits_for(app_public.requests) is
+  'Who can decide the request now, by name, up to 100 people; nobody unless it is SUBMITTED.';
+grant execute on function app_public.requests_waits_for(app_public.requests) to assent_user, assent_manager, assent_admin;
+
 create or replace function app_public.users_email(u app_public.users)
   returns text
   language sql

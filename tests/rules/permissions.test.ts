@@ -104,6 +104,7 @@ const executors: Record<string, Role[]> = {
   'app_public.get_current_user()': callers,
   'app_public.requests_awaiting_my_decision()': people3,
   'app_public.requests_available_actions(app_public.requests)': people3,
+  'app_public.requests_waits_for(app_public.requests)': people3,
   'app_public.users_email(app_public.users)': callers,
   'app_public.users_permissions(app_public.users)': callers,
   'app_hidden.authenticate(text)': ['assent_authenticator'],

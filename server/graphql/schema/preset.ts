@@ -4,6 +4,7 @@ import { PgSimplifyInflectionPreset } from '@graphile/simplify-inflection'
 import { PostGraphileAmberPreset } from 'postgraphile/presets/amber'
 import { PostGraphileConnectionFilterPreset } from 'postgraphile-plugin-connection-filter'
 import { ListsPreset } from './connections.ts'
+import { CsrfTokenPlugin } from './csrf.ts'
 import { DescriptionsPlugin } from './descriptions.ts'
 import { NamesPlugin } from './names.ts'
 import { PasswordMutationsPlugin } from './passwords.ts'
@@ -19,7 +20,15 @@ export const preset: GraphileConfig.Preset = {
     PgAggregatesPreset,
     ListsPreset,
   ],
-  plugins: [NamesPlugin, TypesPlugin, NonNullPlugin, DescriptionsPlugin, PasswordMutationsPlugin, SubscriptionsPlugin],
+  plugins: [
+    NamesPlugin,
+    TypesPlugin,
+    NonNullPlugin,
+    DescriptionsPlugin,
+    CsrfTokenPlugin,
+    PasswordMutationsPlugin,
+    SubscriptionsPlugin,
+  ],
   disablePlugins: [
     // It makes opaque node ids, but a row's id is its UUID.
     'NodePlugin',

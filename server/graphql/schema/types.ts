@@ -8,7 +8,7 @@ import { changeNullability } from 'postgraphile/utils'
 export const NonNullPlugin = changeNullability({
   CreateWebhookInput: { events: '[!]!' },
   RejectRequestInput: { comment: '!' },
-  Request: { availableActions: '[!]!', creator: '!' },
+  Request: { availableActions: '[!]!', creator: '!', waitsFor: '[!]!' },
   UndeliveredMail: { recipient: '!' },
   UpdateWebhookInput: { events: '[!]' },
   User: { permissions: '[!]!' },

@@ -288,6 +288,27 @@ describe('one life of a request', () => {
     expect(assignRequest.request).toMatchObject({ availableActions: [], assignedTo: { id: api.db.people.manager2.id } })
   })
 
+  test('waitsFor names whoever can decide a request now, to whoever sees it', async () => {
+    const namesOf = async (id: string, who: 'user' | 'manager' | 'admin') => {
+      const { request } = await api.data('query ($id: UUID!) { request(id: $id) { waitsFor { name } } }', { id }, who)
+      return request.waitsFor.map(({ name }: { name: string }) => name)
+    }
+    const all = ['Ada Admin', 'Max Manager', 'Mia Manager']
+    expect(await namesOf(await newRequest(api), 'user')).toEqual([])
+    const id = await newRequest(api, { submit: true })
+    for (const who of ['user', 'manager', 'admin'] as const) expect(await namesOf(id, who)).toEqual(all)
+    expect(await namesOf(await newRequest(api, { by: 'manager', submit: true }), 'manager')).toEqual(['Ada Admin', 'Max Manager'])
+
+    const leaver = await api.person('MANAGER')
+    await api.data(mutation('assignRequest'), { input: { requestId: id, assignedToId: leaver.id } }, 'manager')
+    expect(await namesOf(id, 'user')).toEqual(['Ada Admin', expect.any(String)])
+    await owner.query('update app_public.users set is_deleted = true where id = $1', [leaver.id])
+    expect(await namesOf(id, 'user')).toEqual(all) // An assignee who has left counts as none.
+
+    await api.data(mutation('approveRequest'), { input: { requestId: id } }, 'admin')
+    expect(await namesOf(id, 'user')).toEqual([])
+  })
+
   test('a deleted draft is returned once, as deleted, and is then gone', async () => {
     const requestId = await newRequest(api)
     const { deleteRequest } = await api.data(mutation('deleteRequest', CHANGED), { input: { requestId } }, 'user')

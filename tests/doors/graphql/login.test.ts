@@ -239,3 +239,33 @@ describe('the trail', () => {
     expect(direct.status).toBe(200)
   })
 })
+
+describe('csrfToken', () => {
+  const ASK = '{ csrfToken currentUser { email } }'
+  const logIn = async () => {
+    const answer = await api.rest('POST', '/auth/session/', { email: 'user2@assent.test', password: PASSWORD })
+    return { cookie: answer.headers['set-cookie']![0]!.split(';')[0]!, token: answer.body.csrf_token as string }
+  }
+
+  test('is that of the session which the cookie names, and lets its changes through', async () => {
+    const { cookie, token } = await logIn()
+    const { body } = await api.graphql(ASK, {}, undefined, { cookie })
+    expect(body).toEqual({ data: { csrfToken: token, currentUser: { email: 'user2@assent.test' } } })
+    const create = mutation('createRequest', 'clientMutationId')
+    const input = { title: 'By a page' }
+    const refused = await api.graphql(create, { input }, undefined, { cookie })
+    expect(codeOf(refused)).toBe('FORBIDDEN')
+    expect(codeOf(await api.graphql(create, { input }, undefined, { cookie, 'x-csrf-token': body.data.csrfToken }))).toBe('done')
+  })
+
+  test('is null without a cookie whose session is live', async () => {
+    const { cookie, token } = await logIn()
+    await api.rest('DELETE', '/auth/session/', undefined, undefined, { cookie, 'x-csrf-token': token })
+    for (const headers of [{}, { cookie }, { cookie: 'assent_session=x' }]) {
+      const { body } = await api.graphql(ASK, {}, undefined, headers)
+      expect(body).toEqual({ data: { csrfToken: null, currentUser: null } })
+    }
+    const { body } = await api.graphql(ASK, {}, 'user', { cookie: (await logIn()).cookie })
+    expect(body).toEqual({ data: { csrfToken: null, currentUser: { email: 'user@assent.test' } } })
+  })
+})

@@ -24,7 +24,7 @@ const lists = {
   inbox: '{ requestsAwaitingMyDecision { nodes { id title } } }',
   'audit logs': '{ auditLogs { nodes { id action timestamp } } }',
   'audit logs by actor': '{ auditLogs(condition: { actorId: "$ID" }) { nodes { id action } } }',
-  'audit logs by action': '{ auditLogs(condition: { action: "APPROVE" }) { nodes { id action } } }',
+  'audit logs by action': '{ auditLogs(condition: { action: APPROVE }) { nodes { id action } } }',
   'audit logs by request': '{ auditLogs(condition: { requestId: "$ID" }) { nodes { id action } } }',
   users: '{ users { nodes { id name } } }',
 }

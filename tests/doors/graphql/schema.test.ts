@@ -73,7 +73,7 @@ test('names no secret, and returns none but the tokens of a login', () => {
     .filter((type) => isObjectType(type) && type !== schema.getMutationType())
     .flatMap(inside)
   const secretive = outputs.filter(({ name }) => /password|token/i.test(name)).map(({ path }) => path)
-  expect(secretive).toEqual(['LoginPayload.accessToken', 'LoginPayload.refreshToken'])
+  expect(secretive).toEqual(['LoginPayload.accessToken', 'LoginPayload.refreshToken', 'Query.csrfToken'])
 })
 
 test('describes everything that comes from the database', () => {
