@@ -3695,6 +3695,27 @@ comment on routine app_public.requests_awaiting_my_decision() is '@behavior +fil
 All requests that you can decide now, oldest first.';
 grant execute on routine app_public.requests_awaiting_my_decision() to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_public.requests_waits_for(r app_public.requests)
+ RETURNS app_public.users[]
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  -- The request is read again, because a caller can make up a row.
+  return array(
+    select p
+    from app_hidden.request_deciders d
+    join app_public.users p on p.id = d.user_id
+    where (d.request).id = r.id and app_private.is_visible(r.id)
+    order by p.name, p.id
+    limit 100
+  );
+end
+$function$;
+comment on routine app_public.requests_waits_for(app_public.requests) is 'Who can decide the request now, by name, up to 100 people; nobody unless it is SUBMITTED.';
+grant execute on routine app_public.requests_waits_for(app_public.requests) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_public.resend_mail(notification_id uuid)
  RETURNS void
  LANGUAGE plpgsql
