@@ -103,7 +103,7 @@ export function makeNews({ live, db, explain }: NewsServices, caller: Identity, 
       const rows = await ask<{ count: number }>(
         'inbox_count',
         `select count(*)::integer as count
-         from (select from app_public.requests_awaiting_my_decision() limit ${MOST_COUNTED}) waiting`,
+         from (select from app_public.requests_awaiting_my_decision() limit ${MOST_COUNTED + 1}) waiting`,
       )
       return [rows[0]!.count]
     })

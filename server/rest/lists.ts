@@ -160,7 +160,7 @@ export function makeReadPage(list: List): ReadPage {
     ]
     if (parameters.get('count')) {
       const counted = prepared(
-        `select count(*)::integer from (select from ${list.from} where ${matching} limit ${MOST_COUNTED}) c`,
+        `select count(*)::integer from (select from ${list.from} where ${matching} limit ${MOST_COUNTED + 1}) c`,
       )
       const [row] = await ask<{ count: number }>({ ...counted, values: filterValues })
       members.push(`"count":${row!.count}`)

@@ -124,7 +124,10 @@ const page = (name: string): Schema => ({
     results: { type: 'array', items: ref(name) },
     next: orNull({ ...STRING, format: 'uri', description: 'The next page.' }),
     previous: orNull({ ...STRING, format: 'uri', description: 'The page before.' }),
-    count: { type: 'integer', description: `Of all pages, as far as ${MOST_COUNTED.toLocaleString('en')}; only if asked for.` },
+    count: {
+      type: 'integer',
+      description: `Of all pages: exact up to ${MOST_COUNTED.toLocaleString('en')}, and ${MOST_COUNTED + 1} means more; only if asked for.`,
+    },
   },
   required: ['results', 'next', 'previous'],
   additionalProperties: false,

@@ -1,11 +1,11 @@
 import 'graphile-config'
-import { lambda, type ConnectionStep, type Step } from 'postgraphile/grafast'
+import { constant, lambda, type ConnectionStep, type Step } from 'postgraphile/grafast'
 import type { GraphQLEnumType } from 'postgraphile/graphql'
-import { TYPES, type PgResource, type PgSelectQueryBuilder, type PgSelectStep } from 'postgraphile/@dataplan/pg'
+import { TYPES, type PgExecutor, type PgResource, type PgSelectQueryBuilder, type PgSelectStep } from 'postgraphile/@dataplan/pg'
 import { sql } from 'postgraphile/pg-sql2'
 import { addPgTableOrderBy, orderByAscDesc, wrapPlans } from 'postgraphile/utils'
 import { ClientError } from '../../errors.ts'
-import { MAX_PAGE_SIZE, PAGE_SIZE } from '../../http/pages.ts'
+import { MAX_PAGE_SIZE, MOST_COUNTED, PAGE_SIZE } from '../../http/pages.ts'
 
 type PageArguments = readonly [first?: number | null, last?: number | null, before?: string | null, after?: string | null]
 
@@ -106,6 +106,62 @@ const ListPlansPlugin = wrapPlans(
     },
 )
 
+/** The resource, of which a query gives the number of its rows, for each identifier that they were asked for by. */
+function makeCounted(resource: PgResource): PgResource {
+  const { executor } = resource
+  const counting =
+    (execute: PgExecutor['executeWithCache']) =>
+    (...[values, { text, name, identifierIndex, ...options }]: Parameters<PgExecutor['executeWithCache']>) => {
+      const rows = `from (${text.replace(/;$/, '')}) as counted`
+      const isGrouped = identifierIndex != null
+      return execute.call(executor, values, {
+        ...options,
+        text: isGrouped ? `select count(*)::text, "${identifierIndex}" ${rows} group by 2` : `select count(*)::text ${rows}`,
+        name: name && `count ${name}`,
+        ...(isGrouped && { identifierIndex: 1 }),
+      })
+    }
+  const counter = Object.assign(Object.create(executor) as PgExecutor, {
+    executeWithCache: counting(executor.executeWithCache),
+    executeWithoutCache: counting(executor.executeWithoutCache),
+  })
+  return Object.create(resource, { executor: { value: counter } }) as PgResource
+}
+
+const counted = new WeakMap<PgResource, PgResource>()
+
+/** Rows are counted as far as it is cheap. PostGraphile's own plan would count them all. */
+const TotalCountPlugin = wrapPlans(
+  ({ scope }) => (scope.isPgConnectionTotalCountField ? scope : null),
+  () => (_plan, $parent) => {
+    const $connection = $parent as ConnectionStep<never, never, never, never>
+    const $rows = $connection.cloneSubplanWithoutPagination('aggregate') as unknown as PgSelectStep // Without an order.
+    const { resource } = $rows
+    if (!counted.has(resource)) counted.set(resource, makeCounted(resource))
+    Object.assign($rows, { resource: counted.get(resource) })
+    $rows.setInliningForbidden()
+    $rows.setFirst(constant(MOST_COUNTED + 1))
+    const $count = $rows.singleAsRecord().select(sql`1`, TYPES.int, false)
+    return lambda($count, (count) => count ?? 0, true) // A parent without rows is not among those that are grouped.
+  },
+)
+
+const TotalCountDescriptionPlugin: GraphileConfig.Plugin = {
+  name: 'TotalCountDescriptionPlugin',
+  schema: {
+    hooks: {
+      GraphQLObjectType_fields_field(field, _build, { scope }) {
+        if (!scope.isPgConnectionTotalCountField) return field
+        const most = MOST_COUNTED.toLocaleString('en')
+        return {
+          ...field,
+          description: `How many there are on all pages: exact up to ${most}, and ${MOST_COUNTED + 1} means more.`,
+        }
+      },
+    },
+  },
+}
+
 /** In the order of an inbox: see db/rules/deciders.sql. */
 const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableName: 'requests' }, () =>
   orderByAscDesc(
@@ -116,4 +172,6 @@ const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableNam
 )
 
 /** Every list has pages of limited size, and comes newest first. */
-export const ListsPreset: GraphileConfig.Preset = { plugins: [ListArgumentsPlugin, ListPlansPlugin, SubmittedAtPlugin] }
+export const ListsPreset: GraphileConfig.Preset = {
+  plugins: [ListArgumentsPlugin, ListPlansPlugin, TotalCountPlugin, TotalCountDescriptionPlugin, SubmittedAtPlugin],
+}

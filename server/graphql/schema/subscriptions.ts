@@ -35,7 +35,7 @@ export const SubscriptionsPlugin = extendSchema((build) => {
 
       "The requests awaiting the subscriber's decision have changed."
       type InboxChangedPayload {
-        "How many requests await it now, counted up to ${MOST_COUNTED.toLocaleString('en')}."
+        "How many requests await it now: exact up to ${MOST_COUNTED.toLocaleString('en')}, and ${String(MOST_COUNTED + 1)} means more."
         totalCount: Int!
       }
 
