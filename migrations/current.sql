@@ -42,3 +42,13 @@ comment on table app_public.webhook_deliveries is
   E'@defaultOrderBy CREATED_AT_DESC\n@foreignKey (state) references app_public.webhook_delivery_states (state)\n'
   'What is sent to a webhook: one row for each event.';
 comment on column app_public.webhook_deliveries.state is E'@behavior -orderBy\nWhat has become of it.';
+-- Lock-out by network
+comment on column app_private.login_attempts.account_key is
+  'What is guessed at: SHA-256 of the email address in lower case, whether or not there is such an account, or of the session '
+  'whose person is asked for their old password.';
+comment on column app_private.login_attempts.network is
+  'The caller''s IPv4 address, or the /64 network of their IPv6 address, because that much belongs to one subscriber; null if '
+  'it is unknown or does not count.';
+comment on table app_private.login_attempts is
+  'Guesses at passwords that are under way, and those that failed in the last 15 minutes. A success removes its row: only '
+  'failures count.';

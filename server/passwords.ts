@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { ClientError, invalid } from './errors.ts'
-import { asking, type Ask, type Database, type Identity } from './sql/as-caller.ts'
+import { asking, onOneConnection, type Ask, type Database, type Identity } from './sql/as-caller.ts'
 
 export const MIN_PASSWORD_LENGTH = 12
 
@@ -58,6 +58,13 @@ function refuseRetry(retryAfter: number | null): void {
 
 const invalidOldPassword = (message: string) => invalid([{ field: 'old_password', message }])
 
+/** Counts an attempt, and commits that. Throws TOO_MANY_ATTEMPTS. */
+async function begin(ask: Ask, text: string, values: unknown[]): Promise<string> {
+  const [begun] = await ask<{ attempt_id: string; retry_after: number | null }>({ text, values })
+  refuseRetry(begun!.retry_after)
+  return begun!.attempt_id
+}
+
 /**
  * Everything that takes a password, by db/rules/login.sql: an attempt is counted in a transaction of its own before the slow
  * hash. Hashes are made on `slowDb`: a burst of them would drain the API's pool.
@@ -65,30 +72,28 @@ const invalidOldPassword = (message: string) => invalid([{ field: 'old_password'
 export function makePasswords(db: Database, slowDb: Database) {
   const slowly = (caller: Identity) => asking(slowDb, caller, 'write')
 
-  async function begin(caller: Identity, text: string, values: unknown[]): Promise<string> {
-    const [begun] = await asking(db, caller, 'write')<{ attempt_id: string; retry_after: number | null }>({ text, values })
-    refuseRetry(begun!.retry_after)
-    return begun!.attempt_id
-  }
-
   return {
     /** Opens a session, by token or by cookie. Throws UNAUTHENTICATED and TOO_MANY_ATTEMPTS. */
-    async login(caller: Identity, email: string, password: string, byCookie = false): Promise<Session> {
-      const attempt = await begin(caller, 'select * from app_hidden.begin_login($1)', [email])
-      const [done] = await slowly(caller)<LoginRow>({
-        text: 'select * from app_hidden.finish_login($1, $2, $3, $4, $5)',
-        values: [attempt, email, passwordDigest(password), byCookie, caller.userAgent],
+    login(caller: Identity, email: string, password: string, byCookie = false): Promise<Session> {
+      // A login queues for its connection before it counts: one that gets none is no attempt.
+      return onOneConnection(slowDb, caller, async (ask) => {
+        const attempt = await begin(ask, 'select * from app_hidden.begin_login($1)', [email])
+        const [done] = await ask<LoginRow>({
+          text: 'select * from app_hidden.finish_login($1, $2, $3, $4, $5)',
+          values: [attempt, email, passwordDigest(password), byCookie, caller.userAgent],
+        })
+        refuseRetry(done!.retry_after)
+        if (!done!.user_id) throw new ClientError('UNAUTHENTICATED', 'The email address or the password is wrong.')
+        return { userId: done!.user_id, secret: done!.session_secret, refreshToken: done!.refresh_token }
       })
-      refuseRetry(done!.retry_after)
-      if (!done!.user_id) throw new ClientError('UNAUTHENTICATED', 'The email address or the password is wrong.')
-      return { userId: done!.user_id, secret: done!.session_secret, refreshToken: done!.refresh_token }
     },
 
     /** Answers whose password it is. Throws UNAUTHENTICATED, VALIDATION_FAILED for either password, and TOO_MANY_ATTEMPTS. */
     async change(caller: Identity, oldPassword: unknown, newPassword: unknown, ask: Ask = slowly(caller)): Promise<string> {
       const weakness = await weaknessOf(newPassword)
       if (typeof oldPassword !== 'string' && !weakness) throw invalidOldPassword('The password must be a string.')
-      const attempt = await begin(caller, 'select * from app_hidden.begin_password_change($1)', [weakness])
+      const text = 'select * from app_hidden.begin_password_change($1)'
+      const attempt = await begin(asking(db, caller, 'write'), text, [weakness])
       const [done] = await ask<{ user_id: string | null; retry_after: number | null }>({
         text: 'select * from app_hidden.change_password($1, $2, $3)',
         values: [attempt, passwordDigest(String(oldPassword)), passwordDigest(String(newPassword))],

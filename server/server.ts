@@ -44,6 +44,8 @@ const LIVE_POOL_SIZE = 4
 const LIVE_PATIENCE = 20_000
 /** Passwords are hashed in the database, and each hash occupies one of its cores. */
 const SLOW_POOL_SIZE = 2
+/** Milliseconds that they queue for it: longer than it takes to hash the 100 wrong guesses that one network has. */
+const SLOW_PATIENCE = 5_000
 /** Milliseconds that requests under way have to finish when the server closes; no statement runs for longer. */
 const LAST_CALL = 12_000
 
@@ -96,7 +98,7 @@ export async function startServer(
   const openPool = makeOpenPool(config.authDatabaseUrl, log)
   const open = (size: number, patience?: number) => makeDatabase(openPool(size, patience), sessions)
   const db = open(POOL_SIZE)
-  const slowDb = open(SLOW_POOL_SIZE)
+  const slowDb = open(SLOW_POOL_SIZE, SLOW_PATIENCE)
   const liveDb = open(LIVE_POOL_SIZE, LIVE_PATIENCE)
   const metrics = makeMetrics({ api: db.pool, slow: slowDb.pool, live: liveDb.pool }, () => subscribers.count)
 

@@ -21,47 +21,47 @@ as $$
 $$;
 comment on function app_private.caller_network() is 'The network under which the failures of a caller''s address are counted.';
 
-create or replace function app_hidden.begin_login(email text, out attempt_id uuid, out retry_after integer)
-  language plpgsql
-  volatile
-  security definer
+create or replace function app_private.blocked_until(of_account_key bytea, of_network cidr, since timestamptz)
+  returns timestamptz
+  language sql
+  stable
   set search_path to pg_catalog, pg_temp
 as $$
-declare
-  v_network cidr := app_private.caller_network();
-  v_since timestamptz := clock_timestamp() - interval '15 minutes';
-  v_blocked_until timestamptz;
-begin
-  delete from app_private.login_attempts a where a.attempted_at < v_since;
-
-  -- One at a time for each network, while it is counted. A login that is under way counts, so that a burst is limited too.
-  perform pg_advisory_xact_lock(hashtextextended('login from ' || coalesce(v_network::text, ''), 0));
-  select a.attempted_at + interval '15 minutes' into v_blocked_until
-  from app_private.login_attempts a
-  where a.network = v_network or (a.network is null and v_network is null)
-  order by a.attempted_at desc
-  offset 99 limit 1;
-  if found then
-    retry_after := greatest(1, ceil(extract(epoch from v_blocked_until - clock_timestamp())));
-    return;
-  end if;
-
-  insert into app_private.login_attempts (account_key, network)
-  values (app_private.account_key(email), v_network)
-  returning id into attempt_id;
-end
+  select max(b.attempted_at) + interval '15 minutes'
+  from (
+    (
+      select a.attempted_at from app_private.login_attempts a
+      where a.account_key = of_account_key and a.network is not distinct from of_network and a.failed and a.attempted_at > since
+      order by a.attempted_at desc offset 9 limit 1
+    ) union all (
+      select a.attempted_at from app_private.login_attempts a
+      where a.account_key = of_account_key and a.failed and a.attempted_at > since
+      order by a.attempted_at desc offset 99 limit 1
+    ) union all (
+      select a.attempted_at from app_private.login_attempts a
+      where a.network = of_network and a.failed and a.attempted_at > since
+      order by a.attempted_at desc offset 99 limit 1
+    )
+  ) b
 $$;
-comment on function app_hidden.begin_login(text) is
-  'Counts an attempt to log in before the password is checked. Commit it before you call finish_login. It returns retry_after '
-  '(seconds) instead of an attempt_id when 100 attempts from this address have failed within 15 minutes.';
-grant execute on function app_hidden.begin_login(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
+comment on function app_private.blocked_until(bytea, cidr, timestamptz) is
+  'Until when a caller from this network may not guess at this account, or null: after 10 failures there from the network, 100 '
+  'there from everywhere, or 100 from the network. So strangers do not lock anybody out who logs in from elsewhere. All '
+  'addresses that are unknown count as one network of an account, but not as one network of everybody.';
 
-create or replace function app_private.verify_password(
-  attempt_id uuid,
-  email text,
-  password_digest text,
-  out user_id uuid,
-  out known_id uuid,
+create or replace function app_private.seconds_until(blocked_until timestamptz)
+  returns integer
+  language sql
+  volatile
+as $$
+  select greatest(1, ceil(extract(epoch from blocked_until - clock_timestamp())))::integer
+$$;
+comment on function app_private.seconds_until(timestamptz) is 'The seconds that a refused caller is told to wait, at least one.';
+
+create or replace function app_private.begin_attempt(
+  of_account_key bytea,
+  of_network cidr,
+  out attempt_id uuid,
   out retry_after integer
 )
   language plpgsql
@@ -69,40 +69,107 @@ create or replace function app_private.verify_password(
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_account_key bytea := app_private.account_key(email);
+  v_since timestamptz := clock_timestamp() - interval '15 minutes';
+  v_blocked_until timestamptz;
+begin
+  delete from app_private.login_attempts a where a.attempted_at < v_since;
+
+  -- One at a time for each network, while it is counted.
+  perform pg_advisory_xact_lock(hashtextextended('login from ' || coalesce(of_network::text, ''), 0));
+  v_blocked_until := app_private.blocked_until(of_account_key, of_network, v_since);
+  if v_blocked_until is not null then
+    retry_after := app_private.seconds_until(v_blocked_until);
+    return;
+  end if;
+
+  -- An attempt that is under way may still fail, so it takes one of the network's places for as long as it may finish. Without a
+  -- place nobody has failed too often yet; there are too many at once.
+  if (
+    select count(*) from (
+      select from app_private.login_attempts a
+      where a.network = of_network and a.attempted_at > v_since
+        and (a.failed or a.attempted_at > clock_timestamp() - interval '30 seconds')
+      limit 100
+    ) places
+  ) >= 100 then
+    raise exception using errcode = 'lock_not_available', message = 'Too many logins from this network are under way.';
+  end if;
+
+  insert into app_private.login_attempts (account_key, network) values (of_account_key, of_network)
+  returning id into attempt_id;
+end
+$$;
+comment on function app_private.begin_attempt(bytea, cidr) is
+  'Counts an attempt before the password is checked: its finish has to follow within 30 seconds, after which it no longer '
+  'counts. It returns retry_after (seconds) instead of an attempt_id when blocked_until() says so. Raises 55P03 when the '
+  'attempts of the network that are under way could exceed its limit.';
+
+create or replace function app_hidden.begin_login(email text, out attempt_id uuid, out retry_after integer)
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  select b.attempt_id, b.retry_after into attempt_id, retry_after
+  from app_private.begin_attempt(app_private.account_key(email), app_private.caller_network()) b;
+end
+$$;
+comment on function app_hidden.begin_login(text) is
+  'Counts an attempt to log in before the password is checked. Commit it before you call finish_login. It returns retry_after '
+  '(seconds) instead of an attempt_id when, within 15 minutes, 10 attempts on this account from this network have failed, 100 '
+  'on this account from everywhere, or 100 from this network on all accounts. Raises 55P03 (try again) when too many are under '
+  'way.';
+grant execute on function app_hidden.begin_login(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
+
+create or replace function app_private.verify_password(
+  attempt_id uuid,
+  of_account_key bytea,
+  known_id uuid,
+  password_digest text,
+  out user_id uuid,
+  out retry_after integer
+)
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_attempt app_private.login_attempts;
   v_since timestamptz := clock_timestamp() - interval '15 minutes';
   v_blocked_until timestamptz;
   v_hash text;
 begin
   -- One at a time for each account, until the hash is compared and the outcome counted.
-  perform pg_advisory_xact_lock(hashtextextended('login to ' || v_account_key::text, 0));
-  if not exists (
-    select from app_private.login_attempts a where a.id = attempt_id and a.account_key = v_account_key and not a.failed
-  ) then
+  perform pg_advisory_xact_lock(hashtextextended('login to ' || of_account_key::text, 0));
+  select * into v_attempt
+  from app_private.login_attempts a
+  where a.id = attempt_id and a.account_key = of_account_key and not a.failed;
+  if not found then
     raise exception using errcode = 'RQ401',
       message = 'This login attempt is over, or was begun for another account: log in again.';
   end if;
+  if v_attempt.attempted_at < clock_timestamp() - interval '30 seconds' then
+    raise exception using errcode = 'lock_not_available', message = 'This login attempt took too long: log in again.';
+  end if;
 
-  select a.attempted_at + interval '15 minutes' into v_blocked_until
-  from app_private.login_attempts a
-  where a.account_key = v_account_key and a.failed and a.attempted_at > v_since
-  order by a.attempted_at desc
-  offset 9 limit 1;
-  if found then
+  v_blocked_until := app_private.blocked_until(of_account_key, v_attempt.network, v_since);
+  if v_blocked_until is not null then
     delete from app_private.login_attempts a where a.id = attempt_id;
-    retry_after := greatest(1, ceil(extract(epoch from v_blocked_until - clock_timestamp())));
+    retry_after := app_private.seconds_until(v_blocked_until);
     return;
   end if;
 
-  select c.user_id, c.password_hash, case when not u.is_deleted then u.id end
-  into known_id, v_hash, user_id
+  select c.password_hash, case when not u.is_deleted then u.id end
+  into v_hash, user_id
   from app_private.credentials c
   join app_public.users u on u.id = c.user_id
-  where lower(c.email) = lower(verify_password.email);
+  where c.user_id = known_id;
 
-  -- An unknown account takes as long as a known one: one hash.
+  -- An account that is unknown or has no password takes as long as any other: one hash.
   if v_hash is null then
     perform app_private.hash_password(password_digest);
+    user_id := null;
   elsif app_private.crypt(password_digest, v_hash) is distinct from v_hash then
     user_id := null;
   end if;
@@ -114,10 +181,10 @@ begin
   end if;
 end
 $$;
-comment on function app_private.verify_password(uuid, text, text) is
-  'Is this the password of an active account? If so, it returns its user_id. If not, the attempt counts as failed, and '
-  'known_id is the account that has the address, if any. It returns retry_after (seconds) when 10 attempts on this account '
-  'have failed within 15 minutes. An attempt is valid once: raises RQ401 for one that is over, unknown or of another account.';
+comment on function app_private.verify_password(uuid, bytea, uuid, text) is
+  'Is this the password of known_id, and are they active? If so, it returns their user_id; if not, the attempt counts as '
+  'failed. It returns retry_after (seconds) when blocked_until() says so. An attempt is valid once: raises RQ401 for one that '
+  'is over, unknown or of another account, and 55P03 for one that was begun more than 30 seconds ago.';
 
 create or replace function app_hidden.finish_login(
   attempt_id uuid,
@@ -139,8 +206,9 @@ declare
   v_known_id uuid;
   v_replaced record;
 begin
-  select v.user_id, v.known_id, v.retry_after into user_id, v_known_id, retry_after
-  from app_private.verify_password(attempt_id, email, password_digest) v;
+  v_known_id := (select c.user_id from app_private.credentials c where lower(c.email) = lower(finish_login.email));
+  select v.user_id, v.retry_after into user_id, retry_after
+  from app_private.verify_password(attempt_id, app_private.account_key(email), v_known_id, password_digest) v;
   if retry_after is not null then
     return;
   end if;
@@ -168,7 +236,6 @@ $$;
 comment on function app_hidden.finish_login(uuid, text, text, boolean, text) is
   'Compares the digest of the password and opens a session, either for a cookie or for an access token and a refresh token. '
   'Without a user_id, the address or the password is wrong: the result and its time are the same for both. It returns '
-  'retry_after (seconds) when 10 attempts on this account have failed within 15 minutes. Raises RQ401 for an attempt that is '
-  'over, unknown or of another account.';
+  'retry_after (seconds) as begin_login does. Raises RQ401 for an attempt that is over, unknown or of another account.';
 grant execute on function app_hidden.finish_login(uuid, text, text, boolean, text)
   to assent_anonymous, assent_user, assent_manager, assent_admin;

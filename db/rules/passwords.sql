@@ -26,24 +26,33 @@ comment on function app_private.hash_password(text) is
 
 -- Changing the password --------------------------------------------------------------------------------------------
 
+create or replace function app_private.change_key()
+  returns bytea
+  language sql
+  stable
+as $$
+  select sha256(convert_to('password change in ' || l.session_id, 'UTF8'))
+  from app_private.live_session(current_setting('assent.session', true)) l
+$$;
+comment on function app_private.change_key() is
+  'The key under which the wrong old passwords of the caller''s session are counted: whoever finds an open session cannot guess '
+  'its password, and no stranger who fails to log in keeps its person from changing it.';
+
 create or replace function app_hidden.begin_password_change(weakness text, out attempt_id uuid, out retry_after integer)
   language plpgsql
   volatile
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
-declare
-  v_me uuid := app_private.require_session();
 begin
+  perform app_private.require_session();
   perform app_private.refuse_weakness(weakness, 'new_password');
-  select b.attempt_id, b.retry_after into attempt_id, retry_after
-  from app_private.credentials c, app_hidden.begin_login(c.email) b
-  where c.user_id = v_me;
+  select b.attempt_id, b.retry_after into attempt_id, retry_after from app_private.begin_attempt(app_private.change_key(), null) b;
 end
 $$;
 comment on function app_hidden.begin_password_change(text) is
-  'Does what begin_login does, for the caller''s own account, so that whoever finds an open session cannot guess its password '
-  'either. Raises RQ401, and RQ422 if the new password is weak.';
+  'Does what begin_login does, with a count for each session: it returns retry_after when 10 old passwords have been wrong '
+  'within 15 minutes. Raises RQ401, and RQ422 if the new password is weak.';
 
 create or replace function app_hidden.change_password(
   attempt_id uuid,
@@ -60,13 +69,19 @@ as $$
 declare
   v_me uuid := app_private.require_session();
 begin
+  -- One at a time for each account.
+  perform from app_private.credentials c where c.user_id = v_me for no key update;
   select v.user_id, v.retry_after into user_id, retry_after
-  from app_private.credentials c, app_private.verify_password(attempt_id, c.email, old_digest) v
-  where c.user_id = v_me;
+  from app_private.verify_password(attempt_id, app_private.change_key(), v_me, old_digest) v;
   if user_id is null then
+    if retry_after is null then
+      perform app_private.log_action('LOGIN_FAILED', null, v_me, jsonb_build_object(
+        'session_id', (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l),
+        'reason', 'The old password was wrong.'));
+    end if;
     return;
   end if;
-  -- verify_password() may have waited for another change of the password, which has ended this session.
+  -- Meanwhile another change of the password may have ended this session.
   perform app_private.require_session();
 
   update app_private.credentials c set password_hash = app_private.hash_password(new_digest) where c.user_id = v_me;
@@ -78,8 +93,9 @@ begin
 end
 $$;
 comment on function app_hidden.change_password(uuid, text, text) is
-  'Changes the caller''s password and ends their other sessions. Without a user_id, the old password is wrong, which counts '
-  'like a failed login. It returns retry_after (seconds) as finish_login does. Raises RQ401 when the session has ended.';
+  'Changes the caller''s password and ends their other sessions. Without a user_id, the old password is wrong, which leaves a '
+  'LOGIN_FAILED in the trail. It returns retry_after (seconds) as begin_password_change does. Raises RQ401 when the session '
+  'has ended.';
 grant execute on function app_hidden.begin_password_change(text), app_hidden.change_password(uuid, text, text)
   to assent_user, assent_manager, assent_admin;
 
@@ -140,7 +156,8 @@ end
 $$;
 comment on function app_private.begin_password_reset(text, text) is
   'The job of a request for a link: it counts the request and writes its audit entry, which causes the mail. There is no '
-  'entry for an unknown or deactivated account, nor after 3 requests for the address or 20 from the network within 15 minutes.';
+  'entry for an unknown or deactivated account, nor after 3 requests for the address or 20 from the network within 15 minutes. '
+  'Strangers'' requests keep nobody from a link, because the links that they request are mailed to its owner.';
 
 create or replace function app_private.issue_reset_token(of_user_id uuid)
   returns text

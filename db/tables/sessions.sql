@@ -41,13 +41,15 @@ create table if not exists app_private.login_attempts (
   failed boolean not null default false
 );
 comment on table app_private.login_attempts is
-  'Login attempts that are under way, and those that failed in the last 15 minutes. A success removes its row: only failures '
-  'count.';
+  'Guesses at passwords that are under way, and those that failed in the last 15 minutes. A success removes its row: only '
+  'failures count.';
 comment on column app_private.login_attempts.id is 'Time-ordered UUID (version 7).';
 comment on column app_private.login_attempts.account_key is
-  'SHA-256 of the email address in lower case, whether or not there is such an account.';
+  'What is guessed at: SHA-256 of the email address in lower case, whether or not there is such an account, or of the session '
+  'whose person is asked for their old password.';
 comment on column app_private.login_attempts.network is
-  'The caller''s IPv4 address, or the /64 network of their IPv6 address, because that much belongs to one subscriber.';
+  'The caller''s IPv4 address, or the /64 network of their IPv6 address, because that much belongs to one subscriber; null if '
+  'it is unknown or does not count.';
 comment on column app_private.login_attempts.attempted_at is 'When the attempt began.';
 comment on column app_private.login_attempts.failed is 'True if the password was wrong; false while it is being checked.';
 create index if not exists login_attempts_account_key_idx on app_private.login_attempts (account_key, attempted_at);

@@ -1,6 +1,6 @@
-import pg, { type Pool, type QueryResult } from 'pg'
+import pg, { type Pool, type PoolClient, type QueryResult } from 'pg'
 import type { PgClientQuery, PgClientResult } from 'postgraphile/@dataplan/pg'
-import { unauthenticated } from '../errors.ts'
+import { ClientError, unauthenticated } from '../errors.ts'
 import type { Sessions } from './in-use.ts'
 import { checkOut } from './pool.ts'
 import { connectionOf, makeKeepPrepared, type KeepPrepared } from './prepared.ts'
@@ -63,17 +63,33 @@ const nameFor = ({ sessions }: Database, { session }: Identity, name: string | u
  * transaction fails too, and its commit is a rollback: no statement of a caller ever runs as the login role. A reading
  * transaction is read-only, and its commit is not waited for. Throws RQ401 when the session is dead.
  */
-export async function asCaller<Row>(
+export const asCaller = <Row>(db: Database, caller: Identity, mode: 'read' | 'write', statement: PgClientQuery) =>
+  withClient(db, (client) => transact<Row>(db, client, caller, mode, statement))
+
+async function withClient<T>(db: Database, work: (client: PoolClient) => Promise<T>): Promise<T> {
+  const client = await checkOut(db.pool)
+  let broken = false
+  try {
+    return await work(client)
+  } catch (error) {
+    // Any error but PostgreSQL's own, or one of ours, may have left the connection in any state.
+    broken = !(error instanceof pg.DatabaseError || error instanceof ClientError)
+    throw error
+  } finally {
+    client.release(broken)
+  }
+}
+
+async function transact<Row>(
   db: Database,
+  client: PoolClient,
   caller: Identity,
   mode: 'read' | 'write',
   statement: PgClientQuery,
 ): Promise<PgClientResult<Row>> {
   const { text, values, arrayMode } = statement
   const name = nameFor(db, caller, statement.name)
-  const client = await checkOut(db.pool)
   let role = ANONYMOUS
-  let broken = false
   let over: Promise<unknown> | undefined
   try {
     const { stream } = connectionOf(client)
@@ -95,11 +111,8 @@ export async function asCaller<Row>(
   } catch (error) {
     // pg marks a statement as prepared when it is sent. Wait for the error, or the next caller will use one that does not exist.
     await over
-    // Any error but PostgreSQL's own may have left the connection in any state.
-    broken = !(error instanceof pg.DatabaseError)
     throw explain(error, role)
   } finally {
-    client.release(broken)
     note(db, caller, role)
   }
 }
@@ -121,6 +134,12 @@ export const asking =
   (db: Database, caller: Identity, mode: 'read' | 'write'): Ask =>
   async <Row>(statement: PgClientQuery) =>
     (await asCaller<Row>(db, caller, mode, statement)).rows
+
+/** Asks as the caller on one connection, each statement in a transaction of its own: only the first may have to wait for it. */
+export const onOneConnection = <T>(db: Database, caller: Identity, work: (ask: Ask) => Promise<T>): Promise<T> =>
+  withClient(db, (client) =>
+    work(async <Row>(statement: PgClientQuery) => (await transact<Row>(db, client, caller, 'write', statement)).rows),
+  )
 
 /** Runs several statements as the caller, in one transaction that is committed unless `work` throws. */
 export async function inTransaction<T>(db: Database, caller: Identity, work: (ask: Ask) => Promise<T>): Promise<T> {

@@ -527,15 +527,79 @@ describe('guessing', () => {
           retry_after: null,
         })
       for (const guess of [password, 'wrong']) {
-        const answer = await login(api, email, guess, '203.0.113.5') // nor from elsewhere
+        const answer = await login(api, email, guess)
         expect(answer).toMatchObject({ user_id: null, session_secret: null })
         expect(answer.retry_after).toBeGreaterThan(880)
         expect(answer.retry_after).toBeLessThanOrEqual(900)
       }
-      expect(await hashed(async (client) => finish(client, await begin(client, email), email, password))).toBe(0)
+      const begun = hashed(async (client) => {
+        await client.query(`select set_config('assent.ip', '192.0.2.1', true)`)
+        const attempt = await begin(client, email)
+        if (attempt) await finish(client, attempt, email, password)
+      })
+      expect(await begun).toBe(0)
       expect((await login(api, 'manager@assent.test')).user_id).toBe(stage.id.manager) // others are not locked out
+      // Nor is who logs in from elsewhere, or from an address that nobody knows.
+      for (const ip of ['203.0.113.5', '']) {
+        expect(await login(api, email, password, ip)).toMatchObject({
+          user_id: email.startsWith('user') ? stage.id.user : null,
+          retry_after: null,
+        })
+      }
     },
   )
+
+  test('a hundred failures at one account, from wherever they are, and it is shut to everybody', async () => {
+    for (let i = 0; i < 11; i++) await keys(9, 'user@assent.test', `198.51.100.${i}`)
+    expect((await login(api, 'user@assent.test')).user_id).toBe(stage.id.user)
+    expect((await login(api, 'user@assent.test', 'wrong')).retry_after).toBe(null)
+    for (const ip of ['192.0.2.1', '203.0.113.5', '2001:db8::1', '']) {
+      expect(await login(api, 'user@assent.test', password, ip)).toMatchObject({ user_id: null, retry_after: expect.any(Number) })
+    }
+    expect((await login(api, 'manager@assent.test')).user_id).toBe(stage.id.manager)
+  })
+
+  test('callers of unknown address do not shut each other out, but from one account', async () => {
+    await stage.root.query(`
+      insert into app_private.login_attempts (account_key, failed)
+      select app_private.account_key('nobody' || n), true from generate_series(1, 200) n`)
+    expect((await login(api, 'user@assent.test', password, '')).user_id).toBe(stage.id.user)
+    for (let i = 0; i < 10; i++) expect((await login(api, 'user@assent.test', 'wrong', '')).retry_after).toBe(null)
+    expect((await login(api, 'user@assent.test', password, '')).retry_after).toBeGreaterThan(880)
+    expect((await login(api, 'user@assent.test', password, '192.0.2.1')).user_id).toBe(stage.id.user)
+  })
+
+  const underWay = (count: number, network: string, age: string) =>
+    stage.root.query(
+      `insert into app_private.login_attempts (account_key, network, attempted_at)
+       select app_private.account_key('nobody' || n), $2::cidr, clock_timestamp() - $3::interval from generate_series(1, $1) n`,
+      [count, network, age],
+    )
+
+  test('what is under way is no failure: it keeps others of the network waiting for half a minute, and not for a quarter of an hour', async () => {
+    await underWay(100, '192.0.2.1', '29 seconds')
+    await expect(login(api, 'user@assent.test')).rejects.toMatchObject({ code: '55P03' })
+    expect((await login(api, 'user@assent.test', password, '192.0.2.2')).user_id).toBe(stage.id.user)
+    await stage.root.query(`update app_private.login_attempts set attempted_at = attempted_at - interval '2 seconds'`)
+    expect((await login(api, 'user@assent.test')).user_id).toBe(stage.id.user)
+    await keys(50, 'nobody@assent.test', '192.0.2.1')
+    await underWay(50, '192.0.2.1', '0')
+    await expect(login(api, 'user@assent.test')).rejects.toMatchObject({ code: '55P03' })
+  })
+
+  test.each([
+    ['29 seconds', 'in time'],
+    ['31 seconds', '55P03'],
+  ])('one that was begun %s ago: %s', async (age, expected) => {
+    const attempt = await begin(stage.root, 'user@assent.test')
+    await stage.root.query('update app_private.login_attempts set attempted_at = attempted_at - $1::interval', [age])
+    const done = finishLogin(api, attempt, 'user@assent.test', password)
+    const outcome = done.then(
+      ({ user_id }) => user_id === stage.id.user && 'in time',
+      (error) => error.code,
+    )
+    expect(await outcome).toBe(expected)
+  })
 
   test('only failures count: successes never do, and take nothing of the failures away', async () => {
     for (let i = 0; i < 11; i++) expect((await login(api, 'user@assent.test')).user_id).toBe(stage.id.user)
@@ -591,14 +655,6 @@ describe('guessing', () => {
     ])
   })
 
-  test('callers whose address is not known are one', async () => {
-    await stage.root.query(
-      `insert into app_private.login_attempts (account_key, failed) select app_private.account_key('nobody' || n), true from generate_series(1, 100) n`,
-    )
-    expect((await login(api, 'user@assent.test', password, '')).retry_after).toBeGreaterThan(880)
-    expect((await login(api, 'user@assent.test', password, '192.0.2.1')).user_id).toBe(stage.id.user)
-  })
-
   /** Forty at once, each on a connection of its own; how often crypt() ran for them. */
   async function burst(act: (client: pg.Client, i: number) => Promise<unknown>): Promise<number> {
     const calls = async () =>
@@ -627,7 +683,12 @@ describe('guessing', () => {
     return (await calls()) - before
   }
 
-  test('of forty guesses at once at one account ten are hashed', async () => {
+  test.each<[string, (i: number) => string, number]>([
+    ['from one network', (i) => `2001:db8:7:7::${i}`, 0],
+    ['from an address that is not known', () => '', 0],
+    ['from everywhere, which has failed ninety times', (i) => `198.51.100.${i}`, 90],
+  ])('of forty guesses at once at one account ten are hashed: %s', async (_, ip, failed) => {
+    for (let i = 0; i < failed / 9; i++) await keys(9, 'manager@assent.test', `203.0.113.${i}`)
     const failures = async () =>
       (
         await stage.root.query(`select from app_public.audit_logs where action = 'LOGIN_FAILED' and user_id = $1`, [
@@ -636,9 +697,9 @@ describe('guessing', () => {
       ).rowCount!
     const before = await failures()
     const answers: Awaited<ReturnType<typeof login>>[] = []
-    expect(
-      await burst(async (client, i) => answers.push(await login(client, 'manager@assent.test', `guess ${i}`, `198.51.100.${i}`))),
-    ).toBe(10)
+    expect(await burst(async (client, i) => answers.push(await login(client, 'manager@assent.test', `guess ${i}`, ip(i))))).toBe(
+      10,
+    )
     expect(answers.filter(({ retry_after }) => retry_after === null)).toHaveLength(10)
     expect(answers.every(({ user_id }) => user_id === null)).toBe(true)
     expect((await failures()) - before).toBe(10)
@@ -649,8 +710,8 @@ describe('guessing', () => {
     const begun: boolean[] = []
     await burst(async (client, i) => {
       const begin = 'select attempt_id from app_hidden.begin_login($1)'
-      const [row] = await asSession(client, '', begin, [`somebody${i}@assent.test`], '198.51.100.7')
-      begun.push(row!['attempt_id'] !== null)
+      const rows = await asSession(client, '', begin, [`somebody${i}@assent.test`], '198.51.100.7').catch((error) => error.code)
+      begun.push(rows !== '55P03' && rows[0]['attempt_id'] !== null)
     })
     expect(begun.filter((one) => one)).toHaveLength(10)
   })

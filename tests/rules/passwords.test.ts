@@ -393,8 +393,8 @@ describe('a new password', () => {
   test('by a link opens an account again that failed logins had closed, and no other', async () => {
     await stage.root.query('delete from app_private.login_attempts')
     await stage.root.query(
-      `insert into app_private.login_attempts (account_key, failed)
-       select app_private.account_key(who), true from unnest(array['user@assent.test', 'user2@assent.test']) who, generate_series(1, 10)`,
+      `insert into app_private.login_attempts (account_key, network, failed)
+       select app_private.account_key(who), '192.0.2.1', true from unnest(array['user@assent.test', 'user2@assent.test']) who, generate_series(1, 10)`,
     )
     expect((await login(api, email('user'), old)).retry_after).toBeGreaterThan(0)
     expect(await reset(await link('user'))).toBe(undefined)

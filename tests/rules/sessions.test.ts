@@ -413,11 +413,16 @@ describe('a new password', () => {
   const passwords = async () =>
     (await stage.root.query('select user_id, password_hash from app_private.credentials order by user_id')).rows
   const attempts = async () => (await stage.root.query('select failed from app_private.login_attempts')).rows
+  /** So many failed logins of a person, from the network of these tests. */
   const fail = (person: Person, count: number) =>
     stage.root.query(
-      `insert into app_private.login_attempts (account_key, failed) select app_private.account_key($1), true from generate_series(1, $2)`,
+      `insert into app_private.login_attempts (account_key, network, failed)
+       select app_private.account_key($1), '192.0.2.1', true from generate_series(1, $2)`,
       [email(person), count],
     )
+  const failIn = async (secret: string, count: number) => {
+    for (let i = 0; i < count; i++) expect(await change(secret, 'wrong')).toEqual({ user_id: null, retry_after: null })
+  }
 
   test.each(['user2', 'admin'] as const)('of %s ends their other sessions, and is the one that logs in', async (person) => {
     const [mine, token, cookie, foreign] = [await open(person), await open(person), await open(person, true), await open('user')]
@@ -439,34 +444,42 @@ describe('a new password', () => {
     expect(await leaves(() => change(mine.secret, old, old))).toEqual([stage.entry('PASSWORD_CHANGE', 'manager2', 'manager2')])
   })
 
-  test('is not set by who does not know the old one, which counts as a failed login does', async () => {
+  test('is not set by who does not know the old one, which leaves an entry', async () => {
     const [mine, other] = [await open('manager'), await open('manager')]
     const before = await passwords()
-    expect(
-      await leaves(async () => expect(await change(mine.secret, 'wrong')).toEqual({ user_id: null, retry_after: null })),
-    ).toEqual([])
+    const { rows } = await stage.root.query('select id from app_private.sessions where secret_hash = $1', [hash(mine.secret)])
+    expect(await leaves(() => failIn(mine.secret, 1))).toEqual([
+      stage.entry('LOGIN_FAILED', null, 'manager', { session_id: rows[0].id, reason: 'The old password was wrong.' }),
+    ])
     expect(await passwords()).toEqual(before)
     expect([await role(mine.secret), await role(other.secret)]).toEqual(['assent_manager', 'assent_manager'])
     expect(await attempts()).toEqual([{ failed: true }])
   })
 
-  test('is not had by guessing at the old one: ten failures, at this door or the other, and neither opens', async () => {
-    const mine = await open('manager')
-    await fail('manager', 8)
-    expect((await login(api, email('manager'), 'wrong')).retry_after).toBe(null)
-    expect(await change(mine.secret, 'wrong')).toEqual({ user_id: null, retry_after: null })
+  test('is not had by guessing at the old one: ten failures in a session, and no more', async () => {
+    const [mine, other] = [await open('manager'), await open('manager')]
+    await failIn(mine.secret, 10)
     const before = await passwords()
     expect(
       await leaves(async () => {
         for (const guess of ['wrong', old]) {
-          const { user_id, retry_after } = await change(mine.secret, guess)
-          expect({ user_id, soon: retry_after > 880 && retry_after <= 900 }).toEqual({ user_id: null, soon: true })
+          const { attempt_id, retry_after } = await change(mine.secret, guess)
+          expect({ attempt_id, soon: retry_after > 880 && retry_after <= 900 }).toEqual({ attempt_id: null, soon: true })
         }
-        expect((await login(api, email('manager'), old)).retry_after).toBeGreaterThan(880)
       }),
     ).toEqual([])
     expect(await passwords()).toEqual(before)
     expect(await attempts()).toHaveLength(10)
+    // Whoever has found that session hinders its person nowhere else.
+    expect((await login(api, email('manager'), old)).user_id).toBe(stage.id.manager)
+    expect(await change(other.secret, old, old)).toMatchObject({ user_id: stage.id.manager })
+  })
+
+  test('is set whatever strangers guess at the account, and from the same network', async () => {
+    const mine = await open('manager')
+    await fail('manager', 100)
+    expect((await login(api, email('manager'), old)).retry_after).toBeGreaterThan(880)
+    expect(await change(mine.secret, old, old)).toMatchObject({ user_id: stage.id.manager })
   })
 
   test('that succeeds takes nothing of the failures away, and counts as none', async () => {
@@ -475,14 +488,16 @@ describe('a new password', () => {
       'update app_private.credentials set password_hash = app_private.hash_password($1) where user_id = $2',
       [digest(old), stage.id.admin2],
     )
-    await fail('admin2', 9)
-    expect(await change(mine.secret, old)).toMatchObject({ user_id: stage.id.admin2 })
+    await failIn(mine.secret, 9)
+    expect(await change(mine.secret, old, old)).toMatchObject({ user_id: stage.id.admin2 })
     expect(await attempts()).toHaveLength(9)
+    await failIn(mine.secret, 1)
+    expect((await change(mine.secret, old)).retry_after).toBeGreaterThan(880)
   })
 
   test('that is weak is refused before anything is counted, even when nothing is accepted any more', async () => {
     const mine = await open('manager')
-    await fail('manager', 10)
+    await failIn(mine.secret, 10)
     expect(
       await leaves(async () => {
         expect(await change(mine.secret, old, 'weak', 'This is weak.')).toEqual({
@@ -514,22 +529,26 @@ describe('a new password', () => {
       by(secret, 'select * from app_hidden.change_password($1, $2, $3)', [attempt, digest(old), digest(fresh)])
     const [ours, own] = [await begin(theirs.secret), await begin(mine.secret)]
     for (const attempt of [ours, null, NOBODY]) expect(await set(mine.secret, attempt)).toMatchObject({ code: 'RQ401' })
-    expect((await finishLogin(api, own, email('manager'), 'wrong')).user_id).toBe(null)
+    // Nor is one of these good for a login, or one of a login for this.
+    await expect(finishLogin(api, own, email('manager'), old)).rejects.toMatchObject({ code: 'RQ401' })
+    const [login] = await asSession(api, '', 'select * from app_hidden.begin_login($1)', [email('manager')])
+    expect(await set(mine.secret, login!['attempt_id'])).toMatchObject({ code: 'RQ401' })
+    expect(
+      await by(mine.secret, 'select * from app_hidden.change_password($1, $2, $3)', [own, digest('wrong'), digest(fresh)]),
+    ).toEqual({ user_id: null, retry_after: null })
     expect(await set(mine.secret, own)).toMatchObject({ code: 'RQ401' })
   })
 
   test('is not set when the session has ended meanwhile', async () => {
     const [mine, other] = [await open('manager'), await open('manager')]
     const before = await passwords()
-    const lock = (call: string) =>
-      stage.root.query(`select ${call}(hashtextextended('login to ' || app_private.account_key($1)::text, 0))`, [
-        email('manager'),
-      ])
-    await lock('pg_advisory_lock') // as a login has it while it hashes
+    // As another change has it while it hashes, and then ends the sessions.
+    await stage.root.query('begin')
+    await stage.root.query('select from app_private.credentials where user_id = $1 for update', [stage.id.manager])
     const changing = change(mine.secret, old)
     await waiting()
     await set('revoked_at = now()', mine)
-    await lock('pg_advisory_unlock')
+    await stage.root.query('commit')
     expect(await leaves(async () => expect(await changing).toMatchObject({ code: 'RQ401' }))).toEqual([])
     expect(await passwords()).toEqual(before)
     expect(await role(other.secret)).toBe('assent_manager')

@@ -269,7 +269,7 @@ describe('logging in and out', () => {
 
   test('throttled attempts leave none', async () => {
     await stage.root.query(
-      `insert into app_private.login_attempts (account_key, failed) select app_private.account_key('manager@assent.test'), true from generate_series(1, 10)`,
+      `insert into app_private.login_attempts (account_key, network, failed) select app_private.account_key('manager@assent.test'), '192.0.2.9', true from generate_series(1, 10)`,
     )
     expect(await leaves(async () => expect((await from('manager@assent.test')).retry_after).toBeGreaterThan(0))).toEqual([])
     await stage.root.query(

@@ -67,8 +67,9 @@ async function edited(database: pg.Client, name: string, piece: string, by: stri
 }
 
 const finish = 'app_hidden.finish_login(uuid,text,text,boolean,text)'
-const verify = 'app_private.verify_password(uuid,text,text)'
-const begin = 'app_hidden.begin_login(text)'
+const verify = 'app_private.verify_password(uuid,bytea,uuid,text)'
+const begin = 'app_private.begin_attempt(bytea,cidr)'
+const blocked = 'app_private.blocked_until(bytea,cidr,timestamp with time zone)'
 const transition = 'app_hidden.transition(uuid,text,integer[],jsonb)'
 const write = 'app_private.write_request(app_public.requests,text,jsonb)'
 const permitted = 'app_private.permitted_transition(app_public.requests,text,integer[])'
@@ -148,14 +149,24 @@ const edits: [string, string, string][] = [
   ['app_public.users_email(app_public.users)', 'u.id = (select app_hidden.current_user_id()) or', 'true or'],
   ['app_public.users_email(app_public.users)', `or (select app_hidden.has_permission('user.read_email'))`, ''],
   ['app_public.requests_awaiting_my_decision()', 'where d.user_id = (select app_hidden.current_user_id())', ''],
-  [begin, 'offset 99', 'offset 100'],
+  [begin, '>= 100', '> 100'],
+  [begin, 'a.failed or', ''],
+  [begin, `interval '30 seconds'`, `interval '29 minutes'`],
   [begin, 'perform pg_advisory_xact_lock', 'perform 1 where 0 < '],
   [begin, `interval '15 minutes'`, `interval '14 minutes'`],
-  [verify, 'offset 9 ', 'offset 10 '],
+  [blocked, 'offset 9 ', 'offset 10 '],
+  [
+    blocked,
+    'of_account_key and a.failed and a.attempted_at > since\n      order by a.attempted_at desc offset 99',
+    'of_account_key and a.failed and a.attempted_at > since\n      order by a.attempted_at desc offset 100',
+  ],
+  [blocked, 'a.network = of_network', 'a.network is not distinct from of_network'],
+  [blocked, 'and a.network is not distinct from of_network', ''],
+  [verify, `interval '30 seconds'`, `interval '29 minutes'`],
   [verify, 'perform pg_advisory_xact_lock', noLock],
   [verify, 'set failed = true', 'set failed = false'],
   [verify, 'case when not u.is_deleted then u.id end', 'u.id'],
-  [verify, 'and a.account_key = v_account_key and not a.failed', 'and not a.failed'],
+  [verify, 'and a.account_key = of_account_key and not a.failed', 'and not a.failed'],
   [finish, 'user_id, v_known_id)', 'user_id, user_id)'],
   [finish, 'if by_cookie then', 'if true then'],
   ['app_public.resend_webhook_delivery(uuid)', 'and w.is_enabled', ''],

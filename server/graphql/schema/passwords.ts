@@ -93,13 +93,14 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
       extend type Mutation {
         """
         Logs in by email address and password. UNAUTHENTICATED: one of them is wrong. TOO_MANY_ATTEMPTS: within 15 minutes,
-        10 logins to the account or 100 from the address have failed.
+        10 logins to the account have failed from this network, 100 to the account from everywhere, or 100 from this network.
         """
         login(input: LoginInput!): LoginPayload
 
         """
-        Changes one's own password and ends one's other sessions. VALIDATION_FAILED: the old one is wrong, which counts as a
-        failed login, or the new one has fewer than ${String(MIN_PASSWORD_LENGTH)} characters or is among the most common ones.
+        Changes one's own password and ends one's other sessions. VALIDATION_FAILED: the old one is wrong, or the new one has
+        fewer than ${String(MIN_PASSWORD_LENGTH)} characters or is among the most common ones.
+        TOO_MANY_ATTEMPTS: within 15 minutes, 10 old ones have been wrong in this session.
         """
         changePassword(input: ChangePasswordInput!): ChangePasswordPayload
 

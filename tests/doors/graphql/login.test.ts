@@ -46,6 +46,11 @@ describe('after 10 failures on an account', () => {
     }
     expect(await trail()).toEqual(before)
     expect(await code('user2@assent.test', PASSWORD)).toBe('done')
+    // Its person still logs in from elsewhere.
+    const behind = await startApi({ TRUST_PROXY: '1' }, api.db)
+    const elsewhere = await attempt('user@assent.test', PASSWORD, behind, { 'x-forwarded-for': '203.0.113.9' })
+    await behind.close()
+    expect(codeOf(elsewhere)).toBe('done')
     // The account's sessions live on.
     expect((await api.data('{ currentUser { id } }', {}, 'user')).currentUser.id).toBe(api.db.people.user.id)
   })
@@ -93,6 +98,23 @@ test('at most 10 of 40 parallel guesses are checked', async () => {
   expect(failed).toBe(looked)
   for (let i = looked; i < 10; i++) expect(await code('user@assent.test', 'guess')).toBe('UNAUTHENTICATED')
   expect(await code('user@assent.test', PASSWORD)).toBe('TOO_MANY_ATTEMPTS')
+})
+
+test('right logins in a burst behind one address are all served, and none of them counts', async () => {
+  const answers = await Promise.all(Array.from({ length: 140 }, () => attempt('user@assent.test', PASSWORD)))
+  expect(answers.map(codeOf).filter((it) => it !== 'done')).toEqual([])
+  expect((await owner.query('select from app_private.login_attempts')).rowCount).toBe(0)
+})
+
+test('a login that gets no connection is UNAVAILABLE, and counts for nothing', async () => {
+  const lock = await api.db.connect('root')
+  await lock.query('begin; lock table app_private.login_attempts in exclusive mode')
+  // Two hold the connections, and wait for the lock; the others wait for a connection.
+  const answers = await Promise.all(Array.from({ length: 6 }, () => attempt('user@assent.test', PASSWORD)))
+  await lock.query('rollback')
+  for (const answer of answers) expect([codeOf(answer), answer.headers['retry-after']]).toEqual(['UNAVAILABLE', '1'])
+  expect((await owner.query('select from app_private.login_attempts')).rowCount).toBe(0)
+  expect(await code('user@assent.test', PASSWORD)).toBe('done')
 })
 
 test('100 failures from an address throttle that address for every account, and no other address', async () => {

@@ -362,9 +362,9 @@ describe('the link', () => {
 
   test('opens an account that failed logins have closed', async () => {
     const person = await api.person()
-    // The rows that ten failures leave, without ten slow hashes.
+    // The rows that a hundred failures leave, without the slow hashes.
     await all(
-      `insert into app_private.login_attempts (account_key, failed) select app_private.account_key($1), true from generate_series(1, 10)`,
+      `insert into app_private.login_attempts (account_key, failed) select app_private.account_key($1), true from generate_series(1, 100)`,
       [person.email],
     )
     expect(await logIn(person, PASSWORD)).toBe('429 TOO_MANY_ATTEMPTS')
