@@ -121,10 +121,10 @@ create table app_private.login_attempts (
   failed boolean default false not null,
   constraint login_attempts_pkey PRIMARY KEY (id)
 );
-comment on table app_private.login_attempts is 'Login attempts that are under way, and those that failed in the last 15 minutes. A success removes its row: only failures count.';
+comment on table app_private.login_attempts is 'Guesses at passwords that are under way, and those that failed in the last 15 minutes. A success removes its row: only failures count.';
 comment on column app_private.login_attempts.id is 'Time-ordered UUID (version 7).';
-comment on column app_private.login_attempts.account_key is 'SHA-256 of the email address in lower case, whether or not there is such an account.';
-comment on column app_private.login_attempts.network is 'The caller''s IPv4 address, or the /64 network of their IPv6 address, because that much belongs to one subscriber.';
+comment on column app_private.login_attempts.account_key is 'What is guessed at: SHA-256 of the email address in lower case, whether or not there is such an account, or of the session whose person is asked for their old password.';
+comment on column app_private.login_attempts.network is 'The caller''s IPv4 address, or the /64 network of their IPv6 address, because that much belongs to one subscriber; null if it is unknown or does not count.';
 comment on column app_private.login_attempts.attempted_at is 'When the attempt began.';
 comment on column app_private.login_attempts.failed is 'True if the password was wrong; false while it is being checked.';
 CREATE INDEX login_attempts_account_key_idx ON app_private.login_attempts USING btree (account_key, attempted_at);
@@ -1214,31 +1214,12 @@ CREATE OR REPLACE FUNCTION app_hidden.begin_login(email text, OUT attempt_id uui
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare
-  v_network cidr := app_private.caller_network();
-  v_since timestamptz := clock_timestamp() - interval '15 minutes';
-  v_blocked_until timestamptz;
 begin
-  delete from app_private.login_attempts a where a.attempted_at < v_since;
-
-  -- One at a time for each network, while it is counted. A login that is under way counts, so that a burst is limited too.
-  perform pg_advisory_xact_lock(hashtextextended('login from ' || coalesce(v_network::text, ''), 0));
-  select a.attempted_at + interval '15 minutes' into v_blocked_until
-  from app_private.login_attempts a
-  where a.network = v_network or (a.network is null and v_network is null)
-  order by a.attempted_at desc
-  offset 99 limit 1;
-  if found then
-    retry_after := greatest(1, ceil(extract(epoch from v_blocked_until - clock_timestamp())));
-    return;
-  end if;
-
-  insert into app_private.login_attempts (account_key, network)
-  values (app_private.account_key(email), v_network)
-  returning id into attempt_id;
+  select b.attempt_id, b.retry_after into attempt_id, retry_after
+  from app_private.begin_attempt(app_private.account_key(email), app_private.caller_network()) b;
 end
 $function$;
-comment on routine app_hidden.begin_login(text) is 'Counts an attempt to log in before the password is checked. Commit it before you call finish_login. It returns retry_after (seconds) instead of an attempt_id when 100 attempts from this address have failed within 15 minutes.';
+comment on routine app_hidden.begin_login(text) is 'Counts an attempt to log in before the password is checked. Commit it before you call finish_login. It returns retry_after (seconds) instead of an attempt_id when, within 15 minutes, 10 attempts on this account from this network have failed, 100 on this account from everywhere, or 100 from this network on all accounts. Raises 55P03 (try again) when too many are under way.';
 grant execute on routine app_hidden.begin_login(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.begin_password_change(weakness text, OUT attempt_id uuid, OUT retry_after integer)
@@ -1247,16 +1228,13 @@ CREATE OR REPLACE FUNCTION app_hidden.begin_password_change(weakness text, OUT a
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare
-  v_me uuid := app_private.require_session();
 begin
+  perform app_private.require_session();
   perform app_private.refuse_weakness(weakness, 'new_password');
-  select b.attempt_id, b.retry_after into attempt_id, retry_after
-  from app_private.credentials c, app_hidden.begin_login(c.email) b
-  where c.user_id = v_me;
+  select b.attempt_id, b.retry_after into attempt_id, retry_after from app_private.begin_attempt(app_private.change_key(), null) b;
 end
 $function$;
-comment on routine app_hidden.begin_password_change(text) is 'Does what begin_login does, for the caller''s own account, so that whoever finds an open session cannot guess its password either. Raises RQ401, and RQ422 if the new password is weak.';
+comment on routine app_hidden.begin_password_change(text) is 'Does what begin_login does, with a count for each session: it returns retry_after when 10 old passwords have been wrong within 15 minutes. Raises RQ401, and RQ422 if the new password is weak.';
 grant execute on routine app_hidden.begin_password_change(text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.can_decide(creator_id uuid, live_assignee_id uuid, person_id uuid, decides_any boolean)
@@ -1288,13 +1266,19 @@ AS $function$
 declare
   v_me uuid := app_private.require_session();
 begin
+  -- One at a time for each account.
+  perform from app_private.credentials c where c.user_id = v_me for no key update;
   select v.user_id, v.retry_after into user_id, retry_after
-  from app_private.credentials c, app_private.verify_password(attempt_id, c.email, old_digest) v
-  where c.user_id = v_me;
+  from app_private.verify_password(attempt_id, app_private.change_key(), v_me, old_digest) v;
   if user_id is null then
+    if retry_after is null then
+      perform app_private.log_action('LOGIN_FAILED', null, v_me, jsonb_build_object(
+        'session_id', (select l.session_id from app_private.live_session(current_setting('assent.session', true)) l),
+        'reason', 'The old password was wrong.'));
+    end if;
     return;
   end if;
-  -- verify_password() may have waited for another change of the password, which has ended this session.
+  -- Meanwhile another change of the password may have ended this session.
   perform app_private.require_session();
 
   update app_private.credentials c set password_hash = app_private.hash_password(new_digest) where c.user_id = v_me;
@@ -1305,7 +1289,7 @@ begin
   perform app_private.log_action('PASSWORD_CHANGE', v_me, v_me);
 end
 $function$;
-comment on routine app_hidden.change_password(uuid,text,text) is 'Changes the caller''s password and ends their other sessions. Without a user_id, the old password is wrong, which counts like a failed login. It returns retry_after (seconds) as finish_login does. Raises RQ401 when the session has ended.';
+comment on routine app_hidden.change_password(uuid,text,text) is 'Changes the caller''s password and ends their other sessions. Without a user_id, the old password is wrong, which leaves a LOGIN_FAILED in the trail. It returns retry_after (seconds) as begin_password_change does. Raises RQ401 when the session has ended.';
 grant execute on routine app_hidden.change_password(uuid,text,text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.change_user(seen app_public.users, changes jsonb)
@@ -1525,8 +1509,9 @@ declare
   v_known_id uuid;
   v_replaced record;
 begin
-  select v.user_id, v.known_id, v.retry_after into user_id, v_known_id, retry_after
-  from app_private.verify_password(attempt_id, email, password_digest) v;
+  v_known_id := (select c.user_id from app_private.credentials c where lower(c.email) = lower(finish_login.email));
+  select v.user_id, v.retry_after into user_id, retry_after
+  from app_private.verify_password(attempt_id, app_private.account_key(email), v_known_id, password_digest) v;
   if retry_after is not null then
     return;
   end if;
@@ -1551,7 +1536,7 @@ begin
   from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
 end
 $function$;
-comment on routine app_hidden.finish_login(uuid,text,text,boolean,text) is 'Compares the digest of the password and opens a session, either for a cookie or for an access token and a refresh token. Without a user_id, the address or the password is wrong: the result and its time are the same for both. It returns retry_after (seconds) when 10 attempts on this account have failed within 15 minutes. Raises RQ401 for an attempt that is over, unknown or of another account.';
+comment on routine app_hidden.finish_login(uuid,text,text,boolean,text) is 'Compares the digest of the password and opens a session, either for a cookie or for an access token and a refresh token. Without a user_id, the address or the password is wrong: the result and its time are the same for both. It returns retry_after (seconds) as begin_login does. Raises RQ401 for an attempt that is over, unknown or of another account.';
 grant execute on routine app_hidden.finish_login(uuid,text,text,boolean,text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.given(field text, value text)
@@ -2034,6 +2019,44 @@ AS $function$
 $function$;
 comment on routine app_private.audit_webhook(text,app_public.webhooks,jsonb) is 'Writes the audit entry for a change of a webhook, or for a delivery that is sent again. It never contains the key.';
 
+CREATE OR REPLACE FUNCTION app_private.begin_attempt(of_account_key bytea, of_network cidr, OUT attempt_id uuid, OUT retry_after integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_since timestamptz := clock_timestamp() - interval '15 minutes';
+  v_blocked_until timestamptz;
+begin
+  delete from app_private.login_attempts a where a.attempted_at < v_since;
+
+  -- One at a time for each network, while it is counted.
+  perform pg_advisory_xact_lock(hashtextextended('login from ' || coalesce(of_network::text, ''), 0));
+  v_blocked_until := app_private.blocked_until(of_account_key, of_network, v_since);
+  if v_blocked_until is not null then
+    retry_after := app_private.seconds_until(v_blocked_until);
+    return;
+  end if;
+
+  -- An attempt that is under way may still fail, so it takes one of the network's places for as long as it may finish. Without a
+  -- place nobody has failed too often yet; there are too many at once.
+  if (
+    select count(*) from (
+      select from app_private.login_attempts a
+      where a.network = of_network and a.attempted_at > v_since
+        and (a.failed or a.attempted_at > clock_timestamp() - interval '30 seconds')
+      limit 100
+    ) places
+  ) >= 100 then
+    raise exception using errcode = 'lock_not_available', message = 'Too many logins from this network are under way.';
+  end if;
+
+  insert into app_private.login_attempts (account_key, network) values (of_account_key, of_network)
+  returning id into attempt_id;
+end
+$function$;
+comment on routine app_private.begin_attempt(bytea,cidr) is 'Counts an attempt before the password is checked: its finish has to follow within 30 seconds, after which it no longer counts. It returns retry_after (seconds) instead of an attempt_id when blocked_until() says so. Raises 55P03 when the attempts of the network that are under way could exceed its limit.';
+
 CREATE OR REPLACE FUNCTION app_private.begin_delivery(delivery_id uuid, OUT url text, OUT signing_key text, OUT body text)
  RETURNS record
  LANGUAGE plpgsql
@@ -2092,8 +2115,33 @@ begin
   where lower(c.email) = lower(begin_password_reset.email);
 end
 $function$;
-comment on routine app_private.begin_password_reset(text,text) is 'The job of a request for a link: it counts the request and writes its audit entry, which causes the mail. There is no entry for an unknown or deactivated account, nor after 3 requests for the address or 20 from the network within 15 minutes.';
+comment on routine app_private.begin_password_reset(text,text) is 'The job of a request for a link: it counts the request and writes its audit entry, which causes the mail. There is no entry for an unknown or deactivated account, nor after 3 requests for the address or 20 from the network within 15 minutes. Strangers'' requests keep nobody from a link, because the links that they request are mailed to its owner.';
 grant execute on routine app_private.begin_password_reset(text,text) to assent_worker;
+
+CREATE OR REPLACE FUNCTION app_private.blocked_until(of_account_key bytea, of_network cidr, since timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select max(b.attempted_at) + interval '15 minutes'
+  from (
+    (
+      select a.attempted_at from app_private.login_attempts a
+      where a.account_key = of_account_key and a.network is not distinct from of_network and a.failed and a.attempted_at > since
+      order by a.attempted_at desc offset 9 limit 1
+    ) union all (
+      select a.attempted_at from app_private.login_attempts a
+      where a.account_key = of_account_key and a.failed and a.attempted_at > since
+      order by a.attempted_at desc offset 99 limit 1
+    ) union all (
+      select a.attempted_at from app_private.login_attempts a
+      where a.network = of_network and a.failed and a.attempted_at > since
+      order by a.attempted_at desc offset 99 limit 1
+    )
+  ) b
+$function$;
+comment on routine app_private.blocked_until(bytea,cidr,timestamp with time zone) is 'Until when a caller from this network may not guess at this account, or null: after 10 failures there from the network, 100 there from everywhere, or 100 from the network. So strangers do not lock anybody out who logs in from elsewhere. All addresses that are unknown count as one network of an account, but not as one network of everybody.';
 
 CREATE OR REPLACE FUNCTION app_private.caller()
  RETURNS TABLE(session_id uuid, user_id uuid, role text)
@@ -2125,6 +2173,16 @@ AS $function$
   from app_private.caller() c
 $function$;
 comment on routine app_private.caller_with_permissions() is 'Who is asking and what they may do; no row without a caller.';
+
+CREATE OR REPLACE FUNCTION app_private.change_key()
+ RETURNS bytea
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select sha256(convert_to('password change in ' || l.session_id, 'UTF8'))
+  from app_private.live_session(current_setting('assent.session', true)) l
+$function$;
+comment on routine app_private.change_key() is 'The key under which the wrong old passwords of the caller''s session are counted: whoever finds an open session cannot guess its password, and no stranger who fails to log in keeps its person from changing it.';
 
 CREATE OR REPLACE FUNCTION app_private.changes(old_row jsonb, new_row jsonb)
  RETURNS jsonb
@@ -2969,6 +3027,14 @@ end
 $function$;
 comment on routine app_private.require_session() is 'Whose session it is, even if their role has changed since the transaction began. Raises RQ401 without a live session.';
 
+CREATE OR REPLACE FUNCTION app_private.seconds_until(blocked_until timestamp with time zone)
+ RETURNS integer
+ LANGUAGE sql
+AS $function$
+  select greatest(1, ceil(extract(epoch from blocked_until - clock_timestamp())))::integer
+$function$;
+comment on routine app_private.seconds_until(timestamp with time zone) is 'The seconds that a refused caller is told to wait, at least one.';
+
 CREATE OR REPLACE FUNCTION app_private.stamps(edge app_public.request_transitions)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -3285,46 +3351,47 @@ end
 $function$;
 comment on routine app_private.uuid_v7() is 'A time-ordered UUID, version 7 (RFC 9562, 5.7), so that inserts into a big table touch only its newest index pages.';
 
-CREATE OR REPLACE FUNCTION app_private.verify_password(attempt_id uuid, email text, password_digest text, OUT user_id uuid, OUT known_id uuid, OUT retry_after integer)
+CREATE OR REPLACE FUNCTION app_private.verify_password(attempt_id uuid, of_account_key bytea, known_id uuid, password_digest text, OUT user_id uuid, OUT retry_after integer)
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_account_key bytea := app_private.account_key(email);
+  v_attempt app_private.login_attempts;
   v_since timestamptz := clock_timestamp() - interval '15 minutes';
   v_blocked_until timestamptz;
   v_hash text;
 begin
   -- One at a time for each account, until the hash is compared and the outcome counted.
-  perform pg_advisory_xact_lock(hashtextextended('login to ' || v_account_key::text, 0));
-  if not exists (
-    select from app_private.login_attempts a where a.id = attempt_id and a.account_key = v_account_key and not a.failed
-  ) then
+  perform pg_advisory_xact_lock(hashtextextended('login to ' || of_account_key::text, 0));
+  select * into v_attempt
+  from app_private.login_attempts a
+  where a.id = attempt_id and a.account_key = of_account_key and not a.failed;
+  if not found then
     raise exception using errcode = 'RQ401',
       message = 'This login attempt is over, or was begun for another account: log in again.';
   end if;
+  if v_attempt.attempted_at < clock_timestamp() - interval '30 seconds' then
+    raise exception using errcode = 'lock_not_available', message = 'This login attempt took too long: log in again.';
+  end if;
 
-  select a.attempted_at + interval '15 minutes' into v_blocked_until
-  from app_private.login_attempts a
-  where a.account_key = v_account_key and a.failed and a.attempted_at > v_since
-  order by a.attempted_at desc
-  offset 9 limit 1;
-  if found then
+  v_blocked_until := app_private.blocked_until(of_account_key, v_attempt.network, v_since);
+  if v_blocked_until is not null then
     delete from app_private.login_attempts a where a.id = attempt_id;
-    retry_after := greatest(1, ceil(extract(epoch from v_blocked_until - clock_timestamp())));
+    retry_after := app_private.seconds_until(v_blocked_until);
     return;
   end if;
 
-  select c.user_id, c.password_hash, case when not u.is_deleted then u.id end
-  into known_id, v_hash, user_id
+  select c.password_hash, case when not u.is_deleted then u.id end
+  into v_hash, user_id
   from app_private.credentials c
   join app_public.users u on u.id = c.user_id
-  where lower(c.email) = lower(verify_password.email);
+  where c.user_id = known_id;
 
-  -- An unknown account takes as long as a known one: one hash.
+  -- An account that is unknown or has no password takes as long as any other: one hash.
   if v_hash is null then
     perform app_private.hash_password(password_digest);
+    user_id := null;
   elsif app_private.crypt(password_digest, v_hash) is distinct from v_hash then
     user_id := null;
   end if;
@@ -3336,7 +3403,7 @@ begin
   end if;
 end
 $function$;
-comment on routine app_private.verify_password(uuid,text,text) is 'Is this the password of an active account? If so, it returns its user_id. If not, the attempt counts as failed, and known_id is the account that has the address, if any. It returns retry_after (seconds) when 10 attempts on this account have failed within 15 minutes. An attempt is valid once: raises RQ401 for one that is over, unknown or of another account.';
+comment on routine app_private.verify_password(uuid,bytea,uuid,text) is 'Is this the password of known_id, and are they active? If so, it returns their user_id; if not, the attempt counts as failed. It returns retry_after (seconds) when blocked_until() says so. An attempt is valid once: raises RQ401 for one that is over, unknown or of another account, and 55P03 for one that was begun more than 30 seconds ago.';
 
 CREATE OR REPLACE FUNCTION app_private.violations(of_table regclass, refused jsonb)
  RETURNS jsonb
