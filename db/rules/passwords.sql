@@ -47,7 +47,8 @@ as $$
 begin
   perform app_private.require_session();
   perform app_private.refuse_weakness(weakness, 'new_password');
-  select b.attempt_id, b.retry_after into attempt_id, retry_after from app_private.begin_attempt(app_private.change_key(), null) b;
+  select b.attempt_id, b.retry_after into attempt_id, retry_after
+  from app_private.begin_attempt(app_private.change_key(), null) b;
 end
 $$;
 comment on function app_hidden.begin_password_change(text) is
