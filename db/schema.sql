@@ -1231,7 +1231,8 @@ AS $function$
 begin
   perform app_private.require_session();
   perform app_private.refuse_weakness(weakness, 'new_password');
-  select b.attempt_id, b.retry_after into attempt_id, retry_after from app_private.begin_attempt(app_private.change_key(), null) b;
+  select b.attempt_id, b.retry_after into attempt_id, retry_after
+  from app_private.begin_attempt(app_private.change_key(), null) b;
 end
 $function$;
 comment on routine app_hidden.begin_password_change(text) is 'Does what begin_login does, with a count for each session: it returns retry_after when 10 old passwords have been wrong within 15 minutes. Raises RQ401, and RQ422 if the new password is weak.';
