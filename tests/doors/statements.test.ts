@@ -227,7 +227,14 @@ describe('GraphQL', () => {
       },
       rejectRequest: async () => [{ requestId: await submitted(), comment: 'No.', version: 2 }],
       requestPasswordReset: async () => [{ email: api.db.people.user2.email }],
-      resendMail: async () => [{ notificationId: ids.undeliveredMail }],
+      resendMail: async () => {
+        const { rows } = await root.query(
+          `insert into app_public.notifications (recipient_id, kind, event, mail_state)
+           values ($1, 'ROLE_CHANGED', gen_random_uuid()::text, 'FAILED') returning id`,
+          [api.db.people.user2.id],
+        )
+        return [{ notificationId: rows[0].id }]
+      },
       resendWebhookDelivery: async () => {
         await root.query(`update app_public.webhook_deliveries set state = 'FAILED' where id = $1`, [ids.webhookDelivery])
         return [{ deliveryId: ids.webhookDelivery }]

@@ -62,6 +62,8 @@ export interface Stage {
   entry(action: string, actor: Person | null, user: Person | null, metadata?: Row): Row
   /** Deactivates and demotes those who are to be, after they have played their part. */
   retire(): Promise<void>
+  /** Takes back, without a trace, whatever became of these people, their passwords and their sessions; whoever came since is gone. */
+  recast(): Promise<void>
   close(): Promise<void>
 }
 
@@ -103,6 +105,24 @@ const attemptFunctions = `
     return to_jsonb(v_all);
   end $$`
 
+const rememberCast = `
+  drop table if exists test.users, test.credentials, test.sessions;
+  create table test.users as table app_public.users;
+  create table test.credentials as table app_private.credentials;
+  create table test.sessions as table app_private.sessions`
+
+const restoreCast = `
+  begin;
+  set local session_replication_role = replica;
+  delete from app_public.users u using test.users known where known.id = u.id;
+  update app_public.users set is_deleted = true;
+  insert into app_public.users table test.users;
+  delete from app_private.credentials;
+  insert into app_private.credentials table test.credentials;
+  delete from app_private.sessions;
+  insert into app_private.sessions table test.sessions;
+  commit`
+
 const roles: Partial<Record<Actor, string>> = {
   anonymous: 'assent_anonymous',
   auditor: 'assent_auditor',
@@ -126,6 +146,8 @@ export async function openStage(given?: TestDatabase): Promise<Stage> {
   const root = await db.connect('root')
   await root.query(attemptFunctions)
   const { id, secret } = await addPeople(db, root)
+  const remember = () => root.query(rememberCast)
+  await remember()
 
   const attempts = async (list: Attempt[]): Promise<Outcome[]> => {
     if (list.length === 0) return []
@@ -219,6 +241,10 @@ export async function openStage(given?: TestDatabase): Promise<Stage> {
       await root.query('update app_public.users set is_deleted = true where id = any ($1)', [
         [id.gone, id.left, id.idle, id.idler],
       ])
+      await remember()
+    },
+    async recast() {
+      await root.query(restoreCast)
     },
     close: () => db.close(),
   }

@@ -432,6 +432,46 @@ describe('a request', () => {
   })
 })
 
+describe('an edge that leads back', () => {
+  test.each([
+    ['of its creator', 'WITHDRAW', 'CREATOR', 'user'],
+    ['of whoever can decide', 'RETURN', 'DECIDER', 'manager'],
+  ] as const)('%s takes a row of the table, and clears what it says: %s', async (_, action, who, actor) => {
+    const { id } = await stage.request({ creator: 'user', assignee: 'manager', status: 'SUBMITTED' })
+    const kept = async () => (await stage.root.query('select * from app_public.requests where id = $1', [id])).rows[0]
+    const before = await kept()
+    const take = `select * from app_hidden.transition('${id}', '${action}')`
+    await stage.root.query('begin; set local role assent_owner')
+    try {
+      await stage.root.query(
+        `insert into app_public.audit_actions (action, description) values ($1, 'For this test.') on conflict do nothing`,
+        [action],
+      )
+      await stage.root.query(
+        `insert into app_public.request_transitions (from_status, action, to_status, who, stamps)
+         values ('SUBMITTED', $1, 'DRAFT', $2, '{"submitted_at": null, "assigned_to_id": null, "description": "@caller"}')`,
+        [action, who],
+      )
+      await stage.root.query('reset role')
+      // Of another party it is not: what is not theirs to see, or to do.
+      expect((await stage.attempt('user2', take)).code).toBe('RQ404')
+      expect((await stage.attempt(who === 'CREATOR' ? 'manager' : 'user', take)).code).toBe('RQ403')
+      const left = await stage.leaves(() => stage.rows(actor, take))
+      expect(left).toMatchObject([
+        { action, request_id: id, actor_id: stage.id[actor], metadata: { old_status: 'SUBMITTED', new_status: 'DRAFT' } },
+      ])
+      const back = { status: 'DRAFT', submitted_at: null, assigned_to_id: null, description: stage.id[actor] }
+      expect(await kept()).toMatchObject({ ...back, version: before.version + 1 })
+      expect((await stage.attempt(actor, take)).code).toBe(who === 'CREATOR' ? 'RQ409' : 'RQ404') // It leads from there alone.
+      await stage.rows('user', `select * from app_public.submit_request('${id}')`)
+      expect(await kept()).toMatchObject({ status: 'SUBMITTED', submitted_at: expect.any(Date), assigned_to_id: null })
+    } finally {
+      await stage.root.query('rollback')
+    }
+    expect(await kept()).toEqual(before)
+  })
+})
+
 describe('validation', () => {
   const create = (title: string, description = 'null', assignee = 'null') =>
     `select * from app_public.create_request(${title}, ${description}, ${assignee})`

@@ -11,8 +11,33 @@ let workers: [pg.Client, pg.Client]
 beforeAll(async () => {
   stage = await openStage()
   workers = [await stage.db.connect('owner'), await stage.db.connect('owner')]
+  for (const creator of ['user', 'manager', 'admin'] as const) {
+    for (const assignee of [null, 'manager', 'manager2', 'admin', 'admin2', 'demoted', 'gone'] as const) {
+      if (assignee === creator) continue
+      const { id: draft } = await stage.request({ creator, assignee, status: 'DRAFT' })
+      situations.push({ creator, assignee, draft, waiting: await submitted(assignee, creator) })
+    }
+  }
+  await stage.retire()
+  await stage.tell()
 })
 afterAll(() => stage?.close())
+
+/** Requests of different people and for different people, of whom some have gone since. */
+const situations: { creator: Person; assignee: Person | null; draft: string; waiting: string }[] = []
+const roleOf: Partial<Record<Person, 'USER' | 'MANAGER' | 'ADMIN'>> = {
+  user: 'USER',
+  user2: 'USER',
+  demoted: 'USER',
+  manager: 'MANAGER',
+  manager2: 'MANAGER',
+  admin: 'ADMIN',
+  admin2: 'ADMIN',
+} // and nobody else is active
+const active = Object.keys(roleOf) as Person[]
+const decides = (person: Person | null) => person !== null && (roleOf[person] ?? 'USER') !== 'USER'
+const canDecide = (person: Person, creator: Person, assignee: Person | null) =>
+  decides(person) && person !== creator && (roleOf[person] === 'ADMIN' || !decides(assignee) || assignee === person)
 
 const NOBODY = '00000000-0000-7000-8000-000000000000'
 
@@ -37,40 +62,17 @@ const submitted = async (assignee: Person | null = null, creator: Person = 'user
   (await stage.request({ creator, assignee, status: 'SUBMITTED' })).id
 
 test('the accounts that a database begins with were told nothing', async () => {
-  expect((await stage.jobs('dispatch')).length).toBeGreaterThan(5)
-  expect(await stage.tell()).toEqual([])
-  expect((await stage.root.query('select * from app_public.notifications')).rows).toEqual([])
+  const fresh = await openStage()
+  try {
+    expect((await fresh.jobs('dispatch')).length).toBeGreaterThan(5)
+    expect(await fresh.tell()).toEqual([])
+    expect((await fresh.root.query('select * from app_public.notifications')).rows).toEqual([])
+  } finally {
+    await fresh.close()
+  }
 })
 
 describe('who is told', () => {
-  const roleOf: Partial<Record<Person, 'USER' | 'MANAGER' | 'ADMIN'>> = {
-    user: 'USER',
-    user2: 'USER',
-    demoted: 'USER',
-    manager: 'MANAGER',
-    manager2: 'MANAGER',
-    admin: 'ADMIN',
-    admin2: 'ADMIN',
-  } // and nobody else is active
-  const active = Object.keys(roleOf) as Person[]
-  const decides = (person: Person | null) => person !== null && (roleOf[person] ?? 'USER') !== 'USER'
-  const canDecide = (person: Person, creator: Person, assignee: Person | null) =>
-    decides(person) && person !== creator && (roleOf[person] === 'ADMIN' || !decides(assignee) || assignee === person)
-
-  let situations: { creator: Person; assignee: Person | null; draft: string; waiting: string }[]
-  beforeAll(async () => {
-    situations = []
-    for (const creator of ['user', 'manager', 'admin'] as const) {
-      for (const assignee of [null, 'manager', 'manager2', 'admin', 'admin2', 'demoted', 'gone'] as const) {
-        if (assignee === creator) continue
-        const { id: draft } = await stage.request({ creator, assignee, status: 'DRAFT' })
-        situations.push({ creator, assignee, draft, waiting: await submitted(assignee, creator) })
-      }
-    }
-    await stage.retire()
-    await stage.tell()
-  })
-
   /** The notification of each, whose event is the one entry that the action left. */
   async function told(actor: Person, statement: string): Promise<{ code: string | null; told: string[]; jobs: number }> {
     const outcome: { code: string | null; told: string[]; jobs: number } = { code: null, told: [], jobs: 0 }

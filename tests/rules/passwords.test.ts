@@ -13,6 +13,10 @@ beforeAll(async () => {
   stage = await openStage()
   api = await stage.db.connect('auth')
   worker = await stage.db.connect('owner')
+})
+beforeEach(async () => {
+  await stage.recast()
+  await stage.root.query('delete from app_private.password_reset_requests')
   await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.gone])
   await stage.tell()
 })
@@ -108,11 +112,6 @@ describe('asking', () => {
 })
 
 describe('the job of it', () => {
-  beforeEach(async () => {
-    await stage.root.query('delete from app_private.password_reset_requests')
-    await stage.tell()
-  })
-
   test('leaves an entry without an actor, and has a link mailed', async () => {
     for (const address of ['user@assent.test', 'USER@assent.TEST']) {
       expect(await leaves(() => begin(address))).toEqual([stage.entry('PASSWORD_RESET_REQUEST', null, 'user')])

@@ -12,6 +12,7 @@ beforeAll(async () => {
   stage = await openStage()
   api = await stage.db.connect('auth')
 })
+beforeEach(() => stage.recast())
 afterAll(() => stage?.close())
 
 const NOBODY = '00000000-0000-7000-8000-000000000000'

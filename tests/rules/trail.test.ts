@@ -10,6 +10,7 @@ beforeAll(async () => {
   api = await stage.db.connect('auth')
   auditor = await stage.db.connect('auditor')
 })
+beforeEach(() => stage.recast())
 afterAll(() => stage?.close())
 
 const entries = async (): Promise<Row[]> =>
@@ -208,34 +209,26 @@ describe('every action leaves one entry', () => {
     expect(left.map((entry) => entry['ip_address'])).toEqual([kept])
   })
 
+  const add = (isDeleted: boolean) => `insert into app_public.users (name, role, is_deleted) values ('New', 'USER', ${isDeleted})`
+  const change = (changes: string) => `update app_public.users set ${changes} where name = 'New'`
   test.each([
-    ['USER_CREATE', `insert into app_public.users (name, role) values ('New', 'USER')`, { name: 'New', role: 'USER' }],
-    [
-      'USER_UPDATE',
-      `update app_public.users set name = 'Newer', role = 'MANAGER' where name = 'New'`,
-      { name: { old: 'New', new: 'Newer' }, role: { old: 'USER', new: 'MANAGER' } },
-    ],
-    [
-      'USER_DEACTIVATE',
-      `update app_public.users set is_deleted = true where name = 'Newer'`,
-      { is_deleted: { old: false, new: true } },
-    ],
-    [
-      'USER_REACTIVATE',
-      `update app_public.users set is_deleted = false where name = 'Newer'`,
-      { is_deleted: { old: true, new: false } },
-    ],
-  ])('%s by SQL, which names the login that did it', async (action, statement, metadata) => {
+    ['USER_CREATE', null, add(false), { name: 'New', role: 'USER' }],
+    ['USER_UPDATE', add(false), change(`role = 'MANAGER'`), { role: { old: 'USER', new: 'MANAGER' } }],
+    ['USER_DEACTIVATE', add(false), change('is_deleted = true'), { is_deleted: { old: false, new: true } }],
+    ['USER_REACTIVATE', add(true), change('is_deleted = false'), { is_deleted: { old: true, new: false } }],
+  ])('%s by SQL, which names the login that did it', async (action, before, statement, metadata) => {
+    await stage.root.query(`update app_public.users set name = 'Former' where name = 'New'`)
     const owner = await stage.db.connect('owner')
+    if (before) await owner.query(before)
     const left = await leaves(() => owner.query(statement))
-    const person = (await stage.root.query(`select id from app_public.users where name in ('New', 'Newer')`)).rows[0].id
+    const people = await stage.root.query(`select id from app_public.users where name = 'New'`)
     expect(left.map(bare)).toEqual([
       {
         actor_id: null,
         action,
         request_id: null,
         request_creator_id: null,
-        user_id: person,
+        user_id: people.rows[0].id,
         metadata: { ...metadata, database_user: 'assent_owner' },
         ip_address: null,
       },
@@ -246,9 +239,9 @@ describe('every action leaves one entry', () => {
 describe('logging in and out', () => {
   const entry: Stage['entry'] = (...given) => ({ ...stage.entry(...given), ip_address: '192.0.2.9' })
   const from = (email: string, password?: string) => login(api, email, password, '192.0.2.9')
-  let known: Login
 
   test('LOGIN', async () => {
+    let known: Login | undefined
     expect(
       (
         await leaves(async () => {
@@ -264,7 +257,6 @@ describe('logging in and out', () => {
     expect((await leaves(() => from('nobody@assent.test', 'wrong'))).map(bare)).toEqual([entry('LOGIN_FAILED', null, null)])
     await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.user2])
     expect((await leaves(() => from('user2@assent.test'))).map(bare)).toEqual([entry('LOGIN_FAILED', null, 'user2')])
-    await stage.root.query('update app_public.users set is_deleted = false where id = $1', [stage.id.user2])
   })
 
   test('throttled attempts leave none', async () => {
@@ -293,19 +285,19 @@ describe('logging in and out', () => {
   }
 
   test('LOGOUT', async () => {
-    expect((await leaves(() => logout(known.session_secret!))).map(bare)).toEqual([entry('LOGOUT', 'user', 'user')])
+    const { session_secret } = await from('user@assent.test')
+    expect((await leaves(() => logout(session_secret!))).map(bare)).toEqual([entry('LOGOUT', 'user', 'user')])
     // Of whom the session is, though their role should have changed since the transaction began.
     const left = await leaves(() => logout(stage.secret.manager2, 'assent_user'))
     expect(left.map(bare)).toEqual([entry('LOGOUT', 'manager2', 'manager2')])
   })
 
-  test.each([
-    ['no session', () => '', 'assent_user'],
-    ['a session that is over', () => known.session_secret!, 'assent_user'],
-  ])('with %s there is nothing to log out from, and no entry', async (_, secret, role) => {
+  test.each(['no session', 'a session that is over'])('with %s there is nothing to log out from, and no entry', async (kind) => {
+    const secret = kind === 'no session' ? '' : stage.secret.user
+    if (secret) await logout(secret)
     const sessions = async () => (await stage.root.query('select id, revoked_at from app_private.sessions order by id')).rows
     const before = await sessions()
-    expect(await leaves(() => logout(secret(), role).catch(() => {}))).toEqual([])
+    expect(await leaves(() => logout(secret).catch(() => {}))).toEqual([])
     expect(await sessions()).toEqual(before)
   })
 

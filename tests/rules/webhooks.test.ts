@@ -13,6 +13,7 @@ beforeAll(async () => {
   workers = [await stage.db.connect('owner'), await stage.db.connect('owner')]
 })
 beforeEach(async () => {
+  await stage.recast()
   await stage.root.query('delete from graphile_worker._private_jobs')
   await stage.root.query('delete from app_public.webhooks')
 })
@@ -398,14 +399,14 @@ describe('an event', () => {
       (id) => `select app_public.update_user('${id}', role => 'MANAGER')`,
       () => user({ role: 'MANAGER' }),
     ],
+    ['user.deactivated', 'admin', idler, (id) => `select app_public.deactivate_user('${id}')`, () => user({ is_deleted: true })],
     [
-      'user.deactivated',
+      'user.reactivated',
       'admin',
-      idler,
-      (id) => `select app_public.deactivate_user('${id}')`,
-      () => user({ role: 'MANAGER', is_deleted: true }),
+      async () => (await stage.rows('admin', `select * from app_public.deactivate_user('${stage.id.idler}')`))[0]!['id'],
+      (id) => `select app_public.reactivate_user('${id}')`,
+      () => user({}),
     ],
-    ['user.reactivated', 'admin', idler, (id) => `select app_public.reactivate_user('${id}')`, () => user({ role: 'MANAGER' })],
   ]
 
   test('each that there is has its line here, and a kind of entry that is told', async () => {

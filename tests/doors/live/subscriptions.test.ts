@@ -257,8 +257,11 @@ describe('notificationReceived', () => {
   test('reports nothing when an announcement names a notification of somebody else', async () => {
     const socket = await connect(api, 'user2')
     const heard = await socket.subscribe(RECEIVED)
-    const { rows } = await owner.query('select id, recipient_id from app_public.notifications limit 1')
-    expect(rows[0].recipient_id).not.toBe(api.db.people.user2.id)
+    const { rows } = await owner.query(
+      `insert into app_public.notifications (recipient_id, kind, event, mail_state)
+       values ($1, 'ROLE_CHANGED', gen_random_uuid()::text, 'NONE') returning id`,
+      [api.db.people.user.id],
+    )
     await owner.query(`select pg_notify('assent', format('notification %s %s', $1::uuid, $2::uuid))`, [
       api.db.people.user2.id,
       rows[0].id,

@@ -740,8 +740,10 @@ describe('what each role lists is what GraphQL lists', () => {
         await rest(by, `POST /requests/${body.id}/submit/`)
         await rest(decider, `POST /requests/${body.id}/reject/`, { comment: 'No' })
       }
-      const waiting = await rest('user', 'POST /requests/', { title: 'Waits for who went', assigned_to_id: decider.id })
-      await rest('user', `POST /requests/${waiting.body.id}/submit/`)
+      for (const assigned_to_id of [decider.id, null]) {
+        const waiting = await rest('user', 'POST /requests/', { title: 'Waits, also for who went', assigned_to_id })
+        await rest('user', `POST /requests/${waiting.body.id}/submit/`)
+      }
     }
     await rest('admin', `DELETE /users/${gone.id}/`)
     await rest('admin', `DELETE /users/${creator.id}/`)

@@ -58,9 +58,9 @@ const codeOf = ({ body }: { body: any }) => body.errors?.[0].extensions.code ?? 
 const act = (name: string, input: object, who: Who) => api.data(mutation(name, 'clientMutationId'), { input }, who)
 
 describe('the inbox', () => {
-  beforeAll(forget)
-
   test('has what each was told, by both doors the same: kind, request, actor and times', async () => {
+    await work() // what earlier tests left
+    await forget()
     const requestId = await newRequest(api, { title: 'A laptop', submit: true })
     await work()
     const person = (name: Name, label: string, role: string) => ({ id: api.db.people[name].id, name: label, role })
