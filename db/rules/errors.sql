@@ -73,6 +73,18 @@ comment on function app_private.raise_faults(jsonb) is
   'Raises RQ422 for faults that violations() and type_faults() have found. MESSAGE is that of the first, COLUMN its field, '
   'and DETAIL holds all of them as JSON.';
 
+create or replace function app_private.raise_refusal(faults jsonb, state text, field text, message text)
+  returns void
+  language sql
+  immutable
+as $$
+  select app_private.raise_faults(faults
+    || case when state = 'RQ422' then jsonb_build_object('field', field, 'message', message) else '[]' end)
+$$;
+comment on function app_private.raise_refusal(jsonb, text, text, text) is
+  'Raises RQ422 for a row that has been refused, with this SQLSTATE, COLUMN and MESSAGE: for what violations() has found in it, '
+  'and for what a trigger has found, if it was a trigger that refused it.';
+
 create or replace function app_private.type_faults(changes jsonb, of_table regclass)
   returns jsonb
   language plpgsql

@@ -104,12 +104,9 @@ begin
   perform set_config('assent.action', '', true);
   return v_written;
 exception
-  when integrity_constraint_violation then
-    perform app_private.raise_faults(app_private.request_faults(r, changes));
-  when sqlstate 'RQ422' then -- the guard's
+  when integrity_constraint_violation or sqlstate 'RQ422' then -- or the guard's
     get stacked diagnostics v_field = column_name, v_message = message_text;
-    perform app_private.raise_faults(app_private.request_faults(r, changes)
-      || jsonb_build_object('field', v_field, 'message', v_message));
+    perform app_private.raise_refusal(app_private.request_faults(r, changes), sqlstate, v_field, v_message);
 end
 $$;
 comment on function app_private.write_request(app_public.requests, text, jsonb) is

@@ -101,10 +101,10 @@ create or replace function app_private.is_visible(request_id uuid)
 as $$
 begin
   return exists (
-    select from app_public.requests r
-    where r.id = request_id
-      and app_hidden.can_see(r.creator_id, r.status, r.is_deleted, (select app_hidden.current_user_id()),
-        (select app_hidden.has_permission('request.read')), (select app_hidden.has_permission('request.read_all')))
+    select from app_private.caller_with_permissions() c
+    join app_public.requests r on r.id = request_id
+    where app_hidden.can_see(r.creator_id, r.status, r.is_deleted, c.user_id,
+      'request.read' = any (c.permissions), 'request.read_all' = any (c.permissions))
   );
 end
 $$;

@@ -224,9 +224,9 @@ begin
 exception
   when integrity_constraint_violation or sqlstate 'RQ422' then -- or the trigger's, of an unknown event
     get stacked diagnostics v_field = column_name, v_message = message_text;
-    perform app_private.raise_faults(app_private.violations('app_public.webhooks',
-        jsonb_build_object('url', create_webhook.url, 'events', create_webhook.events, 'signing_key', ''))
-      || case when sqlstate = 'RQ422' then jsonb_build_object('field', v_field, 'message', v_message) else '[]' end);
+    perform app_private.raise_refusal(app_private.violations('app_public.webhooks',
+      jsonb_build_object('url', create_webhook.url, 'events', create_webhook.events, 'signing_key', '')),
+      sqlstate, v_field, v_message);
 end
 $$;
 comment on function app_public.create_webhook(text, text[]) is
@@ -275,9 +275,9 @@ begin
 exception
   when integrity_constraint_violation or sqlstate 'RQ422' then -- or the trigger's, of an unknown event
     get stacked diagnostics v_field = column_name, v_message = message_text;
-    perform app_private.raise_faults(app_private.violations('app_public.webhooks', to_jsonb(v_old)
-        || jsonb_strip_nulls(jsonb_build_object('url', update_webhook.url, 'events', update_webhook.events)))
-      || case when sqlstate = 'RQ422' then jsonb_build_object('field', v_field, 'message', v_message) else '[]' end);
+    perform app_private.raise_refusal(app_private.violations('app_public.webhooks',
+      to_jsonb(v_old) || jsonb_strip_nulls(jsonb_build_object('url', update_webhook.url, 'events', update_webhook.events))),
+      sqlstate, v_field, v_message);
 end
 $$;
 comment on function app_public.update_webhook(uuid, text, text[], boolean) is
