@@ -62,7 +62,7 @@ export interface Stage {
   entry(action: string, actor: Person | null, user: Person | null, metadata?: Row): Row
   /** Deactivates and demotes those who are to be, after they have played their part. */
   retire(): Promise<void>
-  /** Takes back, without a trace, whatever became of these people, their passwords and their sessions; whoever came since is gone. */
+  /** Takes back, without a trace, whatever became of these people, their logins and their sessions; whoever came since is gone. */
   recast(): Promise<void>
   close(): Promise<void>
 }
@@ -121,6 +121,7 @@ const restoreCast = `
   insert into app_private.credentials table test.credentials;
   delete from app_private.sessions;
   insert into app_private.sessions table test.sessions;
+  delete from app_private.login_attempts;
   commit`
 
 const roles: Partial<Record<Actor, string>> = {

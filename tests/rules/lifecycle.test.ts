@@ -196,8 +196,9 @@ describe('the product of status, action and caller', () => {
   test('the inbox holds exactly the requests that can be approved, and REJECT and APPROVE go together', async () => {
     for (const caller of callers) {
       const { rows } = await stage.attempt(caller, 'select id from app_public.requests_awaiting_my_decision()', { fetch: true })
+      const known = rows.map((row) => row['id'] as string).filter((id) => situations.some((situation) => situation.id === id))
       const decidable = situations.filter((situation) => expected(caller, situation)[actions.indexOf('APPROVE')] === null)
-      expect(rows.map((row) => row['id']).sort()).toEqual(decidable.map(({ id }) => id).sort())
+      expect(known.sort()).toEqual(decidable.map(({ id }) => id).sort())
     }
     const inboxes = await stage.attempts(
       callers.map((actor) => ({ actor, statement: 'select from app_public.requests_awaiting_my_decision()' })),

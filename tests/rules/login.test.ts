@@ -13,10 +13,7 @@ beforeAll(async () => {
     for (const status of ['DRAFT', 'SUBMITTED'] as const) await stage.request({ creator, assignee: null, status })
   }
 })
-beforeEach(async () => {
-  await stage.recast()
-  await stage.root.query('delete from app_private.login_attempts')
-})
+beforeEach(() => stage.recast())
 afterAll(() => stage?.close())
 
 const roles = ['assent_anonymous', 'assent_user', 'assent_manager', 'assent_admin']

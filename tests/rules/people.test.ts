@@ -20,6 +20,9 @@ let api: pg.Client
 beforeAll(async () => {
   stage = await openStage()
   api = await stage.db.connect('auth')
+})
+beforeEach(async () => {
+  await stage.recast()
   await stage.root.query('update app_public.users set is_deleted = true where id = $1', [stage.id.gone])
 })
 afterAll(() => stage?.close())

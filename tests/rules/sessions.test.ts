@@ -402,7 +402,6 @@ describe('a refresh token', () => {
 
 describe('a new password', () => {
   const [old, fresh] = ['assent-demo-password', 'a password that is new']
-  beforeEach(() => stage.root.query('delete from app_private.login_attempts'))
 
   /** In its two transactions, as the API does it. */
   async function change(secret: string, from: string, to = fresh, weakness: string | null = null): Promise<Row> {
