@@ -21,6 +21,7 @@ beforeAll(async () => {
   await stage.retire()
   await stage.tell()
 })
+beforeEach(() => stage.root.query('delete from app_private.notification_preferences'))
 afterAll(() => stage?.close())
 
 /** Requests of different people and for different people, of whom some have gone since. */
@@ -410,8 +411,6 @@ describe('preferences', () => {
   const mine = (person: Person) => stage.rows(person, 'select * from app_public.my_notification_preferences()')
   const declinable = ['APPROVED', 'ASSIGNED', 'DIGEST', 'REJECTED', 'REMINDER', 'SUBMITTED']
   const mandatory = ['ACCOUNT_CREATED', 'PASSWORD_CHANGED', 'PASSWORD_RESET', 'ROLE_CHANGED']
-
-  beforeEach(() => stage.root.query('delete from app_private.notification_preferences'))
 
   test('are a mail at once, of each kind that can be declined', async () => {
     expect(await mine('user')).toEqual(

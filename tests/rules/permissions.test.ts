@@ -184,6 +184,7 @@ const executors: Record<string, Role[]> = {
   'app_private.violations(regclass,jsonb)': [],
   'app_private.type_faults(jsonb,regclass)': [],
   'app_private.raise_faults(jsonb)': [],
+  'app_private.raise_refusal(jsonb,text,text,text)': [],
   'app_private.log_action(text,uuid,uuid,jsonb,uuid,uuid)': [],
   'app_private.refuse_weakness(text,text)': [],
   'app_private.changes(jsonb,jsonb)': [],

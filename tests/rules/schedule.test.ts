@@ -19,9 +19,13 @@ const pretend = async (statement: string, values: unknown[] = []): Promise<Row[]
   await stage.root.query('set session_replication_role = replica')
   return all(statement, values).finally(() => stage.root.query('reset session_replication_role'))
 }
-/** Each test undoes what it did, but for those of two at once. */
+/** Each test begins without a request, and undoes what it did, but for those of two at once. */
 const undone = () => {
-  beforeEach(() => stage.root.query('begin'))
+  beforeEach(async () => {
+    await stage.root.query('begin')
+    await pretend('delete from app_public.notifications')
+    await pretend('delete from app_public.requests')
+  })
   afterEach(() => stage.root.query('rollback'))
 }
 

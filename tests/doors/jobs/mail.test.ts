@@ -36,6 +36,9 @@ beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'assent-mail-'))
 })
 afterEach(async () => {
+  const written = lines.join('')
+  const secrets = [new URL(api.db.urls.owner).password, 'wrong-password', '#token=']
+  expect(secrets.filter((secret) => written.includes(secret))).toEqual([])
   mailbox.answer = () => undefined
   await root.query(`update app_public.notifications set mail_state = 'CANCELLED' where mail_state = 'FAILED'`)
 })
@@ -749,10 +752,10 @@ test('a server that takes its time to accept a mail is waited for, lest the mail
   expect(mailbox.arrived).toHaveLength(before + 1)
 })
 
-test('no secret was logged', () => {
-  const written = lines.join('')
-  expect(written).toContain('send_mail')
-  expect([new URL(api.db.urls.owner).password, 'wrong-password', '#token='].filter((secret) => written.includes(secret))).toEqual(
-    [],
-  )
+test('no secret is logged, by this test or any other', async () => {
+  const worker = await startWorker(config(), log)
+  mailbox.answer = (at) => (at === 'RCPT' ? [450, 'Greylisted, come back'] : undefined)
+  await queue(await api.person())
+  await until(() => lines.join('').includes('send_mail'))
+  await worker.close()
 })
