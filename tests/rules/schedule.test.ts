@@ -25,6 +25,7 @@ const undone = () => {
     await stage.root.query('begin')
     await pretend('delete from app_public.notifications')
     await pretend('delete from app_public.requests')
+    await pretend('delete from graphile_worker._private_jobs')
   })
   afterEach(() => stage.root.query('rollback'))
 }
