@@ -2475,10 +2475,10 @@ CREATE OR REPLACE FUNCTION app_private.is_visible(request_id uuid)
 AS $function$
 begin
   return exists (
-    select from app_public.requests r
-    where r.id = request_id
-      and app_hidden.can_see(r.creator_id, r.status, r.is_deleted, (select app_hidden.current_user_id()),
-        (select app_hidden.has_permission('request.read')), (select app_hidden.has_permission('request.read_all')))
+    select from app_private.caller_with_permissions() c
+    join app_public.requests r on r.id = request_id
+    where app_hidden.can_see(r.creator_id, r.status, r.is_deleted, c.user_id,
+      'request.read' = any (c.permissions), 'request.read_all' = any (c.permissions))
   );
 end
 $function$;
@@ -2874,6 +2874,16 @@ begin
 end
 $function$;
 comment on routine app_private.raise_faults(jsonb) is 'Raises RQ422 for faults that violations() and type_faults() have found. MESSAGE is that of the first, COLUMN its field, and DETAIL holds all of them as JSON.';
+
+CREATE OR REPLACE FUNCTION app_private.raise_refusal(faults jsonb, state text, field text, message text)
+ RETURNS void
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select app_private.raise_faults(faults
+    || case when state = 'RQ422' then jsonb_build_object('field', field, 'message', message) else '[]' end)
+$function$;
+comment on routine app_private.raise_refusal(jsonb,text,text,text) is 'Raises RQ422 for a row that has been refused, with this SQLSTATE, COLUMN and MESSAGE: for what violations() has found in it, and for what a trigger has found, if it was a trigger that refused it.';
 
 CREATE OR REPLACE FUNCTION app_private.random_secret()
  RETURNS text
@@ -3504,12 +3514,9 @@ begin
   perform set_config('assent.action', '', true);
   return v_written;
 exception
-  when integrity_constraint_violation then
-    perform app_private.raise_faults(app_private.request_faults(r, changes));
-  when sqlstate 'RQ422' then -- the guard's
+  when integrity_constraint_violation or sqlstate 'RQ422' then -- or the guard's
     get stacked diagnostics v_field = column_name, v_message = message_text;
-    perform app_private.raise_faults(app_private.request_faults(r, changes)
-      || jsonb_build_object('field', v_field, 'message', v_message));
+    perform app_private.raise_refusal(app_private.request_faults(r, changes), sqlstate, v_field, v_message);
 end
 $function$;
 comment on routine app_private.write_request(app_public.requests,text,jsonb) is 'Writes a request as an action has changed it, or a new one, which has no id yet. Raises RQ422 for everything that is wrong with it.';
@@ -3563,9 +3570,9 @@ begin
 exception
   when integrity_constraint_violation or sqlstate 'RQ422' then -- or the trigger's, of an unknown event
     get stacked diagnostics v_field = column_name, v_message = message_text;
-    perform app_private.raise_faults(app_private.violations('app_public.webhooks',
-        jsonb_build_object('url', create_webhook.url, 'events', create_webhook.events, 'signing_key', ''))
-      || case when sqlstate = 'RQ422' then jsonb_build_object('field', v_field, 'message', v_message) else '[]' end);
+    perform app_private.raise_refusal(app_private.violations('app_public.webhooks',
+      jsonb_build_object('url', create_webhook.url, 'events', create_webhook.events, 'signing_key', '')),
+      sqlstate, v_field, v_message);
 end
 $function$;
 comment on routine app_public.create_webhook(text,text[]) is 'Registers a webhook, for admins. The response has the key that its deliveries are signed with. VALIDATION_FAILED: the URL is not an http or https URL, or an event does not exist.';
@@ -3943,9 +3950,9 @@ begin
 exception
   when integrity_constraint_violation or sqlstate 'RQ422' then -- or the trigger's, of an unknown event
     get stacked diagnostics v_field = column_name, v_message = message_text;
-    perform app_private.raise_faults(app_private.violations('app_public.webhooks', to_jsonb(v_old)
-        || jsonb_strip_nulls(jsonb_build_object('url', update_webhook.url, 'events', update_webhook.events)))
-      || case when sqlstate = 'RQ422' then jsonb_build_object('field', v_field, 'message', v_message) else '[]' end);
+    perform app_private.raise_refusal(app_private.violations('app_public.webhooks',
+      to_jsonb(v_old) || jsonb_strip_nulls(jsonb_build_object('url', update_webhook.url, 'events', update_webhook.events))),
+      sqlstate, v_field, v_message);
 end
 $function$;
 comment on routine app_public.update_webhook(uuid,text,text[],boolean) is 'Changes a webhook, for admins, or switches it on or off. What is left out or null stays as it is.';
