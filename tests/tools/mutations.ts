@@ -127,7 +127,7 @@ const edits: [string, string, string][] = [
   [transition, 'if not v_edge.writes @>', 'if false and not v_edge.writes @>'],
   [transition, 'if v_new is not distinct from v_old then', 'if false then'],
   [write, `perform set_config('assent.action', '', true);`, ''],
-  [write, 'when integrity_constraint_violation then', 'when division_by_zero then'],
+  [write, 'when integrity_constraint_violation or', 'when division_by_zero or'],
   [permitted, 'and r.is_deleted is not true', ''],
   [permitted, 'if expected_versions is not null and', 'if false and'],
   [canSee, 'not is_deleted and', ''],
