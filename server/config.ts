@@ -124,6 +124,10 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
   if (areOne(owner, worker)) faults.push('WORKER_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
   if (areOne(api, worker)) faults.push('WORKER_DATABASE_URL must not log in as the API, which is named by AUTH_DATABASE_URL')
 
+  if (config.production && env.PUBLIC_URL && config.publicUrl.startsWith('http:') && !isLoopback(config.publicUrl)) {
+    faults.push('PUBLIC_URL must begin with https:// in production: passwords and cookies would travel in the clear')
+  }
+
   if (faults.length) throw new StartError(`The environment is not usable:\n${faults.map((fault) => `- ${fault}`).join('\n')}`)
   return config as ConfigFor<C>
 }
@@ -200,9 +204,19 @@ function mailbox(value: string): string {
   return value
 }
 
+/** A key that is made up by a person or a placeholder is as easily found as a password. */
 function secret(value: string): string {
   if (value.length < 32) throw new Error('must have at least 32 characters in each of its keys')
+  if (new Set(value).size < 8 || /^(.+?)\1+$/s.test(value)) {
+    throw new Error('must have random characters in each of its keys, such as those that openssl rand -hex 32 prints')
+  }
   return value
+}
+
+/** Does a URL lead to this machine alone? */
+function isLoopback(address: string): boolean {
+  const { hostname } = new URL(address)
+  return hostname === 'localhost' || hostname.endsWith('.localhost') || hostname === '[::1]' || /^127\./.test(hostname)
 }
 
 function databaseUrl(value: string): string {

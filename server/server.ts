@@ -15,11 +15,11 @@ import { preset } from './graphql/schema/preset.ts'
 import { isWebSocket, makeWebSockets } from './graphql/websocket.ts'
 import { makeSpend } from './http/allowance.ts'
 import { makeCheckCsrf, makeIsOwnOrigin } from './http/csrf.ts'
-import { crossOrigin, securityHeaders } from './http/headers.ts'
+import { crossOrigin, HEADERS } from './http/headers.ts'
 import { health } from './http/health.ts'
-import { makeAddressOf, makeIdentify } from './http/identity.ts'
+import { makeAddressOf, makeIdentify, makeIsSecure } from './http/identity.ts'
 import { makeMetrics } from './http/metrics.ts'
-import { sendProblem } from './http/problem.ts'
+import { PROBLEM, sendProblem } from './http/problem.ts'
 import { makeTokens } from './http/tokens.ts'
 import { makeLive } from './live/listener.ts'
 import { makeSubscribers } from './live/subscribers.ts'
@@ -103,7 +103,8 @@ export async function startServer(
   const metrics = makeMetrics({ api: db.pool, slow: slowDb.pool, live: liveDb.pool }, () => subscribers.count)
 
   const explained = new WeakSet<ClientError>()
-  const isOwnOrigin = makeIsOwnOrigin(config)
+  const isSecure = makeIsSecure(config)
+  const isOwnOrigin = makeIsOwnOrigin(config, isSecure)
   const tokens = makeTokens(config.jwtSecrets)
   const addressOf = makeAddressOf(config.trustProxy)
   const services = {
@@ -113,8 +114,9 @@ export async function startServer(
     log,
     passwords: makePasswords(db, slowDb),
     tokens,
-    identify: makeIdentify(tokens, addressOf),
+    identify: makeIdentify(tokens, addressOf, isSecure),
     spend: makeSpend(addressOf, sessions.userOf),
+    isSecure,
     isOwnOrigin,
     checkCsrf: makeCheckCsrf(db, isOwnOrigin),
     explain(thrown: unknown): ClientError {
@@ -130,14 +132,15 @@ export async function startServer(
   const { production } = config
   const graphql = makeGraphQL({ ...services, schema, resolvedPreset, production, live, subscribers })
   const sockets = makeWebSockets({ ...services, schema, graphql, subscribers })
-  const rest = makeRestHandler({ ...services, routes: resources.flatMap(({ routes }) => routes), config })
-  const openApi = JSON.stringify(makeOpenApi(resources, reference))
+  const { jwtSecrets } = config
+  const rest = makeRestHandler({ ...services, routes: resources.flatMap(({ routes }) => routes), jwtSecrets })
+  const openApi = JSON.stringify(makeOpenApi(resources, reference, config.publicUrl))
 
   const app = express()
   app.disable('x-powered-by')
   app.use(health(db.pool, reference.schemaVersion))
   app.get('/metrics', async (_req, res) => void res.type(metrics.contentType).send(await metrics.text()))
-  app.get(OPENAPI_PATH, (_req, res) => void res.type('json').send(openApi))
+  app.get(OPENAPI_PATH, (_req, res) => void res.set('cache-control', 'no-cache').type('json').send(openApi))
   app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))
   if (!config.production) app.use('/graphiql', graphiql())
   for (const path of ['/healthz', '/readyz', '/metrics', OPENAPI_PATH, DOCS_PATH]) {
@@ -152,7 +155,6 @@ export async function startServer(
     sendProblem(res, services.explain(isTheirs ? new ClientError('NOT_FOUND', 'There is no such path.') : error))
   }) satisfies express.ErrorRequestHandler)
 
-  const headers = securityHeaders()
   const allowOrigins = crossOrigin(config.allowedOrigins)
 
   /** Answers, and says by which route. Frequent calls are answered before express, whose routing costs as much as the answer. */
@@ -179,7 +181,7 @@ export async function startServer(
   const server = createServer({ requireHostHeader: false, shouldUpgradeCallback: isWebSocket }, (req, res) => {
     const start = performance.now()
     underWay.add(res.once('close', () => underWay.delete(res)))
-    for (const [name, value] of headers) res.setHeader(name, value)
+    for (const [name, value] of HEADERS) res.setHeader(name, value)
     const respond = () =>
       void answer(req, res).then(
         (route) => metrics.request(req.method!, route, res.statusCode, (performance.now() - start) / 1000),
@@ -226,8 +228,9 @@ function refuseConnection(error: NodeJS.ErrnoException, socket: Duplex): void {
   if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
   const status = { HPE_HEADER_OVERFLOW: 431, ERR_HTTP_REQUEST_TIMEOUT: 408 }[error.code ?? ''] ?? 400
   const body = JSON.stringify(new ClientError('BAD_REQUEST', 'Malformed HTTP request.', { status }).problem)
-  const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\ncontent-type: application/problem+json; charset=utf-8`
-  socket.end(`${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
+  const headers = { ...Object.fromEntries(HEADERS), ...PROBLEM, connection: 'close', 'content-length': Buffer.byteLength(body) }
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
+  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${lines.join('')}\r\n${body}`)
 }
 
 function listen(server: Server, port: number, host: string): Promise<void> {

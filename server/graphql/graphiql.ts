@@ -1,17 +1,17 @@
 import express, { type Router } from 'express'
 import { ruruHTML, type RuruClientConfig } from 'ruru/server'
 import { serveStatic } from 'ruru/static'
+import { policy } from '../http/headers.ts'
 
 // GraphiQL has inline scripts, and its editor runs in workers made from blobs.
-const CONTENT_SECURITY_POLICY = [
+const CONTENT_SECURITY_POLICY = policy(
   "default-src 'self'",
   "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
   "style-src 'self' 'unsafe-inline'",
   "img-src 'self' data:",
   "font-src 'self' data:",
   "worker-src 'self' blob:",
-  "frame-ancestors 'none'",
-].join('; ')
+)
 
 const STATIC_PATH = '/graphiql/static/'
 

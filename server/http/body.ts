@@ -1,30 +1,47 @@
-import { isUtf8 } from 'node:buffer'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { MIMEType } from 'node:util'
 import express from 'express'
 import { ClientError } from '../errors.ts'
 
 const MAX_BODY = '1mb'
-
-/** Bytes that are not UTF-8 would be read, and stored, as U+FFFD. */
-function verifyUtf8(_req: IncomingMessage, _res: ServerResponse, body: Buffer): void {
-  if (!isUtf8(body)) throw new Error('not UTF-8')
-}
+/** The parser may know more of them, on some versions of Node and not on others. */
+const ENCODINGS = ['identity', 'gzip', 'deflate', 'br']
 
 const readBytes = express.raw({ limit: MAX_BODY, type: () => true })
-const parseJson = express.json({ limit: MAX_BODY, type: () => true, strict: false, verify: verifyUtf8 })
+/** Throws at bytes that are not UTF-8: they would be read, and stored, as U+FFFD. */
+const utf8 = new TextDecoder('utf-8', { fatal: true })
+
+const unsupportedEncoding = () => new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The encoding of the body is not supported.')
 
 /** The body parser's error, in our codes. */
-function toBodyError(error: { status?: number; type?: string }): ClientError {
-  if (error.type === 'entity.verify.failed') return new ClientError('BAD_REQUEST', 'The body is not UTF-8.')
+function toBodyError(error: { status?: number }): ClientError {
   if (error.status === 413) return new ClientError('PAYLOAD_TOO_LARGE', `The body is larger than ${MAX_BODY}.`)
-  if (error.status === 415)
-    return new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The charset or encoding of the body is not supported.')
-  return new ClientError('BAD_REQUEST', 'The body is not JSON.')
+  if (error.status === 415) return unsupportedEncoding()
+  return new ClientError('BAD_REQUEST', 'The body is not what its headers say.')
 }
 
 /** A body of no bytes. If its length is not declared, only reading it tells. */
 const isEmpty = ({ headers }: IncomingMessage) =>
   headers['transfer-encoding'] === undefined && (headers['content-length'] ?? '0') === '0'
+
+/** JSON is UTF-8 (RFC 8259, 8.1); whoever says so may say it in any letter case, and in quotation marks. */
+function assertJson(contentType: string): void {
+  const type = parseType(contentType)
+  if (type?.essence !== 'application/json') {
+    throw new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json.')
+  }
+  if (!/^utf-?8$/i.test(type.params.get('charset') ?? 'utf-8')) {
+    throw new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The charset of the body must be UTF-8.')
+  }
+}
+
+function parseType(contentType: string): MIMEType | undefined {
+  try {
+    return new MIMEType(contentType)
+  } catch {
+    return undefined
+  }
+}
 
 /**
  * The JSON value of a request's body; undefined for a body that is empty, whatever it is said to be. Throws
@@ -32,18 +49,29 @@ const isEmpty = ({ headers }: IncomingMessage) =>
  */
 export async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unknown> {
   if (isEmpty(req)) return undefined
-  // A body that turns out to have no bytes needs no type.
-  if (req.headers['content-type'] === undefined && ((await read(readBytes, req, res)) as Buffer).length === 0) return undefined
-  if (!/^application\/json *(;|$)/i.test(req.headers['content-type'] ?? '')) {
-    throw new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The body must be application/json.')
+  const { 'content-type': type, 'content-encoding': encoding = 'identity' } = req.headers
+  if (!ENCODINGS.includes(encoding.toLowerCase())) throw unsupportedEncoding()
+  if (type !== undefined) assertJson(type)
+  const bytes = await read(req, res)
+  if (bytes.length === 0) return undefined
+  assertJson(type ?? '') // Only a body without bytes needs no type.
+  let text: string
+  try {
+    text = utf8.decode(bytes)
+  } catch {
+    throw new ClientError('BAD_REQUEST', 'The body is not UTF-8.')
   }
-  return read(parseJson, req, res)
+  try {
+    return JSON.parse(text)
+  } catch {
+    throw new ClientError('BAD_REQUEST', 'The body is not JSON.')
+  }
 }
 
-function read(parser: express.RequestHandler, req: IncomingMessage, res: ServerResponse): Promise<unknown> {
+function read(req: IncomingMessage, res: ServerResponse): Promise<Buffer> {
   return new Promise((resolve, reject) =>
-    parser(req as express.Request, res as express.Response, (error?: unknown) =>
-      error ? reject(toBodyError(error)) : resolve((req as express.Request).body),
+    readBytes(req as express.Request, res as express.Response, (error?: unknown) =>
+      error ? reject(toBodyError(error)) : resolve((req as express.Request).body ?? Buffer.alloc(0)),
     ),
   )
 }

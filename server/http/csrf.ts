@@ -2,15 +2,24 @@ import { createHash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { Config } from '../config.ts'
 import { ClientError } from '../errors.ts'
+import type { IsSecure } from './identity.ts'
 import { isStranger, type Database, type Identity } from '../sql/as-caller.ts'
 
 /** Does the browser, if it is one, say that the request comes from a page of ours? */
 export type IsOwnOrigin = (req: IncomingMessage) => boolean
 
-export function makeIsOwnOrigin({ publicUrl, allowedOrigins }: Pick<Config, 'publicUrl' | 'allowedOrigins'>): IsOwnOrigin {
+/** A page that came without TLS may be anybody's, even from our own host: where TLS is used, it is a stranger's. */
+export function makeIsOwnOrigin(
+  { publicUrl, allowedOrigins }: Pick<Config, 'publicUrl' | 'allowedOrigins'>,
+  isSecure: IsSecure,
+): IsOwnOrigin {
   const own = new Set([new URL(publicUrl).origin, ...allowedOrigins])
-  return ({ headers: { origin, host } }) =>
-    origin === undefined || own.has(origin) || (URL.canParse(origin) && new URL(origin).host === host)
+  return (req) => {
+    const { origin, host } = req.headers
+    if (origin === undefined || own.has(origin)) return true
+    const schemes = isSecure(req) ? ['https:'] : ['https:', 'http:']
+    return URL.canParse(origin) && new URL(origin).host === host && schemes.includes(new URL(origin).protocol)
+  }
 }
 
 /** What a page has to send beside the cookie to change something: it can only be computed from the cookie. */

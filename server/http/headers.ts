@@ -4,16 +4,23 @@ import helmet from 'helmet'
 
 type Middleware = (req: IncomingMessage, res: ServerResponse, next: () => void) => void
 
-/** The headers that helmet sets on every answer. They never change, so it is asked once. */
-export function securityHeaders(): readonly [name: string, value: string][] {
-  const headers: [string, string][] = []
-  const recorder = { setHeader: (name: string, value: string) => headers.push([name, value]), removeHeader() {} }
-  helmet({
-    // Answers are data. The few pages, the documentation and GraphiQL, set a policy of their own.
-    contentSecurityPolicy: { useDefaults: false, directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] } },
-  })({} as IncomingMessage, recorder as unknown as ServerResponse, () => {})
-  return headers
+/** What no page of ours needs. Of these, only default-src is a fallback for others. */
+const NOTHING = ["default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'", "object-src 'none'"]
+
+/** The Content-Security-Policy of a page that may do this; answers that are data may do nothing. */
+export const policy = (...allowed: string[]): string => {
+  const byName = new Map([...NOTHING, ...allowed].map((directive) => [directive.split(' ', 1)[0], directive]))
+  return [...byName.values()].join('; ')
 }
+
+/** The headers of every answer, unless it has others: helmet's, which never change, so that it is asked once. */
+export const HEADERS: ReadonlyMap<string, string> = (() => {
+  const headers = new Map<string, string>()
+  const recorder = { setHeader: (name: string, value: string) => headers.set(name.toLowerCase(), value), removeHeader() {} }
+  helmet({ contentSecurityPolicy: false })({} as IncomingMessage, recorder as unknown as ServerResponse, () => {})
+  // Almost everything is of somebody, or a token: no cache keeps it. Clients keep entity tags all the same.
+  return headers.set('content-security-policy', policy()).set('cache-control', 'no-store')
+})()
 
 /** Lets pages of these origins read our answers, and send the cookie along (Fetch Standard, CORS protocol). */
 export const crossOrigin = (allowedOrigins: readonly string[]): Middleware =>

@@ -1,12 +1,15 @@
 import type { IncomingMessage } from 'node:http'
 import { isIP } from 'node:net'
 import { parseCookie } from 'cookie'
+import ipaddr from 'ipaddr.js'
 import proxyaddr from 'proxy-addr'
+import type { Config } from '../config.ts'
 import { unauthenticated } from '../errors.ts'
 import type { Identity } from '../sql/as-caller.ts'
 import { isSecret, type Tokens } from './tokens.ts'
 
-export const COOKIE = 'assent_session'
+/** The session's cookie. By TLS, no other host of the same site can set one of its name (RFC 6265bis, 4.1.3.2). */
+export const cookieName = (isSecure: boolean): string => (isSecure ? '__Host-assent_session' : 'assent_session')
 /** The database puts this before a cookie's value; no token carries it, so that neither can be used as the other. */
 const COOKIE_PREFIX = 'cookie:'
 /** The secret of a new session by cookie, as the cookie has it. */
@@ -21,14 +24,29 @@ export interface Claim extends Identity {
 /** Reads the address that a request comes from, or "" if it has none. */
 export type AddressOf = (req: IncomingMessage) => string
 
+/** An address as proxies write it: with a port, in brackets, with a zone that means something on the proxy's machine alone. */
+function parseAddress(written: string): string {
+  const [, bracketed, withPort] = /^"?(?:\[([^\]]*)\](?::\d+)?|([\d.]+):\d+)"?$/.exec(written.trim()) ?? []
+  const address = (bracketed ?? withPort ?? written.trim()).replace(/%.*/s, '')
+  // An IPv4 address within an IPv6 one is that IPv4 address.
+  return isIP(address) ? ipaddr.process(address).toString() : ''
+}
+
 export function makeAddressOf(trustProxy: number): AddressOf {
   // A nearer proxy than TRUST_PROXY says is believed about the address before it; any that is further off is not.
-  return (req) => {
-    const address = proxyaddr(req, (_address, hop) => hop < trustProxy)
-      .replace(/^::ffff:(?=\d+\.)/i, '')
-      // An IPv6 zone ("%eth0") means something on the proxy's machine alone, and PostgreSQL takes it for no address.
-      .replace(/%.*/, '')
-    return isIP(address) ? address : ''
+  return (req) => parseAddress(proxyaddr(req, (_address, hop) => hop < trustProxy))
+}
+
+/** Does the caller come by TLS? */
+export type IsSecure = (req: IncomingMessage) => boolean
+
+export function makeIsSecure({ publicUrl, trustProxy }: Pick<Config, 'publicUrl' | 'trustProxy'>): IsSecure {
+  return ({ headers }) => {
+    if (publicUrl.startsWith('https:')) return true
+    if (trustProxy === 0) return false
+    // Proxies add to the list. The outermost one that is trusted has seen how the caller came; what is before it is made up.
+    const schemes = String(headers['x-forwarded-proto'] ?? '').split(',')
+    return (schemes.at(-trustProxy) ?? schemes[0]!).trim().toLowerCase() === 'https'
   }
 }
 
@@ -39,7 +57,13 @@ export interface Identify {
   leniently(req: IncomingMessage): Claim
 }
 
-export function makeIdentify(tokens: Tokens, addressOf: AddressOf): Identify {
+/** The cookie of this name. Of two, one may be planted by another host of the site, and there is no telling which. */
+function readCookie(header: string, name: string): string | undefined {
+  const isOne = header.split(';').filter((pair) => pair.split('=', 1)[0]!.trim() === name).length === 1
+  return isOne ? parseCookie(header)[name] : undefined
+}
+
+export function makeIdentify(tokens: Tokens, addressOf: AddressOf, isSecure: IsSecure): Identify {
   const origin = (req: IncomingMessage) => ({ ip: addressOf(req), userAgent: req.headers['user-agent'] ?? null })
 
   function identify(req: IncomingMessage): Claim {
@@ -52,8 +76,7 @@ export function makeIdentify(tokens: Tokens, addressOf: AddressOf): Identify {
   }
 
   function leniently(req: IncomingMessage): Claim {
-    const { cookie } = req.headers
-    const value = cookie && parseCookie(cookie)[COOKIE]
+    const value = readCookie(req.headers.cookie ?? '', cookieName(isSecure(req)))
     const session = isSecret(value) ? COOKIE_PREFIX + value : ''
     return { session, userId: null, byCookie: session !== '', ...origin(req) }
   }

@@ -1,16 +1,15 @@
 import { createRequire } from 'node:module'
 import { dirname } from 'node:path'
 import express, { type Router } from 'express'
+import { policy } from '../http/headers.ts'
 
 // Swagger UI sets styles on elements, and has its pictures inline.
-const CONTENT_SECURITY_POLICY = [
-  "default-src 'none'",
+const CONTENT_SECURITY_POLICY = policy(
   "script-src 'self'",
   "style-src 'self' 'unsafe-inline'",
   "img-src 'self' data:",
   "connect-src 'self'",
-  "frame-ancestors 'none'",
-].join('; ')
+)
 
 const page = (base: string) => `<!doctype html>
 <html lang="en">
@@ -32,7 +31,7 @@ const page = (base: string) => `<!doctype html>
 export function docs(base: string, openApiPath: string): Router {
   const router = express.Router()
   router.use((_req, res, next) => {
-    res.set('content-security-policy', CONTENT_SECURITY_POLICY)
+    res.set({ 'content-security-policy': CONTENT_SECURITY_POLICY, 'cache-control': 'no-cache' })
     next()
   })
   router.get('/', (_req, res) => void res.type('html').send(page(base)))
@@ -42,7 +41,10 @@ export function docs(base: string, openApiPath: string): Router {
   })
   const files = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'))
   for (const name of ['swagger-ui.css', 'swagger-ui-bundle.js']) {
-    router.get(`/${name}`, (_req, res) => res.sendFile(name, { root: files, maxAge: '1h' }))
+    router.get(`/${name}`, (_req, res) => {
+      res.removeHeader('cache-control')
+      res.sendFile(name, { root: files, maxAge: '1h' })
+    })
   }
   return router
 }

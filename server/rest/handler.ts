@@ -1,13 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { crc32 } from 'node:zlib'
 import findMyWay from 'find-my-way'
-import fresh from 'fresh'
-import type { Config } from '../config.ts'
 import { ClientError, invalid, toClientError, unauthenticated, type Fault } from '../errors.ts'
 import type { Spend } from '../http/allowance.ts'
 import { isObject, readBody } from '../http/body.ts'
 import { foreignOrigin, type CheckCsrf, type IsOwnOrigin } from '../http/csrf.ts'
-import type { Identify } from '../http/identity.ts'
+import type { Identify, IsSecure } from '../http/identity.ts'
+import { isAllowed, isKnown } from '../http/preconditions.ts'
 import { sendProblem } from '../http/problem.ts'
 import type { Tokens } from '../http/tokens.ts'
 import type { Logger } from '../logger.ts'
@@ -15,7 +13,7 @@ import type { Passwords } from '../passwords.ts'
 import { asking, inTransaction, isStranger, type Ask, type Database, type Identity } from '../sql/as-caller.ts'
 import { keyOf, makeOnce } from './idempotency.ts'
 import type { Query } from './lists.ts'
-import { BASE, type Answer, type Call, type Route } from './route.ts'
+import { BASE, staleVersion, tagOf, type Answer, type Call, type Route } from './route.ts'
 import { compile } from './schemas.ts'
 
 export interface RestServices {
@@ -28,7 +26,8 @@ export interface RestServices {
   readonly spend: Spend
   readonly checkCsrf: CheckCsrf
   readonly isOwnOrigin: IsOwnOrigin
-  readonly config: Pick<Config, 'publicUrl' | 'trustProxy'> & { readonly jwtSecrets: readonly string[] }
+  readonly isSecure: IsSecure
+  readonly jwtSecrets: readonly string[]
   readonly log: Logger
   /** Turns what was thrown into what the caller may hear. */
   readonly explain: (error: unknown) => ClientError
@@ -40,17 +39,15 @@ interface Found {
   readonly query: Query
 }
 
-/** The version of a request, for If-Match, and a hash of all else that the answer depends on, such as the caller's role. */
 const withTag = ({ version, ...answer }: Answer): Answer =>
-  version === undefined
-    ? answer
-    : { ...answer, headers: { ...answer.headers, etag: `"${version}-${crc32(answer.body!).toString(16)}"` } }
+  version === undefined ? answer : { ...answer, headers: { ...answer.headers, etag: tagOf(version, answer.body!) } }
 
 function send(req: IncomingMessage, res: ServerResponse, { status, headers, body = '' }: Answer): void {
-  for (const [name, value] of Object.entries(headers ?? {})) res.setHeader(name, value)
-  if (!res.hasHeader('cache-control')) res.setHeader('cache-control', 'private, no-cache')
   const isRead = req.method === 'GET' || req.method === 'HEAD'
-  if (isRead && headers?.['etag'] && fresh(req.headers, headers)) {
+  const tag = isRead ? headers?.['etag'] : undefined
+  if (tag && !isAllowed(req.headers, tag)) throw staleVersion()
+  for (const [name, value] of Object.entries(headers ?? {})) res.setHeader(name, value)
+  if (tag && isKnown(req.headers, tag)) {
     res.writeHead(304).end()
   } else if (status === 204) {
     res.writeHead(204).end()
@@ -100,9 +97,10 @@ function makeReadMembers({ body: schemas = {}, required }: Route) {
 
 /** Answers everything below /api/v1, by the table of routes: it has no rule of its own. */
 export function makeRestHandler(services: RestServices) {
-  const { routes, db, slowDb, passwords, tokens, identify, spend, checkCsrf, isOwnOrigin, config, log, explain } = services
+  const { routes, db, slowDb, passwords, tokens, identify, spend, checkCsrf, isOwnOrigin, isSecure, jwtSecrets, log, explain } =
+    services
   const find = makeFind(routes)
-  const once = makeOnce(config.jwtSecrets, explain)
+  const once = makeOnce(jwtSecrets, explain)
   const readers = new Map(routes.map((route) => [route, makeReadMembers(route)]))
 
   /** Who is asking: nobody, where credentials are needed, is refused before anything is read. */
@@ -115,17 +113,6 @@ export function makeRestHandler(services: RestServices) {
     const caller = method === 'GET' ? claimed : await checkCsrf(req, claimed)
     if (!caller.session) throw unauthenticated()
     return caller
-  }
-
-  const isSecure = (req: IncomingMessage) =>
-    config.publicUrl.startsWith('https:') ||
-    (config.trustProxy > 0 && /^https *(,|$)/.test(String(req.headers['x-forwarded-proto'])))
-
-  /** As the caller has it, so that links lead back the same way. */
-  function urlOf(req: IncomingMessage): string {
-    const { host } = req.headers
-    const origin = `${isSecure(req) ? 'https' : 'http'}://${host}`
-    return (/^[\w.:[\]-]+$/.test(host ?? '') && URL.canParse(origin) ? origin : config.publicUrl) + req.url!.split('?', 1)[0]
   }
 
   /**
@@ -154,7 +141,7 @@ export function makeRestHandler(services: RestServices) {
       params,
       query,
       askAs: (caller: Identity) => asking(db, caller, mode),
-      url: urlOf(req),
+      path: req.url!.split('?', 1)[0]!,
       isSecure: isSecure(req),
       tokens,
       passwords,

@@ -2,7 +2,7 @@ import { invalid } from '../errors.ts'
 import { MAX_PAGE_SIZE, MOST_COUNTED, PAGE_SIZE } from '../http/pages.ts'
 import type { Ask } from '../sql/as-caller.ts'
 import { prepared } from '../sql/prepared.ts'
-import { compile, FLAG, isInstant, isUuid, oneOf, SIZE, TEXT, type Schema } from './schemas.ts'
+import { compile, FLAG, isInstant, isUuid, oneOf, SIZE, TEXT, toTimestamp, type Schema } from './schemas.ts'
 
 /** A list that is read page by page, by the position of a row and not by its number: exact while rows are added. */
 export interface List {
@@ -43,8 +43,9 @@ const invalidParameter = (field: string, advice: string) => ({
 
 /** A parameter's text as its type has it; as it stands where it is not of the type, which its schema then says. */
 function valueOf(given: string | string[], { type }: Schema): unknown {
-  if (type === 'boolean') return { true: true, false: false }[String(given)] ?? given
-  if (type === 'integer' && /^\d+$/.test(String(given))) return Number(given)
+  if (typeof given !== 'string') return given
+  if (type === 'boolean') return { true: true, false: false }[given] ?? given
+  if (type === 'integer' && /^\d+$/.test(given)) return Number(given)
   return given
 }
 
@@ -57,7 +58,9 @@ function makeReadParameters(schemas: Record<string, Schema>): (query: Query) => 
     )
     const faults = check(Object.fromEntries(given))
     if (faults.length > 0) throw invalid(faults.map(({ field, message }) => invalidParameter(field, message)))
-    return new Map(given)
+    const asTimestamp = (name: string, value: unknown) =>
+      schemas[name]!['format'] === 'date-time' ? toTimestamp(value as string) : value
+    return new Map(given.map(([name, value]) => [name, asTimestamp(name, value)]))
   }
 }
 
@@ -78,8 +81,8 @@ const encodeCursor = (ordering: string, { position, id }: Position, backwards: b
 /** Throws VALIDATION_FAILED for what was not made by encodeCursor, for this ordering. */
 function decodeCursor(cursor: string, ordering: string): Cursor {
   const [of, backwards, position, id] = parse(Buffer.from(cursor, 'base64url').toString())
-  // The version before took what PostgreSQL itself writes, with an offset in two digits.
-  const isPosition = typeof position === 'string' && isInstant(position.replace(/([+-]\d\d)$/, '$1:00'))
+  // In UTC, as PostgreSQL writes it in JSON; the version before took what it writes as text.
+  const isPosition = typeof position === 'string' && /\+00(:00)?$/.test(position) && isInstant(position.replace(/\+.*/, 'Z'))
   if (of !== ordering || typeof backwards !== 'boolean' || !isPosition || typeof id !== 'string' || !isUuid(id))
     throw invalid([invalidParameter('cursor', 'Follow the links next and previous.')])
   return { backwards, position, id }
@@ -112,12 +115,12 @@ function pageSql(
     limit ${limit}`
 }
 
-/** Answers one page as JSON text. `url` is the list's own, for links to its neighbours. Throws VALIDATION_FAILED. */
-export type ReadPage = (ask: Ask, query: Query, url: string) => Promise<string>
+/** Answers one page as JSON text. `path` is the list's own, for links to its neighbours. Throws VALIDATION_FAILED. */
+export type ReadPage = (ask: Ask, query: Query, path: string) => Promise<string>
 
 export function makeReadPage(list: List): ReadPage {
   const readParameters = makeReadParameters(parametersOf(list))
-  return async (ask, query, url) => {
+  return async (ask, query, path) => {
     const parameters = readParameters(query)
     const ordering = (parameters.get('ordering') as string | undefined) ?? Object.keys(list.orderings)[0]!
     const size = Math.min((parameters.get('page_size') as number | undefined) ?? PAGE_SIZE, MAX_PAGE_SIZE)
@@ -147,7 +150,7 @@ export function makeReadPage(list: List): ReadPage {
       if (!row) return null
       const search = new URLSearchParams(Array.from(parameters.keys(), (name): [string, string] => [name, query[name] as string]))
       search.set('cursor', encodeCursor(ordering, row, backwards))
-      return `${url}?${search}`
+      return `${path}?${search}`
     }
     // If all rows beyond the cursor are gone, the way back begins at the cursor's own.
     const first = page[0] ?? (cursor && !backwards && { ...cursor, id: ordering.startsWith('-') ? LOWEST : HIGHEST })

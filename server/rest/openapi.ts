@@ -1,6 +1,6 @@
 import { STATUS_CODES } from 'node:http'
 import { STATUS, type Code } from '../errors.ts'
-import { COOKIE } from '../http/identity.ts'
+import { cookieName } from '../http/identity.ts'
 import { MOST_COUNTED } from '../http/pages.ts'
 import { parametersOf, type List } from './lists.ts'
 import { BASE, type Reference, type Route } from './route.ts'
@@ -122,8 +122,8 @@ const page = (name: string): Schema => ({
   type: 'object',
   properties: {
     results: { type: 'array', items: ref(name) },
-    next: orNull({ ...STRING, format: 'uri', description: 'The next page.' }),
-    previous: orNull({ ...STRING, format: 'uri', description: 'The page before.' }),
+    next: orNull({ ...STRING, format: 'uri-reference', description: 'The next page.' }),
+    previous: orNull({ ...STRING, format: 'uri-reference', description: 'The page before.' }),
     count: {
       type: 'integer',
       description: `Of all pages: exact up to ${MOST_COUNTED.toLocaleString('en')}, and ${MOST_COUNTED + 1} means more; only if asked for.`,
@@ -134,7 +134,10 @@ const page = (name: string): Schema => ({
 })
 
 /** The errors that a call of this route can meet; those that it alone has are in the table. */
-function errorsOf({ method, path, open, unrepeatable, body, list, errors = [] }: Route): Set<Code> {
+/** Does the answer show one request, with its entity tag? */
+const isTagged = ({ shows, list }: Pick<Route, 'shows' | 'list'>) => shows === 'Request' && !list
+
+function errorsOf({ method, path, open, unrepeatable, body, list, shows, versioned, errors = [] }: Route): Set<Code> {
   const hasBody = method === 'POST' || method === 'PATCH'
   return new Set<Code>([
     ...(open ? [] : (['UNAUTHENTICATED'] as const)),
@@ -142,6 +145,7 @@ function errorsOf({ method, path, open, unrepeatable, body, list, errors = [] }:
     ...(path.includes(':id') ? (['NOT_FOUND'] as const) : []),
     ...(body || list ? (['VALIDATION_FAILED'] as const) : []),
     ...(hasBody ? (['BAD_REQUEST', 'PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE'] as const) : []),
+    ...((method === 'GET' && isTagged({ shows, list })) || versioned ? (['BAD_REQUEST', 'STALE_VERSION'] as const) : []),
     ...(method === 'POST' && !unrepeatable ? (['IDEMPOTENCY_CONFLICT'] as const) : []),
     ...errors,
     'RATE_LIMITED',
@@ -185,11 +189,14 @@ function parameters({ method, path, list, versioned, unrepeatable, shows }: Rout
     // The request that the path names is not to be named twice.
     ...(list ? queryOf(list).filter(({ name }) => !(path.includes(':id') && name === 'request_id')) : []),
     ...(versioned
-      ? [header('If-Match', 'The entity tag that the change is meant for; STALE_VERSION if it is another now.')]
+      ? [
+          header(
+            'If-Match',
+            'The entity tag of what the change is meant for, as the caller read it; STALE_VERSION if it is another now.',
+          ),
+        ]
       : []),
-    ...(method === 'GET' && shows === 'Request' && !list
-      ? [header('If-None-Match', 'The entity tag that is known already.')]
-      : []),
+    ...(method === 'GET' && isTagged({ shows, list }) ? [header('If-None-Match', 'The entity tag that is known already.')] : []),
     ...(method === 'POST' && !unrepeatable
       ? [header('Idempotency-Key', 'Sent again within 24 hours, the same call has one effect and gets the first answer.')]
       : []),
@@ -197,7 +204,7 @@ function parameters({ method, path, list, versioned, unrepeatable, shows }: Rout
 }
 
 function success({ status, shows, list, method }: Route): Record<string, Schema> {
-  const isRequest = shows === 'Request' && !list
+  const isRequest = isTagged({ shows, list })
   return {
     [status]: {
       description: STATUS_CODES[status],
@@ -232,7 +239,7 @@ function operation(route: Route, tag: string): Schema {
 }
 
 /** The OpenAPI 3.1 document of the routes. */
-export function makeOpenApi(resources: readonly Resource[], reference: Reference): Schema {
+export function makeOpenApi(resources: readonly Resource[], reference: Reference, publicUrl: string): Schema {
   const paths: Record<string, Record<string, Schema>> = {}
   for (const { name, routes } of resources) {
     for (const route of routes) {
@@ -261,8 +268,8 @@ export function makeOpenApi(resources: readonly Resource[], reference: Reference
         cookie: {
           type: 'apiKey',
           in: 'cookie',
-          name: COOKIE,
-          description: 'Set by POST /auth/session/.',
+          name: cookieName(publicUrl.startsWith('https:')),
+          description: `Set by POST /auth/session/. By TLS its name is ${cookieName(true)}, and else ${cookieName(false)}.`,
         },
         csrf: { type: 'apiKey', in: 'header', name: 'X-CSRF-Token', description: 'What GET /auth/session/ says.' },
       },

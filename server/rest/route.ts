@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http'
+import { crc32 } from 'node:zlib'
 import { ClientError, type Code } from '../errors.ts'
 import type { Tokens } from '../http/tokens.ts'
 import type { Passwords } from '../passwords.ts'
@@ -21,8 +22,8 @@ export interface Call {
   readonly ask: Ask
   /** Asks it as somebody else, such as a person who has just logged in. */
   readonly askAs: (caller: Identity) => Ask
-  /** The URL that the route was called by, without its query. */
-  readonly url: string
+  /** The path that the route was called by: links in answers are relative to the host, as the caller knows it. */
+  readonly path: string
   readonly isSecure: boolean
   readonly tokens: Tokens
   readonly passwords: Passwords
@@ -89,10 +90,16 @@ export const post = on('POST')
 export const patch = on('PATCH')
 export const del = on('DELETE')
 
+/** The version of a request, for people, and a hash of all else that the answer depends on, such as the caller's role. */
+export const tagOf = (version: number, document: string): string => `"${version}-${crc32(document).toString(16)}"`
+
+export const staleVersion = () => new ClientError('STALE_VERSION', 'It has changed since you read it: read it again.')
+
 const notFound = () => new ClientError('NOT_FOUND', 'It does not exist, or you are not allowed to see it.')
 
-/** Reads a value for a statement from the call. */
+/** Reads a value for a statement from the call; it may have to ask for it. */
 type Read = (call: Call) => unknown
+const readAll = (values: readonly Read[], call: Call) => Promise.all(values.map((read) => read(call)))
 
 /** The id in the path. Anything but a UUID is nobody's id. */
 export function idOf({ params }: Call): string {
@@ -112,7 +119,7 @@ export function show(sql: string, ...values: Read[]): Run {
   return async (call) => {
     const [row] = await call.ask<{ document: string | null; version?: number }>({
       ...statement,
-      values: values.map((read) => read(call)),
+      values: await readAll(values, call),
     })
     if (!row?.document) throw notFound()
     return { status: 200, body: row.document, ...(row.version && { version: row.version }) }
@@ -123,7 +130,7 @@ export function show(sql: string, ...values: Read[]): Run {
 export function perform(sql: string, ...values: Read[]): Run {
   const statement = prepared(sql)
   return async (call) => {
-    await call.ask({ ...statement, values: values.map((read) => read(call)) })
+    await call.ask({ ...statement, values: await readAll(values, call) })
     return { status: 204 }
   }
 }
@@ -139,7 +146,7 @@ export const create =
 /** Shows a page of a list. */
 export function page(list: List): Run {
   const readPage = makeReadPage(list)
-  return async ({ ask, query, url }) => ({ status: 200, body: await readPage(ask, query, url) })
+  return async ({ ask, query, path }) => ({ status: 200, body: await readPage(ask, query, path) })
 }
 
 /** A route that shows the pages of a list. */

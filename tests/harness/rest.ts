@@ -106,7 +106,7 @@ export async function openRest(api: Api): Promise<Rest> {
     const [method = '', ...rest] = what.split(' ')
     const path = rest
       .join(' ')
-      .replace(`${api.url}${BASE}`, '')
+      .replace(BASE, '')
       .replace(/[^\x21-\x7e]/gu, encodeURIComponent) // As clients do.
     const bearer = typeof who === 'string' ? api.token(who) : who?.token
     const isRaw = typeof body === 'string' || Buffer.isBuffer(body)

@@ -1,6 +1,6 @@
 import { parseConfig, type Command } from '../../server/config.ts'
 
-const secret = 's'.repeat(32)
+const secret = 'random characters as it were: 3f9c'
 const owner = 'postgres://owner:pw@db:5432/assent'
 const api = 'postgres://api:pw@db:5432/assent'
 const worker = 'postgres://worker:pw@db:5432/assent'
@@ -113,7 +113,18 @@ test.each([
   ['PUBLIC_URL', ['assent.example.com', 'ftp://assent.example.com']],
   ['SMTP_URL', ['mail.example.com', 'https://mail.example.com']],
   ['MAIL_FROM', ['nobody', 'a@b@', '@example.com']],
-  ['JWT_SECRET', ['short', `${secret},short`, `${secret},`]],
+  [
+    'JWT_SECRET',
+    [
+      'short',
+      `${secret},short`,
+      `${secret},`,
+      's'.repeat(64),
+      'ab'.repeat(32),
+      'change-me-'.repeat(4),
+      '0123456'.padEnd(40, '01'),
+    ],
+  ],
   [
     'DATABASE_URL',
     ['db', 'http://owner@db/assent', 'postgres://db/assent', 'postgres://owner@db', 'postgres://owner@db:port/assent'],
@@ -154,6 +165,20 @@ test('one message names all that is wrong and all that is missing', () => {
     'SMTP_URL',
     'WORKER_DATABASE_URL',
   ])
+})
+
+test.each([
+  ['http://assent.example.com', true],
+  ['http://10.0.0.5:5678', true],
+  ['http://localhost.example.com', true],
+  ['https://assent.example.com', false],
+  ['http://localhost:5678', false],
+  ['http://127.0.0.1', false],
+  ['http://[::1]:8080/x', false],
+])('in production, PUBLIC_URL is not %s: %s', (PUBLIC_URL, isFault) => {
+  const env = { DATABASE_URL: owner, AUTH_DATABASE_URL: api, WORKER_DATABASE_URL: worker, JWT_SECRET: secret, PUBLIC_URL }
+  expect(faults({ ...env, NODE_ENV: 'production' })).toEqual(isFault ? ['PUBLIC_URL'] : [])
+  expect(faults(env)).toEqual([])
 })
 
 test('owner, API and worker may not share a login', () => {

@@ -59,7 +59,8 @@ async function refusal(name: string, env: Record<string, string>, args: string[]
   return running.output
 }
 
-const server = (url: string) => refusal('server', { PORT: '0', AUTH_DATABASE_URL: url, JWT_SECRET: 's'.repeat(32) })
+const server = (url: string) =>
+  refusal('server', { PORT: '0', AUTH_DATABASE_URL: url, JWT_SECRET: 'signs whatever these tests ask for' })
 const worker = (url: string) => refusal('worker', { WORKER_DATABASE_URL: url })
 const createAdmin = (url: string) =>
   refusal('create-admin', { DATABASE_URL: url }, ['ada@example.com', 'Ada'], 'a rather long password')
@@ -156,7 +157,7 @@ describe('a port that is taken', () => {
   })
 
   test('server says so too', async () => {
-    expect(await refusal('server', { PORT, AUTH_DATABASE_URL: urls.api, JWT_SECRET: 's'.repeat(32) })).toBe(
+    expect(await refusal('server', { PORT, AUTH_DATABASE_URL: urls.api, JWT_SECRET: 'signs whatever these tests ask for' })).toBe(
       saying('npm run server'),
     )
   })

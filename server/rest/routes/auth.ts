@@ -1,7 +1,7 @@
 import { stringifySetCookie } from 'cookie'
 import { unauthenticated } from '../../errors.ts'
 import { csrfToken } from '../../http/csrf.ts'
-import { COOKIE, toCookie } from '../../http/identity.ts'
+import { cookieName, toCookie } from '../../http/identity.ts'
 import { TOKEN_LIFETIME } from '../../http/tokens.ts'
 import { MIN_PASSWORD_LENGTH } from '../../passwords.ts'
 import { prepared } from '../../sql/prepared.ts'
@@ -30,7 +30,6 @@ async function showTokens(call: Call, userId: string, session: string, refreshTo
   const members = { access_token: token, refresh_token: refreshToken, token_type: 'Bearer', expires_in: TOKEN_LIFETIME }
   return {
     status: 200,
-    headers: { 'cache-control': 'no-store' },
     body: `${JSON.stringify(members).slice(0, -1)},"user":${user}}`,
   }
 }
@@ -52,7 +51,7 @@ async function refresh(call: Call): Promise<Answer> {
 /** HttpOnly: no script reads it. Strict: no other site's page has it sent. Without an age it ends with the browser. */
 const setCookie = ({ isSecure }: Call, value: string, maxAge?: number) => ({
   'set-cookie': stringifySetCookie({
-    name: COOKIE,
+    name: cookieName(isSecure),
     value,
     httpOnly: true,
     sameSite: 'strict',
@@ -60,7 +59,6 @@ const setCookie = ({ isSecure }: Call, value: string, maxAge?: number) => ({
     path: '/',
     ...(maxAge !== undefined && { maxAge }),
   }),
-  'cache-control': 'no-store',
 })
 
 async function showSession(call: Call): Promise<Answer> {
@@ -75,7 +73,14 @@ async function logInByCookie(call: Call): Promise<Answer> {
 }
 
 const endSession = perform('select app_public.logout()')
-const logOut = async (call: Call): Promise<Answer> => ({ ...(await endSession(call)), headers: setCookie(call, '', 0) })
+/**
+ * What the browser keeps of the person goes, too. "cookies" is not among it, because it would take those of all other hosts of
+ * the site.
+ */
+const logOut = async (call: Call): Promise<Answer> => ({
+  ...(await endSession(call)),
+  headers: { ...setCookie(call, '', 0), 'clear-site-data': '"cache", "storage"' },
+})
 
 async function changePassword({ caller, body, passwords, ask }: Call): Promise<Answer> {
   await passwords.change(caller, body['old_password'], body['new_password'], ask)

@@ -10,22 +10,29 @@ import {
   perform,
   post,
   show,
+  tagOf,
   type Call,
   type Reference,
   type Route,
   type Run,
 } from '../route.ts'
+import { isAllowed, isKnown } from '../../http/preconditions.ts'
+import { prepared } from '../../sql/prepared.ts'
 import { FLAG, oneOf, TEXT, TEXT_OR_NULL, UUID, UUID_OR_NULL } from '../schemas.ts'
 
 const REQUEST = `select app_hidden.request_document(r)::text as document, r.version from app_public.requests r where r.id = $1`
 const ACT = `select version, document::text from app_hidden.act_on_request($1, $2, $3, $4)`
 
-/** The versions that If-Match names (RFC 9110, 13.1.1), or null for any. A tag that is not ours matches none. */
-function expectedVersions({ req }: Call): number[] | null {
-  const header = req.headers['if-match']
-  if (header === undefined || header.trim() === '*') return null
-  const versions = header.split(',').map((tag) => /^\s*(?:W\/)?("?)(\d{1,9})(?:-[\da-f]+)?\1\s*$/.exec(tag)?.[2])
-  return versions.flatMap((version) => version ?? []).map(Number)
+/**
+ * The version that a change is meant for, by the tag of what its caller sees now (RFC 9110, 13.1.1 and 13.1.2): null for any,
+ * and none if a precondition fails, which the database then says in its turn.
+ */
+async function expectedVersions({ req: { headers }, params, ask }: Call): Promise<number[] | null> {
+  if (headers['if-match'] === undefined && headers['if-none-match'] === undefined) return null
+  const [seen] = await ask<{ document: string; version: number }>({ ...prepared(REQUEST), values: [params['id']] })
+  const tag = seen ? tagOf(seen.version, seen.document) : '""'
+  if (isAllowed(headers, tag) && !isKnown(headers, tag)) return seen ? [seen.version] : null
+  return []
 }
 
 const act = (action: string): Run => show(ACT, idOf, () => action, expectedVersions, bodyOf)

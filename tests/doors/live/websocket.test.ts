@@ -118,7 +118,7 @@ describe('who may connect', () => {
 
   test('only our own pages, whatever the credentials', async () => {
     const host = new URL(api.url).host
-    for (const origin of [PUBLIC_URL, PAGE, `http://${host}`]) {
+    for (const origin of [PUBLIC_URL, PAGE, `https://${host}`]) {
       expect([origin, (await connect(api, 'user', { headers: { origin } })).isOpen]).toEqual([origin, true])
     }
     for (const origin of ['https://evil.example.com', 'null', `${PAGE}.evil.example.com`, 'https://app.example.com:444', '']) {

@@ -906,34 +906,58 @@ describe('entity tags', () => {
     const tag = tagOf(get)
     for (const method of ['GET', 'HEAD']) {
       const ask = (header: string) => rest('user', `${method} /requests/${id}/`, undefined, { 'if-none-match': header })
-      for (const header of [tag, `W/${tag}`, `"x", ${tag}`, '*']) {
+      for (const header of [tag, `W/${tag}`, `"x", ${tag}`, `, "a,b" ,\t${tag},`, ' * ']) {
         const { status, headers, text } = await ask(header)
         expect([header, status, headers.etag, text]).toEqual([header, 304, tag, ''])
         expect(headers['cache-control']).toBe(get.headers['cache-control'])
+        expect(headers.date).toBeDefined()
       }
-      for (const header of ['"x"', tag.slice(1, -1), 'x', '', tag.replace('"', '"0')])
+      for (const header of ['"x"', tag.slice(1, -1), 'x', '', tag.replace('"', '"0'), `"x ${tag}`, `${tag} "x"`, `w/${tag}`])
         expect([header, (await ask(header)).status]).toEqual([header, 200])
+      // Which fetch adds by itself, whenever a script sets If-None-Match.
+      for (const directive of ['no-cache', 'max-age=0', 'no-store']) {
+        const headers = { 'if-none-match': tag, 'cache-control': directive, pragma: 'no-cache' }
+        expect((await rest('user', `${method} /requests/${id}/`, undefined, headers)).status).toBe(304)
+      }
+      // If-Match comes first (RFC 9110, 13.2.2).
+      for (const [header, status] of [
+        ['"x"', 412],
+        [tag, 304],
+        [`W/${tag}`, 412],
+        ['x', 400],
+      ] as const) {
+        const headers = { 'if-match': header, 'if-none-match': tag }
+        expect([header, (await rest('user', `${method} /requests/${id}/`, undefined, headers)).status]).toEqual([header, status])
+      }
     }
     // Another's view is another document: what they may do differs.
     expect((await rest('manager', `GET /requests/${id}/`, undefined, { 'if-none-match': tag })).status).toBe(200)
     await rest('manager', `POST /requests/${id}/approve/`)
     expect((await rest('user', `GET /requests/${id}/`, undefined, { 'if-none-match': tag })).status).toBe(200)
-    // It says nothing of what one may not see, and is nothing to a change.
+    // It says nothing of what one may not see.
     expect(outcome(await rest('user2', `GET /requests/${id}/`, undefined, { 'if-none-match': '*' }))).toBe('404 NOT_FOUND')
+    // A change is not made where it matches (RFC 9110, 13.1.2).
     const draft = await inState('DRAFT')
-    expect((await rest('user', `POST /requests/${draft}/submit/`, undefined, { 'if-none-match': '*' })).status).toBe(200)
+    const submit = async (header: string) =>
+      outcome(await rest('user', `POST /requests/${draft}/submit/`, undefined, { 'if-none-match': header }))
+    const current = tagOf(await rest('user', `GET /requests/${draft}/`))
+    for (const header of ['*', current, `W/${current}`]) expect(await submit(header)).toBe('412 STALE_VERSION')
+    expect(await submit('"x"')).toBe('200')
   })
 
   test.each(CHANGES)('If-Match counts on %s', async (...[call, body]) => {
     const decides = /approve|reject|assign/.test(call)
     const who: Name = decides ? 'manager' : 'user'
-    const change = async (header: string, tag = '') => {
+    const change = async (header: string) => {
       const id = await inState(decides ? 'SUBMITTED' : 'DRAFT')
       if (!decides) await rest('user', `PATCH /requests/${id}/`, { title: 'Version 2' })
       const current = tagOf(await rest(who, `GET /requests/${id}/`))
-      // What the creator read holds for the decider too: the version is the same.
+      // What the creator read is another view of it than the decider's, though the version is the same.
       const creators = tagOf(await rest('user', `GET /requests/${id}/`))
-      const value = header.replace('CREATORS', creators).replace('CURRENT', current).replace('TAG', tag)
+      const value = header
+        .replace('CREATORS', creators)
+        .replace('CURRENT', current)
+        .replace('VERSION', current.replace(/-.*/, '"'))
       return outcome(
         await rest(who, call.replace('ID', id), body && { ...body, ...(/assign/.test(call) && { assigned_to_id: idOf(who) }) }, {
           'if-match': value,
@@ -944,9 +968,12 @@ describe('entity tags', () => {
     const old = '"1-0"'
     const table: [header: string, expected: string][] = [
       ['CURRENT', done],
-      ['CREATORS', done],
+      ['CREATORS', decides ? '412 STALE_VERSION' : done],
       ['*', done],
-      ['W/CURRENT', done], // A proxy that compresses makes it weak.
+      ['"x", CURRENT', done],
+      ['CURRENT,,', done],
+      ['W/CURRENT', '412 STALE_VERSION'], // Tags are compared strongly.
+      ['VERSION', '412 STALE_VERSION'],
       [old, '412 STALE_VERSION'],
       [`W/${old}`, '412 STALE_VERSION'],
       ['"99"', '412 STALE_VERSION'],
@@ -955,9 +982,12 @@ describe('entity tags', () => {
       ['"2147483648"', '412 STALE_VERSION'],
       [`"${'9'.repeat(400)}"`, '412 STALE_VERSION'],
       ['"x"', '412 STALE_VERSION'],
-      ['x', '412 STALE_VERSION'],
       ['""', '412 STALE_VERSION'],
-      ["'; drop table app_public.requests", '412 STALE_VERSION'],
+      ['x', '400 BAD_REQUEST'],
+      ['', '400 BAD_REQUEST'],
+      ['CURRENT "x"', '400 BAD_REQUEST'],
+      ['"x', '400 BAD_REQUEST'],
+      ["'; drop table app_public.requests", '400 BAD_REQUEST'],
       [`${old}, "x"`, '412 STALE_VERSION'],
     ]
     const met = await Promise.all(table.map(async ([header]) => [header, await change(header)]))
@@ -1068,9 +1098,20 @@ describe('what is no call of ours is a problem', () => {
         expect([type, call, outcome(answer)]).toEqual([type, call, '415 UNSUPPORTED_MEDIA_TYPE'])
       }
     }
-    for (const headers of [{ 'content-type': 'application/json; charset=klingon' }, { 'content-encoding': 'klingon' }])
+    const charsets = ['klingon', 'utf-7', '"UTF-7"', 'utf-16', 'utf-16le', 'utf-32', 'iso-8859-1', 'utf-8x']
+    for (const headers of [
+      ...charsets.map((charset) => ({ 'content-type': `application/json; charset=${charset}` })),
+      ...['klingon', 'zstd', 'compress', 'gzip, gzip'].map((encoding) => ({ 'content-encoding': encoding })),
+    ])
       expect(outcome(await rest('user', 'POST /requests/', '{"title":"x"}', headers))).toBe('415 UNSUPPORTED_MEDIA_TYPE')
-    for (const type of ['application/json;charset=UTF-8', 'APPLICATION/JSON', 'application/json ; x=y'])
+    for (const type of [
+      'application/json;charset=UTF-8',
+      'application/json; charset="utf-8"',
+      'application/json;\tCharset=Utf-8; x="a;b"',
+      'application/json; charset=utf8',
+      'APPLICATION/JSON',
+      'application/json ; x=y',
+    ])
       expect((await rest('user', 'POST /requests/', '{"title":"x"}', { 'content-type': type })).status).toBe(201)
     expect((await rest('user', 'POST /requests/', gzipSync('{"title":"x"}'), { 'content-encoding': 'gzip' })).status).toBe(201)
   })

@@ -296,7 +296,7 @@ describe('a key', () => {
   test('holds when the key that signs tokens is replaced', async () => {
     const headers = under(newKey())
     const first = await rest('user', 'POST /requests/', { title: 'Rotated' }, headers)
-    const next = await startApi({ TRUST_PROXY: '1', JWT_SECRET: `${'n'.repeat(40)},${JWT_SECRET}` }, api.db)
+    const next = await startApi({ TRUST_PROXY: '1', JWT_SECRET: `a newer key that signs from now on, ${JWT_SECRET}` }, api.db)
     try {
       const again = await (await openRest(next))('user', 'POST /requests/', { title: 'Rotated' }, headers)
       expect(seen(again)).toEqual(seen(first))

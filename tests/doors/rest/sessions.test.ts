@@ -119,6 +119,7 @@ describe('a session by cookie', () => {
     expect([ended.status, ended.text]).toEqual([204, ''])
     expect(ended.headers['set-cookie']).toEqual([expect.stringMatching(/^assent_session=;.*Max-Age=0/)])
     expect(ended.headers['set-cookie']![0]).toContain('Path=/')
+    expect(ended.headers['clear-site-data']).toBe('"cache", "storage"')
     expect(await whoIs(cookie)).toEqual(NOBODY_IS)
     expect((await rest('GET', '/auth/session/', undefined, cookie)).status).toBe(401)
     expect((await actionsAbout(person.id)).slice(1)).toEqual(['LOGIN', 'LOGOUT'])
@@ -141,6 +142,55 @@ describe('a session by cookie', () => {
   ])('Secure: %s', async (_, headers, on, expected) => {
     const [header] = (await logInByCookie(await api.person(), headers, on())).headers['set-cookie']!
     expect(/; *Secure/i.test(header!)).toBe(expected)
+    expect(header).toMatch(expected ? /^__Host-assent_session=.*Path=\// : /^assent_session=/)
+    expect(header).not.toMatch(/Domain/i)
+  })
+
+  test.each([
+    ['https', 'https', true],
+    ['HTTPS', 'https', true],
+    ['the last of two, which the proxy has added', 'https, http', false],
+    ['the last of two, and the first is made up', 'http,https', true],
+    ['none that the proxy has named', ',', false],
+  ])('Secure by X-Forwarded-Proto: %s', async (_, scheme, expected) => {
+    const [header] = (await logInByCookie(await api.person(), { 'x-forwarded-proto': scheme })).headers['set-cookie']!
+    expect(/; *Secure/i.test(header!)).toBe(expected)
+  })
+
+  test('behind two proxies, the scheme that the outer one has seen counts', async () => {
+    const two = await startApi({ TRUST_PROXY: '2' }, api.db)
+    for (const [scheme, expected] of [
+      ['https, http', true],
+      ['https', true],
+      ['https, http, https', false],
+      ['http, https, http', true],
+    ] as const) {
+      const [header] = (await logInByCookie(await api.person(), { 'x-forwarded-proto': scheme }, two)).headers['set-cookie']!
+      expect([scheme, /; *Secure/i.test(header!)]).toEqual([scheme, expected])
+    }
+    await two.close()
+  })
+
+  test('by TLS, no other host of the site can plant one; and of two, whoever sends them is nobody', async () => {
+    const [victim, attacker] = [await api.person(), await api.person()]
+    const secure = { 'x-forwarded-proto': 'https' }
+    const nameless = async (person: typeof victim, headers: Headers = {}) =>
+      cookieOf(await logInByCookie(person, headers)).replace(/^.*?=/, '')
+    const [mine, theirs] = [await nameless(victim, secure), await nameless(attacker, secure)]
+    const ask = async (cookie: string, headers = secure as Headers) => whoIs({ cookie, ...headers })
+    expect(await ask(`__Host-assent_session=${mine}`)).toEqual([victim.id, victim.id])
+    expect(await ask(`assent_session=${theirs}; __Host-assent_session=${mine}`)).toEqual([victim.id, victim.id])
+    expect(await ask(`assent_session=${theirs}`)).toEqual(NOBODY_IS)
+    for (const [one, other] of [
+      [mine, theirs],
+      [theirs, mine],
+      [mine, mine],
+      [mine, ''],
+    ]) {
+      expect(await ask(`__Host-assent_session=${one}; __Host-assent_session=${other}`)).toEqual(NOBODY_IS)
+      expect(await ask(`assent_session=${one};assent_session=${other}`, {})).toEqual(NOBODY_IS)
+    }
+    expect(await ask(`assent_session=${await nameless(victim)}; x=assent_session=1`, {})).toEqual([victim.id, victim.id])
   })
 
   test('is a new one at each login, and the old one is dead; a failed login leaves it', async () => {
@@ -299,6 +349,15 @@ describe('a change by cookie', () => {
       'http://assent.example.com',
       'file://',
     ].map((origin): [string, () => Headers] => [`origin ${origin}`, () => ({ ...browser.page, origin })]),
+    [
+      'our own host without TLS, on a site that has it',
+      () => ({
+        ...browser.page,
+        cookie: `__Host-${browser.page.cookie}`,
+        origin: `http://${withoutHost(api.url)}`,
+        'x-forwarded-proto': 'https',
+      }),
+    ],
     ['an allowed origin, and no token', () => ({ ...browser.cookie, origin: PAGE })],
   ]
   test.each(refused)('is FORBIDDEN with %s', async (_, headers) => {
@@ -314,7 +373,14 @@ describe('a change by cookie', () => {
   test.each<[string, () => Headers]>([
     ['without an origin', () => ({})],
     ['from our own host', () => ({ origin: api.url })],
-    ['from our own host behind https', () => ({ origin: `https://${withoutHost(api.url)}`, 'x-forwarded-proto': 'https' })],
+    [
+      'from our own host behind https',
+      () => ({
+        cookie: `__Host-${browser.page.cookie}`,
+        origin: `https://${withoutHost(api.url)}`,
+        'x-forwarded-proto': 'https',
+      }),
+    ],
     ['from PUBLIC_URL', () => ({ origin: PUBLIC_URL })],
     ['from ALLOWED_ORIGINS', () => ({ origin: PAGE })],
   ])('is done with its token %s', async (_, headers) => {
@@ -923,8 +989,10 @@ describe('every answer', () => {
       'cross-origin-opener-policy': 'same-origin',
       'cross-origin-resource-policy': 'same-origin',
       'strict-transport-security': expect.stringMatching(/^max-age=\d{8}/),
-      'content-security-policy': expect.stringMatching(/frame-ancestors 'none'/),
     })
+    for (const directive of ['base-uri', 'form-action', 'frame-ancestors', 'object-src']) {
+      expect(headers['content-security-policy']).toContain(`${directive} 'none'`)
+    }
     expect(headers['content-security-policy']).toMatch(/^default-src '(none|self)'/)
     expect(headers['x-powered-by']).toBeUndefined()
   })
