@@ -373,12 +373,15 @@ describe('what is documented is what happens', () => {
     expect(outcome(await rest('user', `PATCH /requests/${draft}/`, { title: '' }))).toBe('422 VALIDATION_FAILED title')
     const stale = { 'if-match': '"9"' }
     for (const [who, call] of [
+      ['user', `GET /requests/${draft}/`],
       ['user', `PATCH /requests/${draft}/`],
       ['user', `DELETE /requests/${draft}/`],
       ['user', `POST /requests/${draft}/submit/`],
       ...['approve', 'reject', 'assign'].map((action) => ['manager', `POST /requests/${submitted}/${action}/`]),
-    ] as [Who, string][])
+    ] as [Who, string][]) {
       expect([call, outcome(await rest(who, call, undefined, stale))]).toEqual([call, '412 STALE_VERSION'])
+      expect([call, outcome(await rest(who, call, undefined, { 'if-match': '9' }))]).toEqual([call, '400 BAD_REQUEST'])
+    }
 
     const others = await owner.query(`update app_public.users set role = 'USER' where role = 'ADMIN' and id <> $1 returning id`, [
       api.db.people.admin.id,
