@@ -59,6 +59,29 @@ test('operations.md describes every variable that is read, and no other', async 
   expect(new Set(described)).toEqual(new Set(read.filter((name) => !settled.includes(name)).map((name) => `\`${name}\``)))
 })
 
+// All requirements of levels 1 and 2 in version 5.0.0.
+const ASVS = `
+  1.1.1-2 1.2.1-9 1.3.1-11 1.4.1-3 1.5.1-2 2.1.1-3 2.2.1-3 2.3.1-4 2.4.1-1 3.2.1-2 3.3.1-4 3.4.1-6 3.5.1-5 3.7.1-2 4.1.1-3 4.2.1-1
+  4.3.1-2 4.4.1-4 5.1.1-1 5.2.1-3 5.3.1-2 5.4.1-3 6.1.1-3 6.2.1-12 6.3.1-4 6.4.1-4 6.5.1-5 6.6.1-3 6.8.1-4 7.1.1-3 7.2.1-4
+  7.3.1-2 7.4.1-5 7.5.1-2 7.6.1-2 8.1.1-2 8.2.1-3 8.3.1-1 8.4.1-1 9.1.1-3 9.2.1-4 10.1.1-2 10.2.1-2 10.3.1-4 10.4.1-11 10.5.1-5
+  10.6.1-2 10.7.1-3 11.1.1-2 11.2.1-3 11.3.1-3 11.4.1-4 11.5.1-1 11.6.1-1 12.1.1-3 12.2.1-2 12.3.1-4 13.1.1-1 13.2.1-5 13.3.1-2
+  13.4.1-5 14.1.1-2 14.2.1-4 14.3.1-3 15.1.1-3 15.2.1-3 15.3.1-7 16.1.1-1 16.2.1-5 16.3.1-4 16.4.1-3 16.5.1-3 17.1.1-1 17.2.1-4
+  17.3.1-2`
+
+/** Each number from `3.4.1` to `3.4.6`, which a page writes as `3.4.1–3.4.6`. */
+function numbersOf(range: string): string[] {
+  const [, section, first, last = first] = /^(\d+\.\d+)\.(\d+)(?:-(?:[\d.]+\.)?(\d+))?$/.exec(range.replace('–', '-'))!
+  return Array.from({ length: Number(last) - Number(first) + 1 }, (_, i) => `${section}.${Number(first) + i}`)
+}
+
+test('security.md answers each requirement of the ASVS once', () => {
+  const rows = [...page('docs/security.md').matchAll(/^\| (\d+\.\d+\.\d[^|]*) \| (\S[^|]*) \| (.*) \|$/gm)]
+  const answered = rows.flatMap(([, ranges]) => ranges!.split(', ').flatMap(numbersOf))
+  expect(answered.toSorted()).toEqual(ASVS.trim().split(/\s+/).flatMap(numbersOf).toSorted())
+  const answers = new Set(rows.map(([, , answer]) => answer))
+  expect(answers).toEqual(new Set(['met', 'operator', 'part', '**not met**', 'n/a']))
+})
+
 test('front-end.md tells code generators of every scalar', async () => {
   const schema = await readFile('server/graphql/schema.graphql', 'utf8')
   const scalars = [...schema.matchAll(/^scalar (\w+)$/gm)].map(([, name]) => name!).toSorted()
