@@ -52,3 +52,19 @@ comment on column app_private.login_attempts.network is
 comment on table app_private.login_attempts is
   'Guesses at passwords that are under way, and those that failed in the last 15 minutes. A success removes its row: only '
   'failures count.';
+
+-- The trail
+alter table app_public.audit_logs add column if not exists database_login name;
+comment on column app_public.audit_logs.database_login is
+  E'@behavior -*\n'
+  'The login to the database that wrote the entry: that of the API, of the worker, or of whoever used SQL. It is null in entries '
+  'of version 0.1. Callers are not shown it, and auditors are.';
+insert into app_public.audit_actions (action, is_told, description) values
+  ('PREFERENCE_CHANGE', false, 'Somebody changed how they are notified by mail.'),
+  ('PERMISSION_CHANGE', false, 'What people may do was changed by SQL.'),
+  ('CREDENTIALS_CHANGE', false, 'Somebody''s address or credentials were changed by SQL.'),
+  ('SESSION_OPEN',    false, 'A session was opened by SQL, without a login.'),
+  ('SESSION_CHANGE',  false, 'A session was changed by SQL.')
+on conflict (action) do update
+  set description = excluded.description, is_told = excluded.is_told
+  where (audit_actions.*) is distinct from (excluded.*);

@@ -4,7 +4,7 @@
 create or replace view audit.request_history as
   select a.request_id, r.title, a."timestamp", a.action, a.actor_id, p.name as actor_name, c.email as actor_email,
     a.metadata ->> 'old_status' as old_status, a.metadata ->> 'new_status' as new_status, a.metadata, a.ip_address,
-    a.id as audit_log_id
+    a.id as audit_log_id, a.database_login
   from app_public.audit_logs a
   join app_public.requests r on r.id = a.request_id
   left join app_public.users p on p.id = a.actor_id
@@ -15,7 +15,7 @@ comment on view audit.request_history is
 
 create or replace view audit.person_actions as
   select a.actor_id, p.name as actor_name, c.email as actor_email, a."timestamp", a.action,
-    a.request_id, r.title, a.user_id, u.name as user_name, a.metadata, a.ip_address, a.id as audit_log_id
+    a.request_id, r.title, a.user_id, u.name as user_name, a.metadata, a.ip_address, a.id as audit_log_id, a.database_login
   from app_public.audit_logs a
   left join app_public.users p on p.id = a.actor_id
   left join app_private.credentials c on c.user_id = a.actor_id
@@ -61,6 +61,29 @@ comment on view audit.disagreements is
   'entry or an entry no change (each raises the version by one), or a deletion is missing on one side. It has no rows when '
   'all is well. It reads everything: run it at night, or with where request_id = ….';
 
+create or replace view audit.unproven_entries as
+  select a."timestamp", a.action, a.actor_id, p.name as actor_name, a.request_id, a.user_id, a.metadata, a.ip_address,
+    a.database_login, a.id as audit_log_id
+  from app_public.audit_logs a
+  join app_public.users p on p.id = a.actor_id
+  where a."timestamp" > now() - interval '30 days'
+    -- By a mailed link, a person sets a password without a session.
+    and not (a.action = 'PASSWORD_CHANGE' and a.actor_id = a.user_id)
+    and not exists (
+      select from app_private.sessions s
+      where s.user_id = a.actor_id
+        and s.created_at <= a."timestamp" and s.expires_at > a."timestamp"
+        -- A logout ends the session at the start of its transaction, and is written a moment later.
+        and (s.revoked_at is null or s.revoked_at > a."timestamp" - interval '1 minute')
+        and not exists (
+          select from app_public.audit_logs o
+          where o.user_id = s.user_id and o.action = 'SESSION_OPEN' and o.metadata ->> 'session_id' = s.id::text)
+    );
+comment on view audit.unproven_entries is
+  'Entries of the last 30 days whose actor had no session at that time, or only one that was opened by SQL: somebody else acted '
+  'in their name. It has no rows when all is well. It reads all of those entries: run it at night.';
+
+grant select on audit.unproven_entries to assent_auditor;
 grant select on audit.request_history, audit.person_actions, audit.decisions, audit.disagreements to assent_auditor;
 
 create or replace view audit.mails as

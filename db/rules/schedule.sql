@@ -82,7 +82,8 @@ create or replace function app_private.clear_away()
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
-  delete from app_private.sessions s where s.expires_at < now();
+  -- For 30 days more, they prove that who acted was logged in (audit.unproven_entries).
+  delete from app_private.sessions s where s.expires_at < now() - interval '30 days';
   delete from app_private.idempotency_keys k where k.created_at < now() - interval '24 hours';
   delete from app_private.password_resets r where r.expires_at < now();
   select graphile_worker.complete_jobs(array(
@@ -90,4 +91,5 @@ as $$
     where j.attempts >= j.max_attempts and j.locked_at is null and j.updated_at < now() - interval '30 days'));
 $$;
 comment on function app_private.clear_away() is
-  'Deletes sessions, idempotency keys and reset links that have expired, and jobs that failed for the last time 30 days ago.';
+  'Deletes idempotency keys and reset links that have expired, sessions that expired 30 days ago, and jobs that failed for the '
+  'last time 30 days ago.';

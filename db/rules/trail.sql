@@ -1,5 +1,6 @@
 -- The audit trail has one row for every action, written in the action's own transaction and never changed. The triggers below
--- record what is done to requests and people; everything else calls log_action().
+-- record what is done to requests, people, preferences and permissions, and what is done by SQL to credentials, sessions and
+-- webhooks; everything else calls log_action().
 
 -- Append-only ------------------------------------------------------------------------------------------------------
 
@@ -30,7 +31,66 @@ create or replace trigger _100_no_delete
   before delete or truncate on app_public.users
   for each statement execute function app_private.tg__refuse();
 
+-- What leaves an entry for each row cannot be emptied at a stroke.
+do $$
+declare
+  v_table text;
+begin
+  foreach v_table in array array[
+    'app_private.credentials', 'app_private.sessions', 'app_private.notification_preferences', 'app_public.roles',
+    'app_public.role_permissions', 'app_public.request_transitions', 'app_public.webhooks'
+  ] loop
+    execute format('create or replace trigger _100_no_truncate before truncate on %s
+      for each statement execute function app_private.tg__refuse()', v_table);
+  end loop;
+end
+$$;
+
 -- Writing it -------------------------------------------------------------------------------------------------------
+
+create or replace function app_private.is_by_sql()
+  returns boolean
+  language sql
+  stable
+as $$
+  select pg_has_role(session_user, current_user, 'MEMBER')
+$$;
+comment on function app_private.is_by_sql() is
+  'Asked by what runs as the owner: has somebody logged in who is or may become the owner, and can therefore do anything by SQL? '
+  'The logins of the API and the worker reach tables only through functions, which write their own entries.';
+
+create or replace function app_private.tg_audit_logs__stamp()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_is_consequence boolean := pg_trigger_depth() > 1;
+begin
+  if app_private.is_by_sql() then
+    if not v_is_consequence and not (select r.rolsuper from pg_roles r where r.rolname = session_user) then
+      raise exception using errcode = 'RQ403',
+        message = 'An entry is written by the change that it reports, and cannot be written without one.';
+    elsif v_is_consequence and new.actor_id is null then
+      -- Without a caller, the login is all that is known.
+      new.metadata := new.metadata || jsonb_build_object('database_user', session_user);
+    end if;
+  else
+    new."timestamp" := clock_timestamp();
+  end if;
+  new.database_login := session_user;
+  return new;
+end
+$$;
+comment on function app_private.tg_audit_logs__stamp() is
+  'Sets when an entry was written and by which login to the database. To those who may become the owner, it refuses entries that '
+  'no trigger writes: only a superuser can make one up. Raises RQ403.';
+
+create or replace trigger _050_stamp
+  before insert on app_public.audit_logs
+  for each row execute function app_private.tg_audit_logs__stamp();
+alter table app_public.audit_logs enable always trigger _050_stamp;
 
 create or replace function app_private.log_action(
   action text,
@@ -84,6 +144,11 @@ begin
     metadata => case
       when tg_op = 'INSERT' then jsonb_build_object('old_status', null, 'new_status', new.status)
       when new.status <> old.status then jsonb_build_object('old_status', old.status, 'new_status', new.status)
+        || (app_private.changes(to_jsonb(old), to_jsonb(new)) - array['status']
+          -- What the edge writes and stamps is part of the action.
+          - array(
+            select unnest(t.writes || array(select jsonb_object_keys(t.stamps))) from app_public.request_transitions t
+            where t.action = current_setting('assent.action') and t.from_status = old.status and t.to_status = new.status))
       else app_private.changes(to_jsonb(old), to_jsonb(new))
     end
   );
@@ -102,8 +167,6 @@ create or replace function app_private.tg_users__audit()
   volatile
   set search_path to pg_catalog, pg_temp
 as $$
-declare
-  v_actor_id uuid := app_hidden.current_user_id();
 begin
   if tg_op = 'UPDATE' and new is not distinct from old then
     return new;
@@ -115,14 +178,12 @@ begin
       when old.is_deleted and not new.is_deleted then 'USER_REACTIVATE'
       else 'USER_UPDATE'
     end,
-    v_actor_id,
+    app_hidden.current_user_id(),
     new.id,
     case
       when tg_op = 'INSERT' then jsonb_build_object('name', new.name, 'role', new.role)
       else app_private.changes(to_jsonb(old), to_jsonb(new))
     end
-    -- Without a caller it was done by SQL, and the login is all that is known.
-    || case when v_actor_id is null then jsonb_build_object('database_user', session_user) else '{}' end
   );
   return new;
 end
@@ -136,3 +197,178 @@ create or replace trigger _900_audit
 create or replace trigger _910_audit
   before update on app_public.users
   for each row execute function app_private.tg_users__audit();
+
+create or replace function app_private.changed_fields(old_row jsonb, new_row jsonb)
+  returns text[]
+  language sql
+  immutable
+as $$
+  select array(
+    select n.key from jsonb_each(new_row) n where n.value is distinct from old_row -> n.key order by n.key)
+$$;
+comment on function app_private.changed_fields(jsonb, jsonb) is 'The names of the fields in which two versions of a row differ.';
+
+create or replace function app_private.tg_notification_preferences__audit()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if new.delivery is distinct from old.delivery then
+    perform app_private.log_action('PREFERENCE_CHANGE', app_hidden.current_user_id(), coalesce(new.user_id, old.user_id),
+      jsonb_build_object('kind', coalesce(new.kind, old.kind),
+        'delivery', jsonb_build_object('old', old.delivery, 'new', new.delivery)));
+  end if;
+  return null;
+end
+$$;
+comment on function app_private.tg_notification_preferences__audit() is 'Writes one entry for each change of a preference.';
+
+create or replace trigger _900_audit
+  after insert or update or delete on app_private.notification_preferences
+  for each row execute function app_private.tg_notification_preferences__audit();
+
+create or replace function app_private.tg__audit_permissions()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_old jsonb := to_jsonb(old) - 'description';
+  v_new jsonb := to_jsonb(new) - 'description';
+begin
+  if v_new is distinct from v_old then
+    perform app_private.log_action('PERMISSION_CHANGE', null,
+      metadata => jsonb_build_object('table', tg_table_name, 'old', v_old, 'new', v_new));
+  end if;
+  return null;
+end
+$$;
+comment on function app_private.tg__audit_permissions() is
+  'Writes one entry for each change of a row that says what people may do. Only SQL can change it.';
+
+create or replace trigger _900_audit
+  after insert or update or delete on app_public.roles
+  for each row execute function app_private.tg__audit_permissions();
+create or replace trigger _900_audit
+  after insert or update or delete on app_public.role_permissions
+  for each row execute function app_private.tg__audit_permissions();
+create or replace trigger _900_audit
+  after insert or update or delete on app_public.request_transitions
+  for each row execute function app_private.tg__audit_permissions();
+
+-- What is done by SQL -------------------------------------------------------------------------------------------------
+
+-- Functions that callers reach write better entries than a trigger could: a login is one action, and not a row of sessions.
+-- These triggers are for everybody else, and name fields, never a value, because it could be a secret. Changes that follow from
+-- a change of a person are part of that.
+
+create or replace function app_private.tg_credentials__audit()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_fields text[] := app_private.changed_fields(to_jsonb(old), to_jsonb(new));
+begin
+  if tg_op <> 'UPDATE' or v_fields <> '{}' then
+    perform app_private.log_action(
+      -- The person is told of a new password, whoever has set it.
+      case when tg_op = 'UPDATE' and 'password_hash' = any (v_fields) then 'PASSWORD_CHANGE' else 'CREDENTIALS_CHANGE' end,
+      app_hidden.current_user_id(),
+      coalesce(new.user_id, old.user_id),
+      jsonb_build_object('by', 'SQL', 'operation', tg_op, 'fields', to_jsonb(v_fields)));
+  end if;
+  return null;
+end
+$$;
+comment on function app_private.tg_credentials__audit() is 'Writes one entry for what SQL does to somebody''s credentials.';
+
+create or replace trigger _900_audit
+  after insert or update or delete on app_private.credentials
+  for each row when (pg_trigger_depth() = 0 and app_private.is_by_sql())
+  execute function app_private.tg_credentials__audit();
+
+create or replace function app_private.tg_sessions__audit()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_fields text[] := app_private.changed_fields(to_jsonb(old), to_jsonb(new));
+  v_action text := case
+    when tg_op = 'INSERT' then 'SESSION_OPEN'
+    when tg_op = 'DELETE' or new.revoked_at is not null and old.revoked_at is null then 'SESSION_REVOKE'
+    else 'SESSION_CHANGE'
+  end;
+begin
+  -- That a session was used is no change of it, and one that has expired is cleared away.
+  if v_fields <@ array['last_used_at'] and tg_op = 'UPDATE' or tg_op = 'DELETE' and old.expires_at < now() then
+    return null;
+  end if;
+  perform app_private.log_action(v_action, app_hidden.current_user_id(), coalesce(new.user_id, old.user_id),
+    jsonb_build_object('by', 'SQL', 'operation', tg_op, 'session_id', coalesce(new.id, old.id), 'fields', to_jsonb(v_fields)));
+  return null;
+end
+$$;
+comment on function app_private.tg_sessions__audit() is 'Writes one entry for what SQL does to a session.';
+
+create or replace trigger _900_audit
+  after insert or update or delete on app_private.sessions
+  for each row when (pg_trigger_depth() = 0 and app_private.is_by_sql())
+  execute function app_private.tg_sessions__audit();
+
+-- Workers of version 0.1 run as the owner, and so do these two jobs of theirs.
+
+create or replace function app_private.tg_password_reset_requests__audit()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  perform app_private.log_action('PASSWORD_RESET_REQUEST', null, u.id)
+  from app_private.credentials c
+  join app_public.users u on u.id = c.user_id and not u.is_deleted
+  where app_private.account_key(c.email) = new.account_key;
+  return null;
+end
+$$;
+comment on function app_private.tg_password_reset_requests__audit() is
+  'Writes the entry of a request for a link that the owner has counted, and so causes its mail.';
+
+create or replace trigger _900_audit
+  after insert on app_private.password_reset_requests
+  for each row when (app_private.is_by_sql())
+  execute function app_private.tg_password_reset_requests__audit();
+
+create or replace function app_private.tg_webhooks__audit()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_fields text[] := app_private.changed_fields(to_jsonb(old), to_jsonb(new));
+begin
+  -- The times of its failures are no changes of it.
+  if tg_op <> 'UPDATE' or not v_fields <@ array['failing_since', 'failed_at'] then
+    perform app_private.log_action(
+      case tg_op when 'INSERT' then 'WEBHOOK_CREATE' when 'UPDATE' then 'WEBHOOK_UPDATE' else 'WEBHOOK_DELETE' end,
+      app_hidden.current_user_id(),
+      metadata => jsonb_build_object('by', 'SQL', 'webhook_id', coalesce(new.id, old.id),
+        'origin', app_private.origin(coalesce(new.url, old.url)), 'fields', to_jsonb(v_fields)));
+  end if;
+  return null;
+end
+$$;
+comment on function app_private.tg_webhooks__audit() is 'Writes one entry for what SQL does to a webhook.';
+
+create or replace trigger _900_audit
+  after insert or update or delete on app_public.webhooks
+  for each row when (app_private.is_by_sql())
+  execute function app_private.tg_webhooks__audit();

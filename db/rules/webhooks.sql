@@ -176,8 +176,10 @@ create or replace function app_private.audit_webhook(action text, webhook app_pu
   language sql
   volatile
 as $$
+  -- If the owner does it, a trigger writes the entry (rules/trail.sql).
   select app_private.log_action(action, app_hidden.current_user_id(),
     metadata => jsonb_build_object('webhook_id', webhook.id, 'origin', app_private.origin(webhook.url)) || details)
+  where not app_private.is_by_sql()
 $$;
 comment on function app_private.audit_webhook(text, app_public.webhooks, jsonb) is
   'Writes the audit entry for a change of a webhook, or for a delivery that is sent again. It never contains the key.';

@@ -37,7 +37,12 @@ insert into app_public.audit_actions (action, is_told, description) values
   ('WEBHOOK_UPDATE',  false, 'A webhook was changed, or switched off after a week of failures.'),
   ('WEBHOOK_DELETE',  false, 'A webhook was removed.'),
   ('WEBHOOK_RESEND',  false, 'A delivery of a webhook was sent again.'),
-  ('MAIL_RESEND',     false, 'A mail that had failed was sent again.')
+  ('MAIL_RESEND',     false, 'A mail that had failed was sent again.'),
+  ('PREFERENCE_CHANGE', false, 'Somebody changed how they are notified by mail.'),
+  ('PERMISSION_CHANGE', false, 'What people may do was changed by SQL.'),
+  ('CREDENTIALS_CHANGE', false, 'Somebody''s address or credentials were changed by SQL.'),
+  ('SESSION_OPEN',    false, 'A session was opened by SQL, without a login.'),
+  ('SESSION_CHANGE',  false, 'A session was changed by SQL.')
 on conflict (action) do update
   set description = excluded.description, is_told = excluded.is_told
   where (audit_actions.*) is distinct from (excluded.*);
@@ -52,6 +57,7 @@ create table if not exists app_public.audit_logs (
   metadata jsonb not null default '{}',
   ip_address inet,
   "timestamp" timestamptz not null default clock_timestamp(),
+  database_login name,
   constraint audit_logs_subject_check check (request_id is null or user_id is null),
   constraint audit_logs_request_creator_check check ((request_id is null) = (request_creator_id is null)),
   constraint audit_logs_metadata_check check (jsonb_typeof(metadata) = 'object')
@@ -73,6 +79,10 @@ comment on column app_public.audit_logs.metadata is
 comment on column app_public.audit_logs.ip_address is 'The client''s IP address, as the outermost trusted proxy saw it.';
 comment on column app_public.audit_logs."timestamp" is
   'When it was done, by the clock at that moment, not the start of the transaction.';
+comment on column app_public.audit_logs.database_login is
+  E'@behavior -*\n'
+  'The login to the database that wrote the entry: that of the API, of the worker, or of whoever used SQL. It is null in entries '
+  'of version 0.1. Callers are not shown it, and auditors are.';
 comment on constraint audit_logs_request_id_fkey on app_public.audit_logs is
   E'@behavior +manyRelation:resource:connection\n@foreignFieldName auditLogs';
 comment on constraint audit_logs_request_creator_id_fkey on app_public.audit_logs is E'@behavior -*';

@@ -73,11 +73,17 @@ const attemptFunctions = `
   create schema test;
   create function test.attempt(a jsonb) returns jsonb language plpgsql as $$
   declare
-    v_rows jsonb := '[]'; v_count bigint := 0; v_code text; v_message text; v_column text;
+    v_role text; v_rows jsonb := '[]'; v_count bigint := 0; v_code text; v_message text; v_column text;
   begin
     begin
       perform set_config('assent.session', a ->> 'secret', true), set_config('assent.ip', '192.0.2.1', true);
-      perform set_config('role', coalesce(a ->> 'role', app_hidden.authenticate(a ->> 'secret')), true);
+      v_role := coalesce(a ->> 'role', app_hidden.authenticate(a ->> 'secret'));
+      -- Who is logged in to the database counts as well: the API, unless it is somebody with a login of their own.
+      if v_role <> 'none' then
+        perform set_config('session_authorization', case
+          when v_role in ('assent_owner', 'assent_worker', 'assent_auditor') then v_role else 'assent_authenticator' end, true);
+        perform set_config('role', v_role, true);
+      end if;
       if a @> '{"fetch": true}' then
         execute format('select coalesce(jsonb_agg(to_jsonb(x)), ''[]'') from (%s) x', a ->> 'statement') into v_rows;
         v_count := jsonb_array_length(v_rows);
@@ -93,7 +99,8 @@ const attemptFunctions = `
       when others then
         get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_column = column_name;
     end;
-    perform set_config('role', 'none', true), set_config('assent.session', '', true), set_config('assent.ip', '', true);
+    perform set_config('session_authorization', 'postgres', true), set_config('role', 'none', true);
+    perform set_config('assent.session', '', true), set_config('assent.ip', '', true);
     return jsonb_build_object('code', v_code, 'message', v_message, 'column', v_column, 'count', v_count, 'rows', v_rows);
   end $$;
   create function test.attempts(list jsonb) returns jsonb language plpgsql as $$
@@ -287,8 +294,8 @@ export async function addNewcomers(root: pg.Client): Promise<Partial<Record<Pers
   return id
 }
 
-/** An entry without its id and time, which `leaves` has looked at. */
-export const bare = ({ id: _id, timestamp: _timestamp, ...entry }: Row): Row => entry
+/** An entry without its id, its time, which `leaves` has looked at, and the login to the database. */
+export const bare = ({ id: _id, timestamp: _timestamp, database_login: _login, ...entry }: Row): Row => entry
 
 export type Login = {
   user_id: string | null

@@ -1,5 +1,16 @@
 import type pg from 'pg'
-import { bare, digest, login, openStage, type Actor, type Login, type Person, type Row, type Stage } from '../harness/stage.ts'
+import {
+  asSession,
+  bare,
+  digest,
+  login,
+  openStage,
+  type Actor,
+  type Login,
+  type Person,
+  type Row,
+  type Stage,
+} from '../harness/stage.ts'
 
 let stage: Stage
 let api: pg.Client
@@ -106,7 +117,7 @@ describe('append-only', () => {
     ],
   ])('no entry is %s', async (_, values, code) => {
     await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })
-    expect((await stage.attempt('owner', `insert into app_public.audit_logs ${values}`)).code).toBe(code)
+    expect((await stage.attempt('superuser', `insert into app_public.audit_logs ${values}`)).code).toBe(code)
   })
 })
 
@@ -470,3 +481,246 @@ describe("the auditor's views", () => {
     expect(found[0]!['request_id'] === id || found[0]!['title'] === 'Smuggled').toBe(true)
   })
 })
+
+describe('what is done by SQL', () => {
+  let owner: pg.Client
+  let id: string
+  beforeAll(async () => {
+    owner = await stage.db.connect('owner')
+    id = (await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })).id
+  })
+  const by = { actor_id: null, ip_address: null, request_id: null, request_creator_id: null, user_id: null }
+  const login = { database_login: 'assent_owner' }
+  const database_user = 'assent_owner'
+  const user_id = () => stage.id.user
+  /** The entries that a statement of the owner leaves, which is undone afterwards. */
+  async function left(statement: string): Promise<Row[]> {
+    await owner.query('begin')
+    try {
+      const last = (await owner.query('select max(id::text) as id from app_public.audit_logs')).rows[0].id
+      await owner.query(statement)
+      const { rows } = await owner.query('select * from app_public.audit_logs where id::text > $1 order by id', [last])
+      return rows.map((row) => ({ ...bare(row), database_login: row.database_login }))
+    } finally {
+      await owner.query('rollback')
+    }
+  }
+
+  test.each([
+    [`insert into app_public.audit_logs (actor_id, action, user_id) select id, 'LOGIN', id from app_public.users limit 1`],
+    [`select app_private.log_action('LOGIN', id, id) from app_public.users limit 1`],
+    [`do $$ begin perform app_private.log_action('LOGIN', null); end $$`],
+    [`insert into app_public.audit_logs (action, "timestamp") values ('PASSWORD_RESET_REQUEST', '2025-01-01')`],
+    [`insert into app_public.audit_logs (action) select action from app_public.audit_actions`],
+    [
+      `select app_private.log_action('APPROVE', null, request_id => id, request_creator_id => creator_id) from app_public.requests`,
+    ],
+    [`set local session_authorization = default; insert into app_public.audit_logs (action) values ('LOGIN')`],
+  ])('no statement of the owner makes an entry up: %s', async (statement) => {
+    await expect(left(statement)).rejects.toMatchObject({ code: 'RQ403' })
+  })
+
+  test('nor one of the worker or the API', async () => {
+    for (const actor of ['authenticator', 'anonymous', 'user', 'admin', 'auditor'] as const) {
+      for (const statement of [
+        `insert into app_public.audit_logs (action) values ('LOGIN')`,
+        `select app_private.log_action('LOGIN', null)`,
+      ]) {
+        expect({ actor, code: (await stage.attempt(actor, statement)).code }).toEqual({ actor, code: '42501' })
+      }
+    }
+    const worker = await stage.db.connect('worker')
+    for (const statement of [
+      `insert into app_public.audit_logs (action) values ('LOGIN')`,
+      `select app_private.log_action('LOGIN', null)`,
+    ]) {
+      await expect(worker.query(statement)).rejects.toMatchObject({ code: '42501' })
+    }
+  })
+
+  test('a superuser can make one up, which then names the login', async () => {
+    const { rows } = await stage.root.query(
+      `insert into app_public.audit_logs (action, database_login) values ('LOGIN_FAILED', 'assent_worker') returning database_login`,
+    )
+    expect(rows).toEqual([{ database_login: 'postgres' }])
+  })
+
+  const credentials = (operation: string, fields: string[]) => ({ by: 'SQL', operation, fields, database_user })
+  test.each<[string, () => string, (metadata: Row) => unknown[]]>([
+    [
+      'a new password, of which the person is told',
+      () => `update app_private.credentials set password_hash = 'x' where user_id = '${user_id()}'`,
+      () => [{ action: 'PASSWORD_CHANGE', user_id: user_id(), metadata: credentials('UPDATE', ['password_hash']) }],
+    ],
+    [
+      'a new address',
+      () => `update app_private.credentials set email = 'x@example.com' where user_id = '${user_id()}'`,
+      () => [{ action: 'CREDENTIALS_CHANGE', user_id: user_id(), metadata: credentials('UPDATE', ['email']) }],
+    ],
+    [
+      'credentials that go',
+      () => `delete from app_private.credentials where user_id = '${user_id()}'`,
+      () => [
+        {
+          action: 'CREDENTIALS_CHANGE',
+          user_id: user_id(),
+          metadata: expect.objectContaining({ operation: 'DELETE', by: 'SQL' }),
+        },
+      ],
+    ],
+    [
+      'a person',
+      () => `select app_private.register_user('made@example.com', 'Made', 'ADMIN', 'x')`,
+      () => [
+        { action: 'USER_CREATE', user_id: expect.any(String), metadata: { name: 'Made', role: 'ADMIN', database_user } },
+        { action: 'CREDENTIALS_CHANGE', user_id: expect.any(String), metadata: expect.objectContaining({ operation: 'INSERT' }) },
+      ],
+    ],
+    [
+      'a session',
+      () => `select app_private.open_session('${user_id()}', true, 'x')`,
+      () => [{ action: 'SESSION_OPEN', user_id: user_id(), metadata: expect.objectContaining({ database_user }) }],
+    ],
+    [
+      'the secret of a session',
+      () =>
+        `update app_private.sessions set secret_hash = '\\x00' where secret_hash = app_private.hash_secret('${stage.secret.user}')`,
+      () => [
+        {
+          action: 'SESSION_CHANGE',
+          user_id: user_id(),
+          metadata: expect.objectContaining({ fields: ['secret_hash'], operation: 'UPDATE' }),
+        },
+      ],
+    ],
+    [
+      'the end of a session',
+      () =>
+        `update app_private.sessions set revoked_at = now() where secret_hash = app_private.hash_secret('${stage.secret.user}')`,
+      () => [{ action: 'SESSION_REVOKE', user_id: user_id(), metadata: expect.objectContaining({ fields: ['revoked_at'] }) }],
+    ],
+    [
+      'a session that goes',
+      () => `delete from app_private.sessions where secret_hash = app_private.hash_secret('${stage.secret.user}')`,
+      () => [{ action: 'SESSION_REVOKE', user_id: user_id(), metadata: expect.objectContaining({ operation: 'DELETE' }) }],
+    ],
+    [
+      'the use of a session: nothing',
+      () => `update app_private.sessions set last_used_at = now() + interval '1 second'`,
+      () => [],
+    ],
+    [
+      'a deactivation, once',
+      () => `update app_public.users set is_deleted = true where id = '${user_id()}'`,
+      () => [
+        {
+          action: 'USER_DEACTIVATE',
+          user_id: user_id(),
+          metadata: { is_deleted: { old: false, new: true }, database_user },
+        },
+      ],
+    ],
+    [
+      'what a role may do',
+      () => `update app_public.role_permissions set role = 'USER' where permission = 'audit.read_all'`,
+      () => [
+        {
+          action: 'PERMISSION_CHANGE',
+          metadata: {
+            table: 'role_permissions',
+            old: { role: 'ADMIN', permission: 'audit.read_all' },
+            new: { role: 'USER', permission: 'audit.read_all' },
+            database_user,
+          },
+        },
+      ],
+    ],
+    [
+      'a permission that goes',
+      () => `delete from app_public.role_permissions where permission = 'audit.read_all'`,
+      () => [{ action: 'PERMISSION_CHANGE', metadata: expect.objectContaining({ new: null }) }],
+    ],
+    [
+      'a webhook, without what may be a secret',
+      () => `insert into app_public.webhooks (url, events, signing_key) values ('https://x.test/secret', '{user.created}', 'k')`,
+      () => [{ action: 'WEBHOOK_CREATE', metadata: expect.objectContaining({ origin: 'https://x.test' }) }],
+    ],
+    [
+      'a preference',
+      () => `insert into app_private.notification_preferences values ('${user_id()}', 'DIGEST', 'NONE')`,
+      () => [
+        {
+          action: 'PREFERENCE_CHANGE',
+          user_id: user_id(),
+          metadata: { kind: 'DIGEST', delivery: { old: null, new: 'NONE' }, database_user },
+        },
+      ],
+    ],
+    [
+      'a request that is changed beside its status',
+      () =>
+        `set local assent.action = 'SUBMIT';
+         update app_public.requests set status = 'SUBMITTED', submitted_at = now(), title = 'another' where id = '${id}'`,
+      () => [
+        {
+          action: 'SUBMIT',
+          request_id: id,
+          request_creator_id: user_id(),
+          metadata: {
+            old_status: 'DRAFT',
+            new_status: 'SUBMITTED',
+            title: { old: `user's DRAFT`, new: 'another' },
+            database_user,
+          },
+        },
+      ],
+    ],
+  ])('leaves its entry with the login: %s', async (_, statement, expected) => {
+    const found = await left(statement())
+    expect(found).toEqual(expected({}).map((entry) => ({ ...by, ...login, ...(entry as Row) })))
+    expect(JSON.stringify(found)).not.toMatch(/secret'|"k"|\$2a/)
+  })
+
+  test.each(['app_private.credentials', 'app_private.sessions', 'app_public.role_permissions', 'app_public.webhooks'])(
+    '%s cannot be emptied at a stroke',
+    async (table) => {
+      await expect(left(`truncate ${table} cascade`)).rejects.toMatchObject({ code: 'RQ403' })
+    },
+  )
+
+  test('an entry of a caller names the login of the API', async () => {
+    const [entry] = await stage.leaves(() => stage.rows('user', `select * from app_public.create_request('T')`))
+    expect(entry!['database_login']).toBe('assent_authenticator')
+  })
+
+  test('a preference that a caller changes leaves an entry, and one that is set to what it was does not', async () => {
+    const set = () => stage.rows('manager2', `select app_public.set_notification_preference('APPROVED', 'NONE')`)
+    expect((await stage.leaves(set)).map(bare)).toEqual([
+      stage.entry('PREFERENCE_CHANGE', 'manager2', 'manager2', { kind: 'APPROVED', delivery: { old: null, new: 'NONE' } }),
+    ])
+    expect(await stage.leaves(set)).toEqual([])
+  })
+
+  test('audit.unproven_entries tells of entries whose actor had no session that a login had opened', async () => {
+    const unproven = async () =>
+      (await auditor.query('select action, actor_id, database_login from audit.unproven_entries order by "timestamp" desc')).rows
+    const { session_secret } = await loginAs('manager2')
+    const before = await unproven()
+    await stage.db
+      .connect('auth')
+      .then((client) => asSession(client, session_secret!, `select app_public.create_request('Mine')`))
+    expect(await unproven()).toEqual(before)
+
+    const { rows } = await owner.query(`select session_secret as secret from app_private.open_session($1, false, null)`, [
+      stage.id.manager,
+    ])
+    await stage.db
+      .connect('auth')
+      .then((client) => asSession(client, rows[0].secret, `select app_public.create_request('Theirs')`))
+    const [newest, ...rest] = await unproven()
+    expect(newest).toEqual({ action: 'CREATE', actor_id: stage.id.manager, database_login: 'assent_authenticator' })
+    expect(rest).toEqual(before)
+  })
+})
+
+const loginAs = (name: string): Promise<Login> => login(api, `${name}@assent.test`)
