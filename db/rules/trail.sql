@@ -274,6 +274,12 @@ as $$
 declare
   v_fields text[] := app_private.changed_fields(to_jsonb(old), to_jsonb(new));
 begin
+  -- With a person who is new, their credentials are part of USER_CREATE.
+  if tg_op = 'INSERT' and exists (
+    select from app_public.audit_logs a where a.user_id = new.user_id and a.action = 'USER_CREATE' and a."timestamp" >= now()
+  ) then
+    return null;
+  end if;
   if tg_op <> 'UPDATE' or v_fields <> '{}' then
     perform app_private.log_action(
       -- The person is told of a new password, whoever has set it.

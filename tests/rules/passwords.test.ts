@@ -8,11 +8,13 @@ import { asSession, bare, digest, login, openStage, type Person, type Row, type 
 let stage: Stage
 let api: pg.Client
 let worker: pg.Client
+let owner: pg.Client
 
 beforeAll(async () => {
   stage = await openStage()
   api = await stage.db.connect('auth')
-  worker = await stage.db.connect('owner')
+  worker = await stage.db.connect('worker')
+  owner = await stage.db.connect('owner')
 })
 beforeEach(async () => {
   await stage.recast()
@@ -43,7 +45,7 @@ async function asked(address: string, count: number, ago: string, ip: string | n
   )
 }
 const link = async (person: Person): Promise<string> =>
-  (await worker.query('select app_private.issue_reset_token($1) as token', [stage.id[person]])).rows[0].token
+  (await owner.query('select app_private.issue_reset_token($1) as token', [stage.id[person]])).rows[0].token
 const links = async (person: Person): Promise<Buffer[]> =>
   (await stage.root.query('select secret_hash from app_private.password_resets where user_id = $1', [stage.id[person]])).rows.map(
     ({ secret_hash }) => secret_hash,
@@ -173,14 +175,14 @@ describe('the job of it', () => {
   )
 
   test('of many at once for one account 3 go on', async () => {
-    const clients = await Promise.all(Array.from({ length: 8 }, () => stage.db.connect('owner')))
+    const clients = await Promise.all(Array.from({ length: 8 }, () => stage.db.connect('worker')))
     const before = (await requests()).length
     await Promise.all(clients.map((client, i) => begin('user@assent.test', `198.51.100.${i}`, client)))
     expect((await requests()).length - before).toBe(3)
   })
 
   test('of many at once from one network 20 go on', async () => {
-    const clients = await Promise.all(Array.from({ length: 8 }, () => stage.db.connect('owner')))
+    const clients = await Promise.all(Array.from({ length: 8 }, () => stage.db.connect('worker')))
     await asked('idler@assent.test', 18, '1 minute')
     const before = (await requests()).length
     const accounts = ['user', 'user2', 'manager', 'manager2', 'admin', 'admin2', 'left', 'idle'] as const
@@ -198,7 +200,7 @@ describe('a link', () => {
     )
     expect(await links('user2')).toEqual(before)
     const made = async () =>
-      (await worker.query(`select app_private.begin_mail($1, 'assent.test') as mail`, [rows[0].id])).rows[0].mail
+      (await owner.query(`select app_private.begin_mail($1, 'assent.test') as mail`, [rows[0].id])).rows[0].mail
     const [first, second] = [await made(), await made()]
     expect(first.token).toMatch(/^[A-Za-z0-9_-]{43}$/)
     expect(second.token).not.toBe(first.token) // Which of the two mails arrives nobody knows.
@@ -213,7 +215,7 @@ describe('a link', () => {
   test('is nowhere but in its mail: in no column, and in no job', async () => {
     await begin('manager2@assent.test')
     const [told] = await stage.tell()
-    const { rows } = await worker.query(`select app_private.begin_mail($1, 'assent.test') ->> 'token' as token`, [told!['id']])
+    const { rows } = await owner.query(`select app_private.begin_mail($1, 'assent.test') ->> 'token' as token`, [told!['id']])
     const { token } = rows[0]
     const inUse = await link('manager2')
     expect(await reset(inUse)).toBe(undefined)

@@ -302,7 +302,8 @@ describe('what is cleared away', () => {
       `insert into app_private.sessions (user_id, secret_hash, expires_at, revoked_at, last_used_at)
        select id, sha256(gen_random_uuid()::text::bytea), now() + $1::interval, now(), now() - interval '9 days' from app_public.users where name = 'admin2'
        returning id::text`,
-      { '-1 second': true, '1 minute': false, '20 days': false }, // ended and unused ones, too, have their time
+      // For a month more they are evidence; ended and unused ones, too, have their time.
+      { '-30 days -1 second': true, '-29 days': false, '1 minute': false, '20 days': false },
     ],
     [
       'idempotency_keys',

@@ -160,7 +160,7 @@ async function everything(): Promise<Record<string, string[]>> {
     select c.oid::regclass::text as name, string_agg(format('%I', a.attname), ', ' order by a.attname) as columns
     from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     where c.relkind = 'r' and c.relnamespace in ('app_public'::regnamespace, 'app_private'::regnamespace)
-      and c.relname <> 'applied_rules' and a.attname <> 'stamps'
+      and c.relname <> 'applied_rules' and a.attname not in ('stamps', 'database_login')
       -- The texts of reference tables are part of the program, which a migration may reword.
       and not (a.attname in ('description', 'headline')
         and exists (select from pg_policy p where p.polrelid = c.oid and p.polname = 'everybody_select'))
@@ -200,7 +200,11 @@ test('no row is lost or changed, and the former server and worker go on', async 
   await Promise.all([migrate({ databaseUrl: url.owner }, log), migrate({ databaseUrl: url.owner }, log)])
 
   const after = await everything()
-  for (const [table, rows] of Object.entries(before)) expect({ table, rows: after[table] }).toEqual({ table, rows })
+  for (const [table, rows] of Object.entries(before)) {
+    // Of what is possible there may be more than before; of what has happened there is not.
+    const added = table.endsWith('audit_actions') ? expect.arrayContaining(rows) : rows
+    expect({ table, rows: after[table] }).toEqual({ table, rows: added })
+  }
   await doJobs()
   await work()
   await doJobs()

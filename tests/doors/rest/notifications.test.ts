@@ -302,8 +302,10 @@ describe('to mark as read', () => {
     const [id, before] = [await tell(person), await entries()]
     await mark(id, person)
     await act('markAllNotificationsRead', {}, person)
-    await rest(person, 'PATCH /notifications/preferences/', { kind: 'APPROVED', delivery: 'NONE' })
     expect(await entries()).toBe(before)
+    // A preference decides whether somebody is mailed, and so is one.
+    await rest(person, 'PATCH /notifications/preferences/', { kind: 'APPROVED', delivery: 'NONE' })
+    expect(Number(await entries()) - Number(before)).toBe(1)
   })
 
   test('under an Idempotency-Key: answered the same again, and another’s key is another', async () => {

@@ -19,10 +19,12 @@ import { openRest, outcome, type Rest } from '../../harness/rest.ts'
 let api: Api
 let rest: Rest
 let owner: Client
+let worker: Client
 beforeAll(async () => {
   api = await startApi({ TRUST_PROXY: '1' })
   rest = await openRest(api)
   owner = await api.db.connect('owner')
+  worker = await api.db.connect('worker')
 })
 afterAll(() => api.close())
 
@@ -73,7 +75,7 @@ async function work(): Promise<void> {
      from graphile_worker._private_jobs j join graphile_worker._private_tasks t on t.id = j.task_id
      where t.identifier = 'begin_password_reset' order by j.id`,
   )
-  for (const { email, ip } of jobs) await all('select app_private.begin_password_reset($1, $2)', [email, ip])
+  for (const { email, ip } of jobs) await worker.query('select app_private.begin_password_reset($1, $2)', [email, ip])
   await all('select graphile_worker.complete_jobs($1)', [jobs.map(({ id }) => id)])
   await all(`select app_private.notify(a.id) from app_public.audit_logs a where a.action like 'PASSWORD%'`)
 }

@@ -97,7 +97,8 @@ async function openBrowser(person: { email: string }) {
 const actionsAbout = async (userId: string) =>
   (
     await owner.query<{ action: string }>(
-      `select action from app_public.audit_logs where user_id = $1 order by "timestamp", id`,
+      // But for the sessions that the harness has opened.
+      `select action from app_public.audit_logs where user_id = $1 and action <> 'SESSION_OPEN' order by "timestamp", id`,
       [userId],
     )
   ).rows.map(({ action }) => action)
