@@ -82,7 +82,9 @@ comment on column app_private.credentials.email is 'The email address as it was 
 comment on column app_private.credentials.password_hash is 'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password.';
 comment on constraint credentials_email_check on app_private.credentials is 'This is not an email address.';
 CREATE UNIQUE INDEX credentials_email_key ON app_private.credentials USING btree (lower(email));
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.credentials FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _500_end_resets AFTER UPDATE OF password_hash ON app_private.credentials FOR EACH ROW EXECUTE FUNCTION app_private.tg_credentials__end_resets();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.credentials FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_credentials__audit();
 alter table app_private.credentials enable row level security;
 alter table app_private.credentials force row level security;
 create policy owner_all on app_private.credentials for all to assent_owner
@@ -153,6 +155,8 @@ comment on constraint notification_preferences_delivery_fkey on app_private.noti
 comment on constraint notification_preferences_kind_fkey on app_private.notification_preferences is 'There is no such kind of notification.';
 CREATE INDEX notification_preferences_delivery_idx ON app_private.notification_preferences USING btree (delivery);
 CREATE INDEX notification_preferences_kind_idx ON app_private.notification_preferences USING btree (kind);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.notification_preferences FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.notification_preferences FOR EACH ROW EXECUTE FUNCTION app_private.tg_notification_preferences__audit();
 alter table app_private.notification_preferences enable row level security;
 alter table app_private.notification_preferences force row level security;
 create policy owner_all on app_private.notification_preferences for all to assent_owner
@@ -174,6 +178,7 @@ comment on column app_private.password_reset_requests.requested_at is 'When its 
 CREATE INDEX password_reset_requests_account_key_idx ON app_private.password_reset_requests USING btree (account_key, requested_at);
 CREATE INDEX password_reset_requests_network_idx ON app_private.password_reset_requests USING btree (network, requested_at);
 CREATE INDEX password_reset_requests_requested_at_idx ON app_private.password_reset_requests USING btree (requested_at);
+CREATE TRIGGER _900_audit AFTER INSERT ON app_private.password_reset_requests FOR EACH ROW WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg_password_reset_requests__audit();
 alter table app_private.password_reset_requests enable row level security;
 alter table app_private.password_reset_requests force row level security;
 create policy owner_all on app_private.password_reset_requests for all to assent_owner
@@ -228,6 +233,8 @@ comment on column app_private.sessions.ip_address is 'The IP address that they l
 comment on column app_private.sessions.user_agent is 'The User-Agent that they logged in with.';
 CREATE INDEX sessions_expires_at_idx ON app_private.sessions USING btree (expires_at);
 CREATE INDEX sessions_user_id_idx ON app_private.sessions USING btree (user_id);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.sessions FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.sessions FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_sessions__audit();
 CREATE TRIGGER _950_announce AFTER UPDATE OF revoked_at ON app_private.sessions FOR EACH ROW WHEN (((old.revoked_at IS NULL) AND (new.revoked_at IS NOT NULL))) EXECUTE FUNCTION app_private.tg_sessions__announce();
 alter table app_private.sessions enable row level security;
 alter table app_private.sessions force row level security;
@@ -267,6 +274,7 @@ create table app_public.audit_logs (
   metadata jsonb default '{}'::jsonb not null,
   ip_address inet,
   "timestamp" timestamp with time zone default clock_timestamp() not null,
+  database_login name,
   constraint audit_logs_pkey PRIMARY KEY (id),
   constraint audit_logs_action_fkey FOREIGN KEY (action) REFERENCES app_public.audit_actions(action) ON DELETE RESTRICT,
   constraint audit_logs_actor_id_fkey FOREIGN KEY (actor_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
@@ -293,6 +301,8 @@ The person it was about.';
 comment on column app_public.audit_logs.metadata is 'old_status and new_status where the status changed; otherwise each changed field with its old and new value. Never a secret.';
 comment on column app_public.audit_logs.ip_address is 'The client''s IP address, as the outermost trusted proxy saw it.';
 comment on column app_public.audit_logs."timestamp" is 'When it was done, by the clock at that moment, not the start of the transaction.';
+comment on column app_public.audit_logs.database_login is '@behavior -*
+The login to the database that wrote the entry: that of the API, of the worker, or of whoever used SQL. It is null in entries of version 0.1. Callers are not shown it, and auditors are.';
 comment on constraint audit_logs_action_fkey on app_public.audit_logs is '@behavior -*';
 comment on constraint audit_logs_metadata_check on app_public.audit_logs is 'Metadata must be a JSON object.';
 comment on constraint audit_logs_request_creator_check on app_public.audit_logs is 'An entry that names a request must also name its creator.';
@@ -307,6 +317,8 @@ CREATE INDEX audit_logs_request_creator_id_idx ON app_public.audit_logs USING bt
 CREATE INDEX audit_logs_request_id_idx ON app_public.audit_logs USING btree (request_id, "timestamp", id);
 CREATE INDEX audit_logs_timestamp_idx ON app_public.audit_logs USING btree ("timestamp", id);
 CREATE INDEX audit_logs_user_id_idx ON app_public.audit_logs USING btree (user_id, "timestamp", id);
+CREATE TRIGGER _050_stamp BEFORE INSERT ON app_public.audit_logs FOR EACH ROW EXECUTE FUNCTION app_private.tg_audit_logs__stamp();
+alter table app_public.audit_logs enable always trigger _050_stamp;
 CREATE TRIGGER _100_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON app_public.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 alter table app_public.audit_logs enable always trigger _100_append_only;
 CREATE TRIGGER _800_dispatch AFTER INSERT ON app_public.audit_logs FOR EACH ROW EXECUTE FUNCTION app_private.tg_audit_logs__dispatch();
@@ -527,6 +539,8 @@ comment on constraint request_transitions_stamps_object on app_public.request_tr
 CREATE INDEX request_transitions_action_idx ON app_public.request_transitions USING btree (action);
 CREATE INDEX request_transitions_to_status_idx ON app_public.request_transitions USING btree (to_status);
 CREATE INDEX request_transitions_who_idx ON app_public.request_transitions USING btree (who);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.request_transitions FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_public.request_transitions FOR EACH ROW EXECUTE FUNCTION app_private.tg__audit_permissions();
 alter table app_public.request_transitions enable row level security;
 alter table app_public.request_transitions force row level security;
 create policy everybody_select on app_public.request_transitions for select to public
@@ -642,6 +656,8 @@ comment on column app_public.role_permissions.permission is 'The permission, as 
 comment on column app_public.role_permissions.role is 'The lowest role that has the permission.';
 comment on column app_public.role_permissions.description is 'What it allows.';
 CREATE INDEX role_permissions_role_idx ON app_public.role_permissions USING btree (role);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.role_permissions FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_public.role_permissions FOR EACH ROW EXECUTE FUNCTION app_private.tg__audit_permissions();
 alter table app_public.role_permissions enable row level security;
 alter table app_public.role_permissions force row level security;
 create policy everybody_select on app_public.role_permissions for select to public
@@ -668,6 +684,8 @@ comment on column app_public.roles.role is 'The name of the role.';
 comment on column app_public.roles.level is 'Rank: a role inherits the permissions of all roles of a lower level.';
 comment on column app_public.roles.database_role is 'The PostgreSQL role that requests of people with this role run as.';
 comment on column app_public.roles.description is 'What the role is for.';
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.roles FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_public.roles FOR EACH ROW EXECUTE FUNCTION app_private.tg__audit_permissions();
 alter table app_public.roles enable row level security;
 alter table app_public.roles force row level security;
 create policy everybody_select on app_public.roles for select to public
@@ -835,7 +853,9 @@ comment on constraint webhooks_events_check on app_public.webhooks is 'A webhook
 comment on constraint webhooks_url_form on app_public.webhooks is 'The URL must begin with https:// or http://, and must not contain a user name.';
 comment on constraint webhooks_url_length on app_public.webhooks is 'The URL must have at most 2,000 characters.';
 CREATE INDEX webhooks_created_at_idx ON app_public.webhooks USING btree (created_at, id);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.webhooks FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_check_events BEFORE INSERT OR UPDATE OF events ON app_public.webhooks FOR EACH ROW EXECUTE FUNCTION app_private.tg_webhooks__check_events();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_public.webhooks FOR EACH ROW WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg_webhooks__audit();
 alter table app_public.webhooks enable row level security;
 alter table app_public.webhooks force row level security;
 create policy admin_select on app_public.webhooks for select to assent_admin
@@ -1068,7 +1088,8 @@ create view audit.person_actions as
     u.name AS user_name,
     a.metadata,
     a.ip_address,
-    a.id AS audit_log_id
+    a.id AS audit_log_id,
+    a.database_login
    FROM app_public.audit_logs a
      LEFT JOIN app_public.users p ON p.id = a.actor_id
      LEFT JOIN app_private.credentials c ON c.user_id = a.actor_id
@@ -1089,13 +1110,35 @@ create view audit.request_history as
     a.metadata ->> 'new_status'::text AS new_status,
     a.metadata,
     a.ip_address,
-    a.id AS audit_log_id
+    a.id AS audit_log_id,
+    a.database_login
    FROM app_public.audit_logs a
      JOIN app_public.requests r ON r.id = a.request_id
      LEFT JOIN app_public.users p ON p.id = a.actor_id
      LEFT JOIN app_private.credentials c ON c.user_id = a.actor_id;
 comment on view audit.request_history is 'The history of a request, with one row for every action: select * from audit.request_history where request_id = … order by "timestamp".';
 grant select on table audit.request_history to assent_auditor;
+
+create view audit.unproven_entries as
+ SELECT a."timestamp",
+    a.action,
+    a.actor_id,
+    p.name AS actor_name,
+    a.request_id,
+    a.user_id,
+    a.metadata,
+    a.ip_address,
+    a.database_login,
+    a.id AS audit_log_id
+   FROM app_public.audit_logs a
+     JOIN app_public.users p ON p.id = a.actor_id
+  WHERE a."timestamp" > (now() - '30 days'::interval) AND NOT (a.action = 'PASSWORD_CHANGE'::text AND a.actor_id = a.user_id) AND NOT (EXISTS ( SELECT
+           FROM app_private.sessions s
+          WHERE s.user_id = a.actor_id AND s.created_at <= a."timestamp" AND s.expires_at > a."timestamp" AND (s.revoked_at IS NULL OR s.revoked_at > (a."timestamp" - '00:01:00'::interval)) AND NOT (EXISTS ( SELECT
+                   FROM app_public.audit_logs o
+                  WHERE o.user_id = s.user_id AND o.action = 'SESSION_OPEN'::text AND (o.metadata ->> 'session_id'::text) = s.id::text))));
+comment on view audit.unproven_entries is 'Entries of the last 30 days whose actor had no session at that time, or only one that was opened by SQL: somebody else acted in their name. It has no rows when all is well. It reads all of those entries: run it at night.';
+grant select on table audit.unproven_entries to assent_auditor;
 
 CREATE OR REPLACE FUNCTION app_hidden.act_on_request(request_id uuid, action text, expected_versions integer[], body jsonb, OUT version integer, OUT document json)
  RETURNS record
@@ -2015,8 +2058,10 @@ CREATE OR REPLACE FUNCTION app_private.audit_webhook(action text, webhook app_pu
  RETURNS void
  LANGUAGE sql
 AS $function$
+  -- If the owner does it, a trigger writes the entry (rules/trail.sql).
   select app_private.log_action(action, app_hidden.current_user_id(),
     metadata => jsonb_build_object('webhook_id', webhook.id, 'origin', app_private.origin(webhook.url)) || details)
+  where not app_private.is_by_sql()
 $function$;
 comment on routine app_private.audit_webhook(text,app_public.webhooks,jsonb) is 'Writes the audit entry for a change of a webhook, or for a delivery that is sent again. It never contains the key.';
 
@@ -2110,10 +2155,11 @@ begin
     return;
   end if;
   insert into app_private.password_reset_requests (account_key, network) values (v_account_key, v_network);
+  -- If the owner runs this, a trigger on the row above writes the entry (rules/trail.sql).
   perform app_private.log_action('PASSWORD_RESET_REQUEST', null, u.id)
   from app_private.credentials c
   join app_public.users u on u.id = c.user_id and not u.is_deleted
-  where lower(c.email) = lower(begin_password_reset.email);
+  where lower(c.email) = lower(begin_password_reset.email) and not app_private.is_by_sql();
 end
 $function$;
 comment on routine app_private.begin_password_reset(text,text) is 'The job of a request for a link: it counts the request and writes its audit entry, which causes the mail. There is no entry for an unknown or deactivated account, nor after 3 requests for the address or 20 from the network within 15 minutes. Strangers'' requests keep nobody from a link, because the links that they request are mailed to its owner.';
@@ -2185,6 +2231,16 @@ AS $function$
 $function$;
 comment on routine app_private.change_key() is 'The key under which the wrong old passwords of the caller''s session are counted: whoever finds an open session cannot guess its password, and no stranger who fails to log in keeps its person from changing it.';
 
+CREATE OR REPLACE FUNCTION app_private.changed_fields(old_row jsonb, new_row jsonb)
+ RETURNS text[]
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select array(
+    select n.key from jsonb_each(new_row) n where n.value is distinct from old_row -> n.key order by n.key)
+$function$;
+comment on routine app_private.changed_fields(jsonb,jsonb) is 'The names of the fields in which two versions of a row differ.';
+
 CREATE OR REPLACE FUNCTION app_private.changes(old_row jsonb, new_row jsonb)
  RETURNS jsonb
  LANGUAGE sql
@@ -2202,14 +2258,15 @@ CREATE OR REPLACE FUNCTION app_private.clear_away()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  delete from app_private.sessions s where s.expires_at < now();
+  -- For 30 days more, they prove that who acted was logged in (audit.unproven_entries).
+  delete from app_private.sessions s where s.expires_at < now() - interval '30 days';
   delete from app_private.idempotency_keys k where k.created_at < now() - interval '24 hours';
   delete from app_private.password_resets r where r.expires_at < now();
   select graphile_worker.complete_jobs(array(
     select j.id from graphile_worker.jobs j
     where j.attempts >= j.max_attempts and j.locked_at is null and j.updated_at < now() - interval '30 days'));
 $function$;
-comment on routine app_private.clear_away() is 'Deletes sessions, idempotency keys and reset links that have expired, and jobs that failed for the last time 30 days ago.';
+comment on routine app_private.clear_away() is 'Deletes idempotency keys and reset links that have expired, sessions that expired 30 days ago, and jobs that failed for the last time 30 days ago.';
 grant execute on routine app_private.clear_away() to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.current_ip()
@@ -2442,6 +2499,15 @@ AS $function$
   select value !~ U&'[^\0009-\000D\0020\0085\00A0\1680\2000-\200B\2028\2029\202F\205F\2060\3000\FEFF]'
 $function$;
 comment on routine app_private.is_blank(text) is 'Does it contain no visible character? Unicode''s white space and zero-width characters are spelt out, so that it does not depend on a locale.';
+
+CREATE OR REPLACE FUNCTION app_private.is_by_sql()
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select pg_has_role(session_user, current_user, 'MEMBER')
+$function$;
+comment on routine app_private.is_by_sql() is 'Asked by what runs as the owner: has somebody logged in who is or may become the owner, and can therefore do anything by SQL? The logins of the API and the worker reach tables only through functions, which write their own entries.';
 
 CREATE OR REPLACE FUNCTION app_private.is_live(s app_private.sessions)
  RETURNS boolean
@@ -3064,6 +3130,24 @@ end
 $function$;
 comment on routine app_private.stamps(app_public.request_transitions) is 'The columns that an edge itself sets, with @now and @caller filled in.';
 
+CREATE OR REPLACE FUNCTION app_private.tg__audit_permissions()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_old jsonb := to_jsonb(old) - 'description';
+  v_new jsonb := to_jsonb(new) - 'description';
+begin
+  if v_new is distinct from v_old then
+    perform app_private.log_action('PERMISSION_CHANGE', null,
+      metadata => jsonb_build_object('table', tg_table_name, 'old', v_old, 'new', v_new));
+  end if;
+  return null;
+end
+$function$;
+comment on routine app_private.tg__audit_permissions() is 'Writes one entry for each change of a row that says what people may do. Only SQL can change it.';
+
 CREATE OR REPLACE FUNCTION app_private.tg__refuse()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -3092,6 +3176,58 @@ end
 $function$;
 comment on routine app_private.tg_audit_logs__dispatch() is 'Adds the job that reports an action, in the action''s own transaction, so that both commit or neither does.';
 
+CREATE OR REPLACE FUNCTION app_private.tg_audit_logs__stamp()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_is_consequence boolean := pg_trigger_depth() > 1;
+begin
+  if app_private.is_by_sql() then
+    if not v_is_consequence and not (select r.rolsuper from pg_roles r where r.rolname = session_user) then
+      raise exception using errcode = 'RQ403',
+        message = 'An entry is written by the change that it reports, and cannot be written without one.';
+    elsif v_is_consequence and new.actor_id is null then
+      -- Without a caller, the login is all that is known.
+      new.metadata := new.metadata || jsonb_build_object('database_user', session_user);
+    end if;
+  else
+    new."timestamp" := clock_timestamp();
+  end if;
+  new.database_login := session_user;
+  return new;
+end
+$function$;
+comment on routine app_private.tg_audit_logs__stamp() is 'Sets when an entry was written and by which login to the database. To those who may become the owner, it refuses entries that no trigger writes: only a superuser can make one up. Raises RQ403.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_credentials__audit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_fields text[] := app_private.changed_fields(to_jsonb(old), to_jsonb(new));
+begin
+  -- With a person who is new, their credentials are part of USER_CREATE.
+  if tg_op = 'INSERT' and exists (
+    select from app_public.audit_logs a where a.user_id = new.user_id and a.action = 'USER_CREATE' and a."timestamp" >= now()
+  ) then
+    return null;
+  end if;
+  if tg_op <> 'UPDATE' or v_fields <> '{}' then
+    perform app_private.log_action(
+      -- The person is told of a new password, whoever has set it.
+      case when tg_op = 'UPDATE' and 'password_hash' = any (v_fields) then 'PASSWORD_CHANGE' else 'CREDENTIALS_CHANGE' end,
+      app_hidden.current_user_id(),
+      coalesce(new.user_id, old.user_id),
+      jsonb_build_object('by', 'SQL', 'operation', tg_op, 'fields', to_jsonb(v_fields)));
+  end if;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_credentials__audit() is 'Writes one entry for what SQL does to somebody''s credentials.';
+
 CREATE OR REPLACE FUNCTION app_private.tg_credentials__end_resets()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -3103,6 +3239,22 @@ begin
 end
 $function$;
 comment on routine app_private.tg_credentials__end_resets() is 'A new password, however it was set, ends all links to reset it.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_notification_preferences__audit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if new.delivery is distinct from old.delivery then
+    perform app_private.log_action('PREFERENCE_CHANGE', app_hidden.current_user_id(), coalesce(new.user_id, old.user_id),
+      jsonb_build_object('kind', coalesce(new.kind, old.kind),
+        'delivery', jsonb_build_object('old', old.delivery, 'new', new.delivery)));
+  end if;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_notification_preferences__audit() is 'Writes one entry for each change of a preference.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_notifications__announce()
  RETURNS trigger
@@ -3131,6 +3283,21 @@ end
 $function$;
 comment on routine app_private.tg_notifications__mail() is 'Adds the job that mails a notification, in the transaction that queues it.';
 
+CREATE OR REPLACE FUNCTION app_private.tg_password_reset_requests__audit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform app_private.log_action('PASSWORD_RESET_REQUEST', null, u.id)
+  from app_private.credentials c
+  join app_public.users u on u.id = c.user_id and not u.is_deleted
+  where app_private.account_key(c.email) = new.account_key;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_password_reset_requests__audit() is 'Writes the entry of a request for a link that the owner has counted, and so causes its mail.';
+
 CREATE OR REPLACE FUNCTION app_private.tg_requests__announce()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -3157,6 +3324,11 @@ begin
     metadata => case
       when tg_op = 'INSERT' then jsonb_build_object('old_status', null, 'new_status', new.status)
       when new.status <> old.status then jsonb_build_object('old_status', old.status, 'new_status', new.status)
+        || (app_private.changes(to_jsonb(old), to_jsonb(new)) - array['status']
+          -- What the edge writes and stamps is part of the action.
+          - array(
+            select unnest(t.writes || array(select jsonb_object_keys(t.stamps))) from app_public.request_transitions t
+            where t.action = current_setting('assent.action') and t.from_status = old.status and t.to_status = new.status))
       else app_private.changes(to_jsonb(old), to_jsonb(new))
     end
   );
@@ -3217,13 +3389,35 @@ end
 $function$;
 comment on routine app_private.tg_sessions__announce() is 'Announces the end of a session, so that its live connections are closed.';
 
-CREATE OR REPLACE FUNCTION app_private.tg_users__audit()
+CREATE OR REPLACE FUNCTION app_private.tg_sessions__audit()
  RETURNS trigger
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_actor_id uuid := app_hidden.current_user_id();
+  v_fields text[] := app_private.changed_fields(to_jsonb(old), to_jsonb(new));
+  v_action text := case
+    when tg_op = 'INSERT' then 'SESSION_OPEN'
+    when tg_op = 'DELETE' or new.revoked_at is not null and old.revoked_at is null then 'SESSION_REVOKE'
+    else 'SESSION_CHANGE'
+  end;
+begin
+  -- That a session was used is no change of it, and one that has expired is cleared away.
+  if v_fields <@ array['last_used_at'] and tg_op = 'UPDATE' or tg_op = 'DELETE' and old.expires_at < now() then
+    return null;
+  end if;
+  perform app_private.log_action(v_action, app_hidden.current_user_id(), coalesce(new.user_id, old.user_id),
+    jsonb_build_object('by', 'SQL', 'operation', tg_op, 'session_id', coalesce(new.id, old.id), 'fields', to_jsonb(v_fields)));
+  return null;
+end
+$function$;
+comment on routine app_private.tg_sessions__audit() is 'Writes one entry for what SQL does to a session.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_users__audit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
 begin
   if tg_op = 'UPDATE' and new is not distinct from old then
     return new;
@@ -3235,14 +3429,12 @@ begin
       when old.is_deleted and not new.is_deleted then 'USER_REACTIVATE'
       else 'USER_UPDATE'
     end,
-    v_actor_id,
+    app_hidden.current_user_id(),
     new.id,
     case
       when tg_op = 'INSERT' then jsonb_build_object('name', new.name, 'role', new.role)
       else app_private.changes(to_jsonb(old), to_jsonb(new))
     end
-    -- Without a caller it was done by SQL, and the login is all that is known.
-    || case when v_actor_id is null then jsonb_build_object('database_user', session_user) else '{}' end
   );
   return new;
 end
@@ -3291,6 +3483,27 @@ begin
 end
 $function$;
 comment on routine app_private.tg_webhook_deliveries__deliver() is 'Adds the job that sends a delivery, in the transaction that queues it.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_webhooks__audit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_fields text[] := app_private.changed_fields(to_jsonb(old), to_jsonb(new));
+begin
+  -- The times of its failures are no changes of it.
+  if tg_op <> 'UPDATE' or not v_fields <@ array['failing_since', 'failed_at'] then
+    perform app_private.log_action(
+      case tg_op when 'INSERT' then 'WEBHOOK_CREATE' when 'UPDATE' then 'WEBHOOK_UPDATE' else 'WEBHOOK_DELETE' end,
+      app_hidden.current_user_id(),
+      metadata => jsonb_build_object('by', 'SQL', 'webhook_id', coalesce(new.id, old.id),
+        'origin', app_private.origin(coalesce(new.url, old.url)), 'fields', to_jsonb(v_fields)));
+  end if;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_webhooks__audit() is 'Writes one entry for what SQL does to a webhook.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_webhooks__check_events()
  RETURNS trigger
@@ -3987,6 +4200,7 @@ alter default privileges for role assent_owner revoke execute on functions from 
 insert into app_public.audit_actions values ('APPROVE', 'A request was approved.', 'true');
 insert into app_public.audit_actions values ('ASSIGN', 'A submitted request was assigned.', 'true');
 insert into app_public.audit_actions values ('CREATE', 'A request was created.', 'false');
+insert into app_public.audit_actions values ('CREDENTIALS_CHANGE', 'Somebody''s address or credentials were changed by SQL.', 'false');
 insert into app_public.audit_actions values ('DELETE', 'A draft was deleted.', 'false');
 insert into app_public.audit_actions values ('LOGIN', 'Somebody logged in.', 'false');
 insert into app_public.audit_actions values ('LOGIN_FAILED', 'A login failed. The entry has no actor; it is about the account, if there is one.', 'false');
@@ -3994,7 +4208,11 @@ insert into app_public.audit_actions values ('LOGOUT', 'Somebody logged out.', '
 insert into app_public.audit_actions values ('MAIL_RESEND', 'A mail that had failed was sent again.', 'false');
 insert into app_public.audit_actions values ('PASSWORD_CHANGE', 'Somebody changed their password, which ended their other sessions.', 'true');
 insert into app_public.audit_actions values ('PASSWORD_RESET_REQUEST', 'Somebody asked for a link to reset a password. The entry has no actor; it is about the account.', 'true');
+insert into app_public.audit_actions values ('PERMISSION_CHANGE', 'What people may do was changed by SQL.', 'false');
+insert into app_public.audit_actions values ('PREFERENCE_CHANGE', 'Somebody changed how they are notified by mail.', 'false');
 insert into app_public.audit_actions values ('REJECT', 'A request was rejected.', 'true');
+insert into app_public.audit_actions values ('SESSION_CHANGE', 'A session was changed by SQL.', 'false');
+insert into app_public.audit_actions values ('SESSION_OPEN', 'A session was opened by SQL, without a login.', 'false');
 insert into app_public.audit_actions values ('SESSION_REVOKE', 'Sessions were ended: by their owner, by another login in the same browser, or, without an actor, because a refresh token was used twice.', 'false');
 insert into app_public.audit_actions values ('SUBMIT', 'A request was submitted.', 'true');
 insert into app_public.audit_actions values ('UPDATE', 'A draft was edited.', 'false');
