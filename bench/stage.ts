@@ -130,7 +130,7 @@ export interface Stage {
   close(): Promise<void>
 }
 
-export async function openStage(requests: number): Promise<Stage> {
+export async function openStage(requests: number, nodeOptions: string[] = []): Promise<Stage> {
   const dataDir = await mkdtemp(join(tmpdir(), 'assent-bench-'))
   const postgres = await startEmbedded({ dataDir })
   const { DATABASE_URL, AUTH_DATABASE_URL, WORKER_DATABASE_URL, ROOT_DATABASE_URL, JWT_SECRET } = postgres.secrets
@@ -143,7 +143,7 @@ export async function openStage(requests: number): Promise<Stage> {
   await applyCurrent({ databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL }, pino({ level: 'warn' }))
   const { sessions, ids } = await seed(DATABASE_URL, AUTH_DATABASE_URL, requests)
 
-  const server = spawn(process.execPath, ['--max-semi-space-size=4', 'server/main.js', 'server'], {
+  const server = spawn(process.execPath, ['--max-semi-space-size=4', ...nodeOptions, 'server/main.js', 'server'], {
     stdio: 'inherit',
     env: { ...process.env, PORT: String(PORT), AUTH_DATABASE_URL, JWT_SECRET, NODE_ENV: 'production', LOG_LEVEL: 'warn' },
   })

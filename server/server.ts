@@ -156,6 +156,8 @@ export async function startServer(
   }) satisfies express.ErrorRequestHandler)
 
   const allowOrigins = crossOrigin(config.allowedOrigins)
+  // Probes and pages are counted for themselves, by network: no caller's flood silences a probe, and no probe is without end.
+  const probe = makeSpend(addressOf, () => undefined)
 
   /** Answers, and says by which route. Frequent calls are answered before express, whose routing costs as much as the answer. */
   async function answer(req: IncomingMessage, res: ServerResponse): Promise<string> {
@@ -169,8 +171,15 @@ export async function startServer(
       req.url = pathname + search
     }
     const path = req.url!.split('?', 1)[0]!
-    if (path === '/graphql') return graphql.handle(req, res).then(() => path)
+    if (path === '/graphql' && req.method === 'POST') return graphql.handle(req, res).then(() => path)
     if (path.startsWith(`${BASE}/`) && !path.startsWith(DOCS_PATH) && !path.startsWith(OPENAPI_PATH)) return rest(req, res)
+    try {
+      probe(req, services.identify.leniently)
+    } catch (error) {
+      sendProblem(res, services.explain(error))
+      return 'other'
+    }
+    if (path === '/graphql') return graphql.handle(req, res).then(() => path)
     app(req, res)
     if (!res.closed) await once(res, 'close')
     const { route, baseUrl } = req as express.Request

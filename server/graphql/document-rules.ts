@@ -11,15 +11,19 @@ import {
   type FragmentDefinitionNode,
   type FragmentSpreadNode,
   type InlineFragmentNode,
+  type SelectionNode,
   type SelectionSetNode,
   type ValidationContext,
   type ValidationRule,
 } from 'graphql'
-import { ClientError } from '../errors.ts'
+import { ClientError, invalid, type Fault } from '../errors.ts'
+import { MAX_PAGE_SIZE, PAGE_SIZE } from '../http/pages.ts'
 
 const MAX_ROOT_FIELDS = 10
 /** Fields and fragments that a document selects; GraphiQL's introspection has 240. */
 export const MAX_SELECTIONS = 400
+/** Rows that a document can ask for: the entries of each request on a page, both of 100, are 10,100. */
+const MAX_ROWS = 20_000
 const MAX_ALIASES = 30
 const MAX_VARIABLE_USES = 60
 const MAX_VALUES = 1000
@@ -82,18 +86,60 @@ export function selectionsOf(document: DocumentNode): number {
   return operationsOf(document).reduce((sum, { selectionSet }) => sum + count(selectionSet), 0)
 }
 
+/** The rows that a field's page can have. */
+function pageSizeOf({ arguments: args = [] }: FieldNode): number {
+  const size = args.find(({ name: { value } }) => value === 'first' || value === 'last')?.value
+  if (!size) return PAGE_SIZE
+  return size.kind === Kind.INT ? Math.min(Number(size.value), MAX_PAGE_SIZE) : MAX_PAGE_SIZE
+}
+
 /**
- * Limits the root fields of each operation: in a mutation to one, since each would be a transaction of its own. Limits the
+ * Counts the rows that a document can ask for, of which a page within a page has many: `own` are those of the connection that
+ * the selections stand in, for each of its rows, and `below` those of other fields.
+ */
+function makeCountRows(fragments: Fragments) {
+  type Rows = { readonly own: number; readonly below: number }
+  const none: Rows = { own: 0, below: 0 }
+  const counts = new Map<string, Rows>()
+  function rowsOf(selection: SelectionNode): Rows {
+    if (selection.kind === Kind.FRAGMENT_SPREAD) {
+      const name = selection.name.value
+      const fragment = fragments.get(name)
+      if (fragment && !counts.has(name)) {
+        counts.set(name, none)
+        counts.set(name, count(fragment.selectionSet))
+      }
+      return counts.get(name) ?? none
+    }
+    const within = selection.selectionSet ? count(selection.selectionSet) : none
+    if (selection.kind === Kind.INLINE_FRAGMENT) return within
+    if (['nodes', 'edges'].includes(selection.name.value)) return { own: 1 + within.own + within.below, below: 0 }
+    return { own: 0, below: pageSizeOf(selection) * within.own + within.below }
+  }
+  function count({ selections }: SelectionSetNode): Rows {
+    return selections.map(rowsOf).reduce((sum, { own, below }) => ({ own: sum.own + own, below: sum.below + below }), none)
+  }
+  return (set: SelectionSetNode) => count(set).below
+}
+
+/**
+ * Limits the root fields of each operation, in a mutation to one, since each would be a transaction of its own; and its rows,
+ * since it could ask for a hundred pages, of each of a hundred rows, under thirty aliases. Limits the
  * selections of all operations together, and of each fragment, since one may be used by none of them: what validates a document
  * compares each field with all the others. Throws BAD_REQUEST.
  */
 export function checkSize(document: DocumentNode): void {
   const fragments = fragmentsOf(document)
   const countFields = makeCount(fragments, false)
+  const countRows = makeCountRows(fragments)
   for (const { operation, selectionSet } of operationsOf(document)) {
     const most = operation === OperationTypeNode.QUERY ? MAX_ROOT_FIELDS : 1
     if (countFields(selectionSet) > most) {
       throw new ClientError('BAD_REQUEST', `A ${operation} has at most ${most} root field${most > 1 ? 's' : ''}.`)
+    }
+    if (countRows(selectionSet) > MAX_ROWS) {
+      const message = `A ${operation} can ask for at most ${MAX_ROWS.toLocaleString('en')} rows, with those of pages within pages.`
+      throw new ClientError('BAD_REQUEST', message)
     }
   }
   const count = makeCount(fragments, true)
@@ -160,22 +206,33 @@ export const documentRules: readonly ValidationRule[] = [
   depthRule,
 ]
 
+/** What no text can have: PostgreSQL cannot store NUL, and encoding half a surrogate pair would replace it with another. */
+function faultOf(text: string): string | undefined {
+  if (!text.isWellFormed()) return 'Text must be well-formed Unicode.'
+  return text.includes('\0') ? 'Text must not contain the character NUL.' : undefined
+}
+
 /**
  * Checks the variables of a call. Filters become SQL, which takes at most 65,535 parameters, and functions that recurse walk
- * what is nested. Throws BAD_REQUEST; and VALIDATION_FAILED for half of a surrogate pair, which is not a character: encoding
- * it as UTF-8 would replace it with another.
+ * what is nested. Throws BAD_REQUEST, and VALIDATION_FAILED with the fields whose text no field can have.
  */
 export function checkVariables(variables: object): void {
-  let level: unknown[] = [variables]
+  const faults: Fault[] = []
+  let level: [field: string, value: unknown][] = [['', variables]]
   for (let depth = 0, count = 0; level.length > 0; depth++) {
     count += level.length
     if (count > MAX_VALUES || depth > MAX_VALUE_DEPTH) {
       const message = `Variables hold at most ${MAX_VALUES} values, nested at most ${MAX_VALUE_DEPTH} deep.`
       throw new ClientError('BAD_REQUEST', message)
     }
-    if (!level.every((value) => typeof value !== 'string' || value.isWellFormed())) {
-      throw new ClientError('VALIDATION_FAILED', 'Text must be well-formed Unicode.')
+    for (const [field, value] of level) {
+      const message = typeof value === 'string' ? faultOf(value) : undefined
+      if (message) faults.push({ field, message })
     }
-    level = level.flatMap((value) => (typeof value === 'object' && value !== null ? Object.values(value) : []))
+    level = level.flatMap(([field, value]) => {
+      if (typeof value !== 'object' || value === null) return []
+      return Array.isArray(value) ? value.map((item): [string, unknown] => [field, item]) : Object.entries(value)
+    })
   }
+  if (faults.length > 0) throw invalid(faults)
 }

@@ -2,15 +2,7 @@ import { parse, validate, type DocumentNode, type GraphQLSchema } from 'graphql'
 import { LRUCache } from 'lru-cache'
 import { ClientError } from '../errors.ts'
 import { isObject } from '../http/body.ts'
-import {
-  checkSize,
-  checkVariables,
-  documentRules,
-  MAX_SELECTIONS,
-  MAX_TOKENS,
-  rootFieldsOf,
-  selectionsOf,
-} from './document-rules.ts'
+import { checkSize, documentRules, MAX_SELECTIONS, MAX_TOKENS, rootFieldsOf, selectionsOf } from './document-rules.ts'
 
 /** What strangers may ask for, which row-level security and the functions behind these fields allow them. */
 const OPEN_FIELDS = ['__typename', 'currentUser', 'csrfToken', 'login', 'requestPasswordReset', 'resetPassword']
@@ -37,7 +29,6 @@ export function readCall(body: unknown): Call {
   if (variables != null && !isObject(variables)) throw new ClientError('BAD_REQUEST', '"variables" must be an object.')
   if (operationName != null && typeof operationName !== 'string')
     throw new ClientError('BAD_REQUEST', '"operationName" must be a string.')
-  checkVariables(variables ?? {})
   return { query, variables: variables ?? {}, operationName: operationName ?? undefined }
 }
 

@@ -9,6 +9,7 @@ import {
   type GraphQLFormattedError,
   type GraphQLSchema,
 } from 'graphql'
+import Negotiator from 'negotiator'
 import type { WithPgClient } from 'postgraphile/@dataplan/pg'
 import { execute } from 'postgraphile/grafast'
 import { ClientError, unauthenticated } from '../errors.ts'
@@ -21,8 +22,9 @@ import type { Live } from '../live/listener.ts'
 import { makeNews } from '../live/news.ts'
 import type { Subscriber, Subscribers } from '../live/subscribers.ts'
 import type { Passwords } from '../passwords.ts'
-import { prove, recognize, type Database, type Identity } from '../sql/as-caller.ts'
+import { MAX_ANSWER, prove, recognize, tooLarge, type Database, type Identity } from '../sql/as-caller.ts'
 import { makeWithPgClient } from '../sql/grafast.ts'
+import { checkVariables } from './document-rules.ts'
 import { makeDocuments, readCall, type Call, type Parsed } from './documents.ts'
 import { acceptsEvents, sendEvents } from './sse.ts'
 
@@ -44,9 +46,9 @@ export interface GraphQLServices {
   readonly explain: (error: unknown) => ClientError
 }
 
-/** The result of an operation. `data` is JSON text, but for a subscriber. */
+/** The result of an operation. */
 interface Result {
-  readonly data?: Record<string, unknown> | string | null
+  readonly data?: Record<string, unknown> | null
   readonly errors?: readonly GraphQLError[]
 }
 /** The results of a subscription, one after another. */
@@ -64,10 +66,30 @@ export interface Operation extends Call, Parsed {
   readonly caller: Identity
 }
 
-function send(res: ServerResponse, status: number, json: string, headers: OutgoingHttpHeaders = {}): void {
-  const body = Buffer.from(json)
-  res.writeHead(status, { 'content-type': 'application/json; charset=utf-8', 'content-length': body.length, ...headers })
+const JSON_TYPE = 'application/json; charset=utf-8'
+const EVENTS_TYPE = 'text/event-stream; charset=utf-8'
+/** The media types of GraphQL over HTTP, the one for whoever names none first; and that of a subscription's events. */
+const MEDIA_TYPES = [JSON_TYPE, 'application/graphql-response+json; charset=utf-8', EVENTS_TYPE]
+
+function send(res: ServerResponse, status: number, answer: object, headers: OutgoingHttpHeaders = {}): void {
+  const body = Buffer.from(JSON.stringify(answer))
+  res.writeHead(status, { 'content-length': body.length, ...headers })
   res.end(body)
+}
+
+/** Throws when an answer is longer than it may be, before it becomes text: in its data, what repeats is one string. */
+function checkLength(data: unknown): void {
+  let left = MAX_ANSWER
+  function visit(value: unknown): void {
+    left -= typeof value === 'string' ? value.length : 4
+    if (left < 0) throw tooLarge()
+    if (typeof value !== 'object' || value === null) return
+    for (const key in value) {
+      left -= key.length
+      visit((value as Record<string, unknown>)[key])
+    }
+  }
+  visit(data)
 }
 
 export type GraphQL = ReturnType<typeof makeGraphQL>
@@ -88,6 +110,7 @@ export function makeGraphQL(services: GraphQLServices) {
     const caller = await recognize(db, claim)
     const parsed = documents.read(call)
     if (caller.session === '' && !parsed.isOpen) throw unauthenticated()
+    checkVariables(call.variables)
     if (!parsed.isValid) {
       services.spend.more(claim, parsed.cost)
       await nextTurn()
@@ -105,14 +128,16 @@ export function makeGraphQL(services: GraphQLServices) {
     return { ...call, ...parsed, type, caller: changes ? await services.checkCsrf(req, caller) : caller }
   }
 
-  /** Runs it. A subscriber gets data in place of JSON text, and events for a subscription. */
+  /** Runs it. A subscriber gets events for a subscription. */
   async function run(operation: Operation, subscriber?: Subscriber): Promise<Result | Events> {
     const { document, schema, type, variables, operationName } = operation
     const isSubscription = type === OperationTypeNode.SUBSCRIPTION
     // login() changes it, for the fields that follow.
     const identity = { ...operation.caller }
     const mode = type === OperationTypeNode.MUTATION ? 'write' : 'read'
-    const askDatabase = makeWithPgClient(isSubscription ? liveDb : db, identity, mode)
+    const askDatabase = isSubscription
+      ? makeWithPgClient(liveDb, identity, mode)
+      : makeWithPgClient(db, identity, mode, { bytes: MAX_ANSWER })
     let asked = false
     const withPgClient: WithPgClient = (settings, callback) => {
       asked = true
@@ -133,10 +158,10 @@ export function makeGraphQL(services: GraphQLServices) {
         withPgClient,
       },
       middleware: null,
-      outputDataAsString: !subscriber, // Grafast makes the answer's text while it collects the data.
     } as Parameters<typeof execute>[0])) as Result | Events
     // Any statement proves the session. An operation without one, such as introspection, must not outlive the session either.
     if (!asked && !isSubscription && identity.session) await prove(db, identity)
+    if (!(Symbol.asyncIterator in result)) checkLength(result.data)
     return result
   }
 
@@ -151,26 +176,29 @@ export function makeGraphQL(services: GraphQLServices) {
   /** Fails the whole call, with the status of its first error. */
   function refuse(res: ServerResponse, errors: readonly Formatted[]): void {
     const { error } = errors[0]!
-    send(res, error.status, JSON.stringify({ errors: errors.map(({ json }) => json) }), error.headers)
+    send(res, error.status, { errors: errors.map(({ json }) => json) }, error.headers)
   }
 
   function answer(res: ServerResponse, caller: Identity, { data, errors }: Result): void {
-    if (!errors) return send(res, 200, `{"data":${data}}`)
+    if (!errors) return send(res, 200, { data })
     const formatted = errors.map(format)
     // When the session turns out to be dead, or the database to be gone, no field can be trusted and the whole call fails: a
-    // token that has died is answered as one that was never good.
+    // token that has died is answered as one that was never good. So does a call that is answered by too much.
     const fatal = formatted.find(
-      ({ error: { code } }) => code === 'UNAVAILABLE' || (code === 'UNAUTHENTICATED' && caller.session && !caller.byCookie),
+      ({ error: { code } }, i) =>
+        code === 'UNAVAILABLE' ||
+        (code === 'UNAUTHENTICATED' && caller.session && !caller.byCookie) ||
+        errors[i]!.message === tooLarge().message,
     )
     if (fatal) throw fatal.error
     if (data === undefined) return refuse(res, formatted)
     const { headers } = formatted.find(({ error }) => error.retryAfter)?.error ?? {}
-    send(res, 200, `{"errors":${JSON.stringify(formatted.map(({ json }) => json))},"data":${data}}`, headers)
+    send(res, 200, { errors: formatted.map(({ json }) => json), data }, headers)
   }
 
   /** A result as it is sent to a subscriber, who is sent away if the session or the database is gone. */
   function toPayload({ data, errors }: Result, subscriber?: Subscriber): FormattedExecutionResult {
-    const payload = data === undefined ? {} : { data: data as Record<string, unknown> }
+    const payload = data === undefined ? {} : { data }
     if (!errors) return payload
     const formatted = errors.map(format)
     const fatal = formatted.find(({ error: { code } }) => code === 'UNAVAILABLE' || code === 'UNAUTHENTICATED')
@@ -193,11 +221,18 @@ export function makeGraphQL(services: GraphQLServices) {
   /** Answers `/graphql`: one call, one JSON answer; every error has a code, and nothing internal is in it. */
   async function handle(req: IncomingMessage, res: ServerResponse): Promise<void> {
     try {
+      const type = new Negotiator(req).mediaType(MEDIA_TYPES)
+      // Only a subscription that has begun has events: whatever else is answered to whoever asks for them is JSON.
+      res.setHeader('content-type', type === undefined || type === EVENTS_TYPE ? JSON_TYPE : type)
       if (req.method !== 'POST') {
         res.setHeader('allow', 'POST')
         throw new ClientError('METHOD_NOT_ALLOWED', 'Send GraphQL by POST.')
       }
       const caller = services.spend(req, services.identify)
+      if (!type) {
+        const message = `The answer can be ${MEDIA_TYPES.join(' or ')}: accept one of them.`
+        throw new ClientError('BAD_REQUEST', message, { status: 406 })
+      }
       const operation = await prepare(req, readCall(await readBody(req, res)), caller)
       if (operation.type === OperationTypeNode.SUBSCRIPTION) await stream(req, res, operation)
       else answer(res, caller, (await run(operation)) as Result)

@@ -57,14 +57,31 @@ const explain = (error: unknown, role: string) =>
 const nameFor = ({ sessions }: Database, { session }: Identity, name: string | undefined) =>
   name && `${name.slice(0, 40)} ${sessions.roleOf(session) ?? ''}`
 
+/** Bytes that an answer may have, and that PostgreSQL may send for it. */
+export const MAX_ANSWER = 8_000_000
+
+export const tooLarge = () =>
+  new ClientError('BAD_REQUEST', `The answer would be larger than ${MAX_ANSWER / 1e6} MB: ask for fewer rows or fields.`)
+
+/** The bytes that PostgreSQL may still send for a call, however many statements it has. */
+export interface Budget {
+  bytes: number
+}
+
 /**
  * Runs one statement as the caller, in a transaction of its own and in one round trip: the identity, the statement and
  * the commit are sent together. Should the identity be refused, or the statement fail, what follows in the aborted
  * transaction fails too, and its commit is a rollback: no statement of a caller ever runs as the login role. A reading
- * transaction is read-only, and its commit is not waited for. Throws RQ401 when the session is dead.
+ * transaction is read-only, and its commit is not waited for. Throws RQ401 when the session is dead, and BAD_REQUEST when
+ * PostgreSQL sends more than the budget has: its connection is then cut, so that the rest is neither read nor kept.
  */
-export const asCaller = <Row>(db: Database, caller: Identity, mode: 'read' | 'write', statement: PgClientQuery) =>
-  withClient(db, (client) => transact<Row>(db, client, caller, mode, statement))
+export const asCaller = <Row>(
+  db: Database,
+  caller: Identity,
+  mode: 'read' | 'write',
+  statement: PgClientQuery,
+  budget?: Budget,
+) => withClient(db, (client) => transact<Row>(db, client, caller, mode, statement, budget))
 
 async function withClient<T>(db: Database, work: (client: PoolClient) => Promise<T>): Promise<T> {
   const client = await checkOut(db.pool)
@@ -86,13 +103,19 @@ async function transact<Row>(
   caller: Identity,
   mode: 'read' | 'write',
   statement: PgClientQuery,
+  budget: Budget = { bytes: MAX_ANSWER },
 ): Promise<PgClientResult<Row>> {
   const { text, values, arrayMode } = statement
   const name = nameFor(db, caller, statement.name)
   let role = ANONYMOUS
   let over: Promise<unknown> | undefined
+  const { stream } = connectionOf(client)
+  const count = (chunk: Buffer) => {
+    budget.bytes -= chunk.length
+    if (budget.bytes < 0) stream.destroy(tooLarge())
+  }
   try {
-    const { stream } = connectionOf(client)
+    stream.on('data', count)
     stream.cork()
     if (name) db.keepPrepared(client, name)
     const begun = client.query(mode === 'read' ? 'begin read only' : 'begin')
@@ -113,6 +136,7 @@ async function transact<Row>(
     await over
     throw explain(error, role)
   } finally {
+    stream.off('data', count)
     note(db, caller, role)
   }
 }

@@ -143,6 +143,26 @@ describe('documents', () => {
     expect(await answers(Array.from({ length: 40 }, (_, n) => 10 + n))).toContain(429)
   })
 
+  test('ask for at most 20,000 rows, with those of pages within pages', async () => {
+    const logs = (size: number | string) => `auditLogs(first: ${size}) { nodes { id } }`
+    const fit = [
+      `{ requests(first: 100) { nodes { ${logs(100)} } } }`,
+      `{ requests { edges { node { ${aliases(30, logs(33))} } } } }`,
+      `{ requests(first: 100) { nodes { id creator { id } pageInfo: auditLogs { pageInfo { hasNextPage } } } } }`,
+    ]
+    for (const query of fit) expect((await api.graphql(query, {}, 'user')).body.errors).toBeUndefined()
+    const tooMany = [
+      `{ requests(first: 100) { nodes { ${aliases(2, logs(100))} } } }`,
+      `query ($n: Int) { requests(last: $n) { nodes { ${aliases(2, logs('$n'))} } } }`,
+      `{ requests(first: 100) { ...C } } fragment C on RequestConnection { nodes { ...R } } fragment R on Request { ${aliases(30, logs(100))} }`,
+    ]
+    for (const query of tooMany) {
+      const answer = await api.graphql(query, { n: 1 }, 'user')
+      expectBadRequest(answer)
+      expect(answer.text).toContain('20,000 rows')
+    }
+  })
+
   test('that grow exponentially are answered quickly', async () => {
     const bomb = (n: number, type: string, leaf: string, spread: (next: string) => string) =>
       Array.from({ length: n }, (_, i) => `fragment F${i} on ${type} { ${i === n - 1 ? leaf : spread(`...F${i + 1}`)} }`).join(
@@ -266,6 +286,81 @@ describe('documents of strangers', () => {
   })
 })
 
+describe('answers', () => {
+  test('end at 8 MB, by both doors, whether PostgreSQL sends too much or the answer repeats it', async () => {
+    const person = await api.person()
+    const root = await api.db.connect('root')
+    await root.query('set session_replication_role = replica')
+    await root.query(
+      `insert into app_public.requests (title, status, creator_id, description)
+       select 'Long', 'DRAFT', $1, repeat('😀', 10000) from generate_series(1, 90)`,
+      [person.id],
+    )
+    const page = (size: number) => `a${size}: requests(first: ${size}) { nodes { description } }`
+    expect((await api.data(`{ ${page(10)} }`, {}, person)).a10.nodes).toHaveLength(10)
+    const large = [
+      `{ ${[61, 62, 63, 64, 65, 66, 67, 68].map(page).join(' ')} }`,
+      `{ requests(first: 30) { nodes { ${Array.from({ length: 30 }, (_, n) => `a${n}: description`).join(' ')} } } }`,
+    ]
+    for (const query of large) {
+      const answer = await api.graphql(query, {}, person)
+      expectBadRequest(answer)
+      expect([answer.text.includes('8 MB'), answer.text.includes('"data"')]).toEqual([true, false])
+    }
+    const list = (size: number) => api.rest('GET', `/requests/?page_size=${size}`, undefined, person)
+    expect((await list(90)).body.results).toHaveLength(90)
+    // In JSON each of these characters has six.
+    await root.query(
+      `update app_public.requests set description = 'x' || repeat(chr(1), 9999), review_comment = 'x' || repeat(chr(1), 9999),
+         status = 'REJECTED', submitted_at = now(), reviewed_at = now(), reviewed_by_id = $2 where creator_id = $1`,
+      [person.id, api.db.people.admin.id],
+    )
+    expect([(await list(100)).status, (await list(100)).body.code]).toEqual([400, 'BAD_REQUEST'])
+    expect((await list(20)).body.results).toHaveLength(20)
+    expect((await api.graphql('{ currentUser { id } }', {}, person)).status).toBe(200)
+  })
+
+  test('have the media type that Accept prefers, whatever their status; 406 if it is none of ours', async () => {
+    const plain = 'application/json'
+    const specific = 'application/graphql-response+json'
+    const accepted: [accept: string | undefined, type: string][] = [
+      [undefined, plain],
+      ['*/*', plain],
+      ['application/*', plain],
+      ['application/json', plain],
+      ['application/graphql-response+json', specific],
+      ['application/graphql-response+json, application/json', specific],
+      ['application/json, application/graphql-response+json', plain],
+      ['application/graphql-response+json; charset=utf-8, application/json;q=0.9', specific],
+      ['application/json;q=0.5, application/graphql-response+json;q=0.6', specific],
+      ['application/graphql-response+json;q=0, */*;q=0.1', plain],
+      ['text/html, APPLICATION/GRAPHQL-RESPONSE+JSON', specific],
+      ['text/event-stream', plain],
+    ]
+    for (const [accept, type] of accepted) {
+      for (const [query, status] of [
+        ['{ currentUser { id } }', 200],
+        ['{ nope }', 400],
+        ['{', 400],
+      ] as const) {
+        const answer = await api.graphql(query, {}, 'user', accept === undefined ? {} : { accept })
+        expect([accept, query, answer.status, answer.headers['content-type']]).toEqual([
+          accept,
+          query,
+          status,
+          `${type}; charset=utf-8`,
+        ])
+      }
+    }
+    for (const accept of ['application/xml', 'text/html', 'application/json;q=0', 'image/*, text/plain']) {
+      const before = await requestCount()
+      const answer = await api.graphql(mutation('createRequest'), { input: { title: 'x' } }, 'user', { accept })
+      expect([accept, answer.status, codeOf(answer)]).toEqual([accept, 406, 'BAD_REQUEST'])
+      expect(await requestCount()).toBe(before)
+    }
+  })
+})
+
 describe('bodies', () => {
   const query = '{ currentUser { id } }'
 
@@ -382,6 +477,24 @@ describe('bodies', () => {
     expect(await requestCount()).toBe(before)
   })
 
+  test('name the fields whose text none can have, and only to who is logged in', async () => {
+    const variables = { input: { title: 'a\0', description: ['\ud800'], clientMutationId: 'fine' } }
+    const answer = await api.graphql(mutation('createRequest'), variables, 'user')
+    expect([answer.status, answer.body.errors[0].extensions]).toEqual([
+      422,
+      {
+        code: 'VALIDATION_FAILED',
+        field: 'title',
+        fields: [
+          { field: 'title', message: 'Text must not contain the character NUL.' },
+          { field: 'description', message: 'Text must be well-formed Unicode.' },
+        ],
+      },
+    ])
+    expectUnauthenticated(await api.graphql(mutation('createRequest'), variables))
+    expectUnauthenticated(await api.graphql(mutation('createRequest'), variables, { token: deadToken() }))
+  })
+
   test('with lone surrogates or NUL in text are refused, wherever those stand', async () => {
     const authorization = `Bearer ${api.token('user')}`
     const before = await requestCount()
@@ -452,7 +565,9 @@ describe('bodies', () => {
         const deep = `${open.repeat(depth)}1${close.repeat(depth)}`
         expectBadRequest(await post(`{"query":"{ __typename }","variables":{"x":${deep}}}`))
         expectBadRequest(
-          await post(`{"query":"query ($f: RequestFilter) { requests(filter: $f) { totalCount } }","variables":{"f":${deep}}}`),
+          await post(`{"query":"query ($f: RequestFilter) { requests(filter: $f) { totalCount } }","variables":{"f":${deep}}}`, {
+            authorization: `Bearer ${api.token('user')}`,
+          }),
         )
         expect((await post(`{"query":"{ __typename }","extensions":${deep}}`)).status).toBe(200)
       }

@@ -1019,6 +1019,22 @@ describe('the allowance of a caller', () => {
   const tokenFor = (subject: string) =>
     jwt.sign({ sid: api.db.people.user.session }, JWT_SECRET, { issuer: 'assent', audience: 'assent', subject, expiresIn: 60 })
 
+  test('for probes and pages is one of their own, for each network', async () => {
+    const headers = fromElsewhere()
+    const probe = (path: string, from = headers) => api.send({ method: 'GET', path, headers: from })
+    const paths = ['/healthz', '/readyz', '/api/v1/openapi.json', '/graphql', '/nowhere']
+    let n = 0
+    const answer = await exhaust(() => probe(paths[n++ % paths.length]!))
+    expect([answer.body.code, Number(answer.headers['retry-after']) > 0]).toEqual(['RATE_LIMITED', true])
+    expect(n).toBeGreaterThan(300)
+    expect((await probe('/healthz', fromElsewhere())).status).toBe(200)
+    // Neither takes from the other.
+    expect((await graphql('{ __typename }', {}, headers)).status).toBe(200)
+    const elsewhere = fromElsewhere()
+    await exhaust(() => graphql('{ __typename }', {}, elsewhere))
+    expect((await probe('/healthz', elsewhere)).status).toBe(200)
+  })
+
   test('is 300 at once; then RATE_LIMITED by both doors, with the time to wait, whatever it calls from', async () => {
     const subject = randomUUID()
     for (const { status } of await all(300, () => me(bearer(tokenFor(subject))))) expect(status).toBe(200)
