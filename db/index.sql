@@ -31,7 +31,6 @@
 --!include rules/webhooks.sql
 --!include rules/announcements.sql
 --!include rules/schedule.sql
---!include rules/search.sql
 
 -- Doors: what callers see.
 --!include doors/graphql.sql
@@ -40,6 +39,7 @@
 --!include doors/auditor.sql
 --!include doors/worker.sql
 
--- Row-level security on all of that, and what has been removed.
+-- Row-level security on all of that, searches among what it shows, and what has been removed.
 --!include rules/visibility.sql
+--!include rules/search.sql
 --!include rules/retired.sql

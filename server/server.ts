@@ -32,7 +32,8 @@ import { makeResources } from './rest/routes/index.ts'
 import { makeDatabase } from './sql/as-caller.ts'
 import { makeSessions } from './sql/in-use.ts'
 import { withSettings } from './sql/connection.ts'
-import { makeOpenPool } from './sql/pool.ts'
+import { makeOpenPool, type Limits } from './sql/pool.ts'
+import { makeSearch } from './sql/search.ts'
 
 const DOCS_PATH = `${BASE}/docs`
 const OPENAPI_PATH = `${BASE}/openapi.json`
@@ -46,6 +47,9 @@ const LIVE_PATIENCE = 20_000
 const SLOW_POOL_SIZE = 2
 /** Milliseconds that they queue for it: longer than it takes to hash the 100 wrong guesses that one network has. */
 const SLOW_PATIENCE = 5_000
+/** A search can be slow whatever its words are: it can occupy only these connections, and each for so many milliseconds. */
+const SEARCH_POOL_SIZE = 4
+const LONGEST_SEARCH = 1_500
 /** Milliseconds that requests under way have to finish when the server closes; no statement runs for longer. */
 const LAST_CALL = 12_000
 
@@ -96,11 +100,15 @@ export async function startServer(
   const resources = makeResources(reference)
   const sessions = makeSessions()
   const openPool = makeOpenPool(config.authDatabaseUrl, log)
-  const open = (size: number, patience?: number) => makeDatabase(openPool(size, patience), sessions)
+  const open = (size: number, limits?: Limits) => makeDatabase(openPool(size, limits), sessions)
   const db = open(POOL_SIZE)
-  const slowDb = open(SLOW_POOL_SIZE, SLOW_PATIENCE)
-  const liveDb = open(LIVE_POOL_SIZE, LIVE_PATIENCE)
-  const metrics = makeMetrics({ api: db.pool, slow: slowDb.pool, live: liveDb.pool }, () => subscribers.count)
+  const slowDb = open(SLOW_POOL_SIZE, { patience: SLOW_PATIENCE })
+  const liveDb = open(LIVE_POOL_SIZE, { patience: LIVE_PATIENCE })
+  const searchDb = open(SEARCH_POOL_SIZE, { longest: LONGEST_SEARCH })
+  const metrics = makeMetrics(
+    { api: db.pool, slow: slowDb.pool, live: liveDb.pool, search: searchDb.pool },
+    () => subscribers.count,
+  )
 
   const explained = new WeakSet<ClientError>()
   const isSecure = makeIsSecure(config)
@@ -111,6 +119,7 @@ export async function startServer(
     db,
     slowDb,
     liveDb,
+    search: makeSearch(searchDb),
     log,
     passwords: makePasswords(db, slowDb),
     tokens,
@@ -227,7 +236,7 @@ export async function startServer(
       server.closeAllConnections()
       await closed
       await live.close()
-      await Promise.all([db, slowDb, liveDb].map(({ pool }) => pool.end()))
+      await Promise.all([db, slowDb, liveDb, searchDb].map(({ pool }) => pool.end()))
     },
   }
 }

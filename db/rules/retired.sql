@@ -13,6 +13,8 @@ drop trigger if exists _800_notify on app_public.audit_logs;
 drop function if exists app_private.tg_audit_logs__notify();
 drop function if exists app_private.people_to_ask(uuid);
 drop function if exists app_private.verify_password(uuid, text, text);
+drop index if exists app_public.requests_search_idx;
+drop extension if exists pg_trgm;
 
 -- The server and the worker of migration 000009 call these.
 create or replace function app_hidden.visible_user(user_id uuid)

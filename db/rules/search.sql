@@ -1,6 +1,112 @@
--- Searching requests by parts of words. The operator for it is not leakproof, so that under row-level security it would read
--- every row. Therefore this function uses the index, as the owner, and returns only ids; row-level security then filters the
--- requests as in any other query.
+-- Searching by words, or by parts of them. No operator for it is leakproof, so that under row-level security a search would read
+-- every row. Therefore these functions search as the owner, among what the caller sees, and return only ids; row-level security
+-- then filters those rows as in any other query. The server runs them on connections of their own, and not for long.
+
+create or replace function app_private.search_terms(search text)
+  returns text[]
+  language plpgsql
+  stable
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_terms text[] := array(
+    select distinct term from regexp_split_to_table(app_private.folded(search), '\s+') term where term <> ''
+  );
+begin
+  if char_length(search) > 200 or cardinality(v_terms) not between 1 and 5 then
+    raise exception using errcode = 'RQ422', column = 'search',
+      message = 'A search must have at most 200 characters, and one to five different words.';
+  end if;
+  return v_terms;
+end
+$$;
+comment on function app_private.search_terms(text) is
+  'The different words of a search, folded. Raises RQ422 if there are none or too many, as each takes time.';
+
+create or replace function app_private.contains_all(value text, terms text[])
+  returns boolean
+  language plpgsql
+  immutable
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_folded text;
+  v_term text;
+begin
+  foreach v_term in array terms loop
+    v_folded := coalesce(v_folded, app_private.folded(value));
+    if strpos(v_folded, v_term) = 0 then
+      return false;
+    end if;
+  end loop;
+  return true;
+end
+$$;
+comment on function app_private.contains_all(text, text[]) is 'Does the text contain each of these folded words?';
+
+create or replace function app_private.gram_query(terms text[])
+  returns tsquery
+  language sql
+  immutable
+as $$
+  select string_agg(
+    '''' || replace(replace(gram, '\', '\\'), '''', '''''') || '''' || case when char_length(gram) < 6 then ':*' else '' end,
+    ' & '
+  )::tsquery
+  from unnest(terms) term
+  cross join lateral (
+    select substr(term, n, 6) from generate_series(1, char_length(term) - 5, 6) n
+    union
+    select right(term, 6)
+  ) g(gram)
+$$;
+comment on function app_private.gram_query(text[]) is
+  'What the grams of a text match if it contains these folded words. If none of them has more than six characters, no other text '
+  'matches; of a longer word, a text can have the grams in different places.';
+
+create or replace function app_private.take_turn()
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('search 1 of ' || app_hidden.current_user_id(), 0))
+    and not pg_try_advisory_xact_lock(hashtextextended('search 2 of ' || app_hidden.current_user_id(), 0))
+  then
+    raise exception using errcode = 'lock_not_available', message = 'Two searches of this person are running.';
+  end if;
+end
+$$;
+comment on function app_private.take_turn() is
+  'Allows a person two searches at once, so that nobody takes all the connections that there are for searches. Raises '
+  'lock_not_available.';
+
+-- Requests ---------------------------------------------------------------------------------------------------------
+
+create or replace function app_private.searched_requests(
+  me uuid,
+  reads_others boolean,
+  reads_all boolean,
+  status text,
+  creator_id uuid,
+  assigned_to_id uuid
+)
+  returns table (id uuid, created_at timestamptz, text text)
+  language sql
+  stable
+as $$
+  select r.id, r.created_at, r.title || ' ' || coalesce(r.description, '')
+  from app_public.requests r
+  where app_hidden.can_see(r.creator_id, r.status, r.is_deleted, me, reads_others, reads_all)
+    and app_hidden.is_listed(r, false)
+    and (searched_requests.status is null or r.status = searched_requests.status)
+    and (searched_requests.creator_id is null or r.creator_id = searched_requests.creator_id)
+    and (searched_requests.assigned_to_id is null or r.assigned_to_id = searched_requests.assigned_to_id)
+$$;
+comment on function app_private.searched_requests(uuid, boolean, boolean, text, uuid, uuid) is
+  'The requests among which a person searches, with the text that is searched. PostgreSQL inlines it, so that any index on '
+  'requests can serve.';
 
 create or replace function app_hidden.matching_requests(search text, status text, creator_id uuid, assigned_to_id uuid)
   returns uuid[]
@@ -8,40 +114,69 @@ create or replace function app_hidden.matching_requests(search text, status text
   stable
   security definer
   set search_path to pg_catalog, pg_temp
-  -- How common the words are decides whether the order of time or the index is faster, which a generic plan cannot know.
+  -- Which index is best depends on whoever is searching and for what, which a generic plan cannot know.
   set plan_cache_mode to force_custom_plan
 as $$
 declare
   v_me uuid := app_hidden.current_user_id();
-  v_reads_others boolean := app_hidden.has_permission('request.read');
-  v_reads_all boolean := app_hidden.has_permission('request.read_all');
-  v_patterns text[];
+  v_others boolean := app_hidden.has_permission('request.read');
+  v_all boolean := app_hidden.has_permission('request.read_all');
+  v_terms text[] := app_private.search_terms(search);
+  v_found uuid[] := '{}';
+  v_seen integer := 0;
+  v_hits integer[] := array_fill(0, array[cardinality(v_terms)]);
+  v_matches boolean;
+  v_is_rare boolean := false;
+  v_rare_terms text[];
+  v_request record;
 begin
-  -- The word with the most letters or digits in a row comes first. Fewer than three in a row have no trigram to look up.
-  select array_agg('%' || regexp_replace(term, '([\\%_])', '\\\1', 'g') || '%' order by char_length(longest[1]) desc nulls last)
-  into v_patterns
-  from regexp_split_to_table(search, '\s+') term
-  left join lateral regexp_matches(term, '[[:alnum:]]{3,}', 'g') longest on true
-  where term <> '';
-  if char_length(search) > 200 or search !~ '[[:alnum:]]{3}' then
-    raise exception using errcode = 'RQ422', column = 'search',
-      message = 'A search must have at most 200 characters, and contain three letters or digits in a row.';
+  perform app_private.take_turn();
+
+  -- What is common is soonest found among the newest, which are looked at for as long as one in fifty has the words.
+  for v_request in
+    select s.id, app_private.folded(s.text) as text
+    from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
+    order by s.created_at desc, s.id desc
+    limit 25000
+  loop
+    v_seen := v_seen + 1;
+    v_matches := true;
+    for i in 1 .. cardinality(v_terms) loop
+      if strpos(v_request.text, v_terms[i]) > 0 then
+        v_hits[i] := v_hits[i] + 1;
+      else
+        v_matches := false;
+      end if;
+    end loop;
+    if v_matches then
+      v_found := v_found || v_request.id;
+    end if;
+    v_is_rare := v_seen >= 300 and v_seen > 50 * cardinality(v_found);
+    exit when v_is_rare or cardinality(v_found) = 500;
+  end loop;
+  if not v_is_rare then
+    return v_found;
   end if;
 
+  -- What is rare is found by the index. It is not asked for words so common that it takes longer to read where they are than to
+  -- look into the requests that have the rarest. OFFSET 0 keeps the planner from reading all requests in the order of time.
+  v_rare_terms := array(
+    select term from unnest(v_terms, v_hits) t(term, hits)
+    where hits <= 25 * greatest((select min(hits) from unnest(v_hits) h(hits)), 1)
+  );
   return array(
-    select r.id
-    from app_public.requests r
-    -- The patterns are separate conditions, so that the planner can look up the rarest word, not the longest.
-    where r.title || ' ' || coalesce(r.description, '') ilike v_patterns[1]
-      and (v_patterns[2] is null or r.title || ' ' || coalesce(r.description, '') ilike v_patterns[2])
-      and (v_patterns[3] is null or r.title || ' ' || coalesce(r.description, '') ilike v_patterns[3])
-      and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns[4:])
-      and app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v_me, v_reads_others, v_reads_all)
-      and (matching_requests.status is null or r.status = matching_requests.status)
-      and (matching_requests.creator_id is null or r.creator_id = matching_requests.creator_id)
-      and (matching_requests.assigned_to_id is null or r.assigned_to_id = matching_requests.assigned_to_id)
-      and app_hidden.is_listed(r, false)
-    order by r.created_at desc, r.id desc
+    select rare.id
+    from (
+      select s.id, s.created_at
+      from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
+      where app_private.grams(s.text) @@ app_private.gram_query(v_rare_terms)
+        -- What the index tells for certain need not be looked at.
+        and app_private.contains_all(s.text, array(
+          select term from unnest(v_terms) term where char_length(term) > 6 or term <> all (v_rare_terms)
+        ))
+      offset 0
+    ) rare
+    order by rare.created_at desc, rare.id desc
     limit 500
   );
 end
@@ -49,5 +184,44 @@ $$;
 comment on function app_hidden.matching_requests(text, text, uuid, uuid) is
   'The newest 500 requests that contain every word of the search in their title or description, in any letter case. Status, '
   'creator and assignee are filters; null matches any. It skips what the caller cannot see, so that this does not fill the '
-  '500; row-level security still decides what the caller sees. Raises RQ422.';
-grant execute on function app_hidden.matching_requests(text, text, uuid, uuid) to assent_user, assent_manager, assent_admin;
+  '500; row-level security still decides what the caller sees. Raises RQ422, and lock_not_available (see take_turn).';
+
+-- People -----------------------------------------------------------------------------------------------------------
+
+create or replace function app_hidden.matching_users(search text)
+  returns uuid[]
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+  set plan_cache_mode to force_custom_plan
+as $$
+declare
+  v_me uuid := app_hidden.current_user_id();
+  v_reads_email boolean := app_hidden.has_permission('user.read_email');
+  v_terms text[] := app_private.search_terms(search);
+  v_query tsquery := app_private.gram_query(v_terms);
+begin
+  perform app_private.take_turn();
+  return array(
+    select u.id
+    from app_public.users u
+    where v_me is not null and u.id in (
+      select n.id from app_public.users n
+      where app_private.grams(n.name) @@ v_query and app_private.contains_all(n.name, v_terms)
+      union all
+      select c.user_id from app_private.credentials c
+      where (v_reads_email or c.user_id = v_me)
+        and app_private.grams(c.email) @@ v_query and app_private.contains_all(c.email, v_terms)
+    )
+    order by u.created_at desc, u.id desc
+    limit 500
+  );
+end
+$$;
+comment on function app_hidden.matching_users(text) is
+  'The newest 500 people whose name contains every word of the search, in any letter case, or whose email address does, where '
+  'the caller may see it. Raises RQ422, and lock_not_available (see take_turn).';
+
+grant execute on function app_hidden.matching_requests(text, text, uuid, uuid), app_hidden.matching_users(text)
+  to assent_user, assent_manager, assent_admin;

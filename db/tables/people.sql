@@ -22,6 +22,10 @@ comment on constraint users_name_check on app_public.users is 'The name must hav
 
 create index if not exists users_role_idx on app_public.users (role, is_deleted);
 create index if not exists users_created_at_idx on app_public.users (created_at, id);
+create index if not exists users_name_idx on app_public.users (name, id);
+-- For searches: see rules/search.sql.
+create index if not exists users_grams_idx on app_public.users using gin (app_private.grams(name));
+alter index app_public.users_grams_idx alter column 1 set statistics 0;
 
 create table if not exists app_private.credentials (
   user_id uuid primary key references app_public.users on delete cascade,
@@ -41,3 +45,6 @@ comment on column app_private.credentials.password_hash is
   'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password.';
 comment on constraint credentials_email_check on app_private.credentials is 'This is not an email address.';
 create unique index if not exists credentials_email_key on app_private.credentials (lower(email));
+-- For searches: see rules/search.sql.
+create index if not exists credentials_grams_idx on app_private.credentials using gin (app_private.grams(email));
+alter index app_private.credentials_grams_idx alter column 1 set statistics 0;

@@ -24,6 +24,7 @@ import type { Subscriber, Subscribers } from '../live/subscribers.ts'
 import type { Passwords } from '../passwords.ts'
 import { MAX_ANSWER, prove, recognize, tooLarge, type Database, type Identity } from '../sql/as-caller.ts'
 import { makeWithPgClient } from '../sql/grafast.ts'
+import type { Search } from '../sql/search.ts'
 import { checkVariables } from './document-rules.ts'
 import { makeDocuments, readCall, type Call, type Parsed } from './documents.ts'
 import { acceptsEvents, sendEvents } from './sse.ts'
@@ -33,6 +34,7 @@ export interface GraphQLServices {
   readonly resolvedPreset: GraphileConfig.ResolvedPreset
   readonly db: Database
   readonly liveDb: Database
+  readonly search: Search
   readonly live: Live
   readonly subscribers: Subscribers
   readonly passwords: Passwords
@@ -153,6 +155,7 @@ export function makeGraphQL(services: GraphQLServices) {
         identity,
         tokens,
         passwords,
+        search: ((...search) => services.search(identity, ...search)) satisfies Grafast.Context['search'],
         news: subscriber ? makeNews({ ...services, db: liveDb }, identity, subscriber) : null,
         pgSettings: null,
         withPgClient,

@@ -6,7 +6,7 @@ import type { Code } from '../errors.ts'
 const COUNT_EVERY = 1_000
 
 /** What Prometheus reads at /metrics: requests, errors by code, the pools, and the process with its event loop. */
-export function makeMetrics(pools: Record<'api' | 'slow' | 'live', Pool>, subscribers: () => number) {
+export function makeMetrics(pools: Record<'api' | 'slow' | 'live' | 'search', Pool>, subscribers: () => number) {
   const register = new Registry()
   const registers = [register]
   collectDefaultMetrics({ register })

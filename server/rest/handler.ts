@@ -10,6 +10,7 @@ import { sendProblem } from '../http/problem.ts'
 import type { Tokens } from '../http/tokens.ts'
 import type { Logger } from '../logger.ts'
 import type { Passwords } from '../passwords.ts'
+import type { Search } from '../sql/search.ts'
 import { asking, inTransaction, isStranger, type Ask, type Database, type Identity } from '../sql/as-caller.ts'
 import { keyOf, makeOnce } from './idempotency.ts'
 import type { Query } from './lists.ts'
@@ -20,6 +21,7 @@ export interface RestServices {
   readonly routes: readonly Route[]
   readonly db: Database
   readonly slowDb: Database
+  readonly search: Search
   readonly passwords: Passwords
   readonly tokens: Tokens
   readonly identify: Identify
@@ -97,8 +99,22 @@ function makeReadMembers({ body: schemas = {}, required }: Route) {
 
 /** Answers everything below /api/v1, by the table of routes: it has no rule of its own. */
 export function makeRestHandler(services: RestServices) {
-  const { routes, db, slowDb, passwords, tokens, identify, spend, checkCsrf, isOwnOrigin, isSecure, jwtSecrets, log, explain } =
-    services
+  const {
+    routes,
+    db,
+    slowDb,
+    search,
+    passwords,
+    tokens,
+    identify,
+    spend,
+    checkCsrf,
+    isOwnOrigin,
+    isSecure,
+    jwtSecrets,
+    log,
+    explain,
+  } = services
   const find = makeFind(routes)
   const once = makeOnce(jwtSecrets, explain)
   const readers = new Map(routes.map((route) => [route, makeReadMembers(route)]))
@@ -141,6 +157,7 @@ export function makeRestHandler(services: RestServices) {
       params,
       query,
       askAs: (caller: Identity) => asking(db, caller, mode),
+      search,
       path: req.url!.split('?', 1)[0]!,
       isSecure: isSecure(req),
       tokens,

@@ -1,7 +1,8 @@
 import { invalid } from '../errors.ts'
 import { MAX_PAGE_SIZE, MOST_COUNTED, PAGE_SIZE } from '../http/pages.ts'
-import type { Ask } from '../sql/as-caller.ts'
+import type { Ask, Identity } from '../sql/as-caller.ts'
 import { prepared } from '../sql/prepared.ts'
+import type { Search, Searchable } from '../sql/search.ts'
 import { compile, FLAG, isInstant, isUuid, oneOf, SIZE, TEXT, toTimestamp, type Schema } from './schemas.ts'
 
 /** A list that is read page by page, by the position of a row and not by its number: exact while rows are added. */
@@ -18,8 +19,10 @@ export interface List {
 export interface Filter {
   readonly schema: Schema
   readonly description?: string
-  /** The condition that it means, given its placeholder, and those of others, or "null"; absent if the parameter selects the list. */
-  readonly where?: (value: string, other: (parameter: string) => string) => string
+  /** Its text is searched for, and the condition is given the ids that have been found. */
+  readonly finds?: Searchable
+  /** The condition that it means, given its placeholder; absent if the parameter selects the list. */
+  readonly where?: (value: string) => string
 }
 
 export type Query = Readonly<Record<string, string | string[] | undefined>>
@@ -115,12 +118,21 @@ function pageSql(
     limit ${limit}`
 }
 
-/** Answers one page as JSON text. `path` is the list's own, for links to its neighbours. Throws VALIDATION_FAILED. */
-export type ReadPage = (ask: Ask, query: Query, path: string) => Promise<string>
+/** What a page is read with. `path` is the list's own, for links to its neighbours. */
+export interface PageCall {
+  readonly caller: Identity
+  readonly query: Query
+  readonly path: string
+  readonly ask: Ask
+  readonly search: Search
+}
+
+/** Answers one page as JSON text. Throws VALIDATION_FAILED, and what the search throws. */
+export type ReadPage = (call: PageCall) => Promise<string>
 
 export function makeReadPage(list: List): ReadPage {
   const readParameters = makeReadParameters(parametersOf(list))
-  return async (ask, query, path) => {
+  return async ({ caller, query, path, ask, search }) => {
     const parameters = readParameters(query)
     const ordering = (parameters.get('ordering') as string | undefined) ?? Object.keys(list.orderings)[0]!
     const size = Math.min((parameters.get('page_size') as number | undefined) ?? PAGE_SIZE, MAX_PAGE_SIZE)
@@ -130,11 +142,14 @@ export function makeReadPage(list: List): ReadPage {
 
     const values: unknown[] = []
     const bind = (value: unknown) => `$${values.push(value)}`
-    const other = (name: string) => (parameters.has(name) ? bind(parameters.get(name)) : 'null')
-    const filters = Object.entries(list.filters).flatMap(([name, { where }]) =>
-      where && parameters.has(name) ? [where(bind(parameters.get(name)), other)] : [],
-    )
-    const matching = [...list.where, ...filters].join(' and ') || 'true'
+    const conditions = [...list.where]
+    for (const [name, { where, finds }] of Object.entries(list.filters)) {
+      if (!where || !parameters.has(name)) continue
+      const value = parameters.get(name)
+      const other = (name: string) => (parameters.get(name) as string | undefined) ?? null
+      conditions.push(where(bind(finds ? await search(caller, finds, value as string, other) : value)))
+    }
+    const matching = conditions.join(' and ') || 'true'
     const filterValues = [...values]
     const beyond = cursor && { backwards, row: `(${bind(cursor.position)}::timestamptz, ${bind(cursor.id)}::uuid)` }
     // One row more than is shown tells whether there are more.

@@ -5,6 +5,7 @@ import type { Tokens } from '../http/tokens.ts'
 import type { Passwords } from '../passwords.ts'
 import type { Ask, Identity } from '../sql/as-caller.ts'
 import { prepared } from '../sql/prepared.ts'
+import type { Search } from '../sql/search.ts'
 import { makeReadPage, type List, type Query } from './lists.ts'
 import { isUuid, type Schema } from './schemas.ts'
 
@@ -22,6 +23,8 @@ export interface Call {
   readonly ask: Ask
   /** Asks it as somebody else, such as a person who has just logged in. */
   readonly askAs: (caller: Identity) => Ask
+  /** Finds ids by words, as the caller. */
+  readonly search: Search
   /** The path that the route was called by: links in answers are relative to the host, as the caller knows it. */
   readonly path: string
   readonly isSecure: boolean
@@ -146,7 +149,7 @@ export const create =
 /** Shows a page of a list. */
 export function page(list: List): Run {
   const readPage = makeReadPage(list)
-  return async ({ ask, query, path }) => ({ status: 200, body: await readPage(ask, query, path) })
+  return async (call) => ({ status: 200, body: await readPage(call) })
 }
 
 /** A route that shows the pages of a list. */

@@ -44,10 +44,18 @@ export function makeWatch(): (pool: Pool) => void {
   }
 }
 
-/** Opens pools of connections as the API's login role. `patience`: milliseconds to wait for a connection. */
+/** In milliseconds. */
+export interface Limits {
+  /** How long to wait for a connection. */
+  readonly patience?: number
+  /** How long a statement may run. */
+  readonly longest?: number
+}
+
+/** Opens pools of connections as the API's login role. */
 export function makeOpenPool(connectionString: string, log: Logger) {
   const watch = makeWatch()
-  return (max: number, patience = 900): Pool => {
+  return (max: number, { patience = 900, longest = 10_000 }: Limits = {}): Pool => {
     const pool = new pg.Pool({
       // Compiling pays only for long scans; the API has none. Generic plans: a prepared statement whose custom plan looks cheaper
       // would be planned at every call, at many times the cost of running it.
@@ -57,7 +65,7 @@ export function makeOpenPool(connectionString: string, log: Logger) {
       // Statements are sent without waiting for the answer to the one before.
       pipeline: true,
       connectionTimeoutMillis: patience,
-      statement_timeout: 10_000,
+      statement_timeout: longest,
       lock_timeout: 5_000,
       idle_in_transaction_session_timeout: 15_000,
     } as pg.PoolConfig)

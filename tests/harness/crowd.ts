@@ -15,11 +15,16 @@ async function fill(root: Client): Promise<void> {
     ...(await addNewcomers(root)),
   } as Record<Person, string>
   await root.query(`set session_replication_role = replica`)
+  // An index for searches is built in a fraction of the time that it takes to fill row by row.
+  const searches = await root.query(
+    `select schemaname || '.' || indexname as index, indexdef from pg_indexes where indexname like '%_grams_idx'`,
+  )
+  for (const { index } of searches.rows) await root.query(`drop index ${index}`)
   await root.query(
     `with people as (
-       insert into app_public.users (name, created_at) select 'Person ' || n, now() - n * interval '1 hour' from generate_series(1, 20000) n returning id
+       insert into app_public.users (name, created_at) select 'Person ' || n, now() - n * interval '1 hour' from generate_series(1, 20000) n returning id, name
      ), logins as (
-       insert into app_private.credentials (user_id, email, password_hash) select id, id || '@assent.test', 'none' from people
+       insert into app_private.credentials (user_id, email, password_hash) select id, replace(name, ' ', '.') || '@assent.test', 'none' from people
      )
      insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at)
      select id, app_private.hash_secret(id::text), app_private.hash_secret(id || 'r'), now() + interval '1 day' from people`,
@@ -59,6 +64,7 @@ async function fill(root: Client): Promise<void> {
      from unnest($1::uuid[]) id, generate_series(1, case when id = $2 then 12000 else 200 end) n`,
     [[id.user, id.manager, id.manager2, id.admin], id.manager2],
   )
+  for (const { indexdef } of searches.rows) await root.query(indexdef)
   await root.query('set session_replication_role = origin')
   await root.query('vacuum analyze')
 }

@@ -86,6 +86,8 @@ const create = 'app_hidden.create_user(text,text,text,text,text)'
 const change = 'app_hidden.change_user(uuid,jsonb)'
 const keepAdmin = 'app_private.keep_an_admin(app_public.users,text,boolean)'
 const search = 'app_hidden.matching_requests(text,text,uuid,uuid)'
+const searched = 'app_private.searched_requests(uuid,boolean,boolean,text,uuid,uuid)'
+const searchUsers = 'app_hidden.matching_users(text)'
 const claim = 'app_hidden.claim_idempotency_key(text,bytea[])'
 const types = 'app_private.type_faults(jsonb,regclass)'
 const violations = 'app_private.violations(regclass,jsonb)'
@@ -215,16 +217,25 @@ const edits: [string, string, string][] = [
   ['app_private.tg_users__keep_an_admin()', 'perform app_private.keep_an_admin(old, new.role, new.is_deleted);', ''],
   ['app_private.tg_users__end_sessions()', 'where s.user_id = new.id and s.revoked_at is null', 'where false'],
   ['app_private.tg_users__audit()', `if tg_op = 'UPDATE' and new is not distinct from old then`, 'if false then'],
-  [search, 'and app_hidden.is_listed(r, false)', ''],
-  [search, 'ilike all', 'like all'],
-  [search, 'ilike v_patterns[2]', 'like v_patterns[2]'],
-  [search, 'v_reads_others, v_reads_all)', 'true, true)'],
-  [search, 'r.status = matching_requests.status', 'true'],
-  [search, 'r.creator_id = matching_requests.creator_id', 'true'],
-  [search, 'r.assigned_to_id = matching_requests.assigned_to_id', 'true'],
+  [searched, 'and app_hidden.is_listed(r, false)', ''],
+  [searched, 'me, reads_others, reads_all)', 'me, true, true)'],
+  [searched, 'r.status = searched_requests.status', 'true'],
+  [searched, 'r.creator_id = searched_requests.creator_id', 'true'],
+  [searched, 'r.assigned_to_id = searched_requests.assigned_to_id', 'true'],
+  [search, 'cardinality(v_found) = 500', 'cardinality(v_found) = 501'],
   [search, 'limit 500', 'limit 501'],
-  [search, 'char_length(search) > 200', 'char_length(search) > 201'],
-  [search, `'([\\\\%_])'`, `'([%_])'`],
+  [search, 'v_seen >= 300', 'v_seen >= 3000'],
+  [search, 'gram_query(v_rare_terms)', 'gram_query(v_terms)'],
+  [search, 'char_length(term) > 6', 'char_length(term) > 60'],
+  [search, 'perform app_private.take_turn();', ''],
+  ['app_private.search_terms(text)', 'char_length(search) > 200', 'char_length(search) > 201'],
+  ['app_private.search_terms(text)', 'between 1 and 5', 'between 1 and 6'],
+  ['app_private.folded(text)', 'normalize(value)', 'value'],
+  ['app_private.gram_query(text[])', `replace(gram, '\\', '\\\\')`, 'gram'],
+  [searchUsers, 'v_me is not null and', ''],
+  [searchUsers, 'v_reads_email or', 'true or'],
+  [searchUsers, 'and app_private.contains_all(n.name, v_terms)', ''],
+  [searchUsers, 'perform app_private.take_turn();', ''],
   [claim, `interval '24 hours'`, `interval '25 hours'`],
   [claim, 'where k.user_id = v_me and k.key = claim_idempotency_key.key;', 'where k.key = claim_idempotency_key.key;'],
   [claim, 'limit 10', 'limit 11'],

@@ -8,6 +8,7 @@ import { CsrfTokenPlugin } from './csrf.ts'
 import { DescriptionsPlugin } from './descriptions.ts'
 import { NamesPlugin } from './names.ts'
 import { PasswordMutationsPlugin } from './passwords.ts'
+import { SearchPreset } from './search.ts'
 import { SubscriptionsPlugin } from './subscriptions.ts'
 import { NonNullPlugin, TypesPlugin } from './types.ts'
 
@@ -19,6 +20,7 @@ export const preset: GraphileConfig.Preset = {
     PostGraphileConnectionFilterPreset,
     PgAggregatesPreset,
     ListsPreset,
+    SearchPreset,
   ],
   plugins: [
     NamesPlugin,

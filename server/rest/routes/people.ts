@@ -15,7 +15,16 @@ const active: List = {
   document: 'app_hidden.user_document(d)',
   where: ['app_hidden.is_listed(d, false)'],
   orderings: { '-created_at': 'd.created_at', created_at: 'd.created_at' },
-  filters: { is_deleted: { schema: FLAG, description: 'True: only those deactivated, which admins alone are shown.' } },
+  filters: {
+    is_deleted: { schema: FLAG, description: 'True: only those deactivated, which admins alone are shown.' },
+    search: {
+      schema: TEXT,
+      description:
+        'Words, or parts of them, that the name contains, in any letter case: at most five. Whoever may see email addresses finds people by those, too. Finds the newest 500.',
+      finds: 'users',
+      where: (ids) => `d.id = any (${ids}::uuid[])`,
+    },
+  },
 }
 const deactivated: List = { ...active, where: ['d.is_deleted', 'app_hidden.is_listed(d, true)'] }
 const [pageOfActive, pageOfDeactivated] = [page(active), page(deactivated)]

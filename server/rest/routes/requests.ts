@@ -1,4 +1,4 @@
-import type { Filter, List } from '../lists.ts'
+import type { List } from '../lists.ts'
 import {
   bodyOf,
   create,
@@ -50,12 +50,6 @@ const action = (name: string, summary: string, body?: Route['body'], required: s
 
 const byTime = { '-created_at': 'd.created_at', created_at: 'd.created_at' }
 
-/** The search has to know what else the list is filtered by: it ends with the newest 500. */
-const search =
-  (status?: string): Filter['where'] =>
-  (value, other) =>
-    `d.id = any ((select app_hidden.matching_requests(${value}, ${status ?? other('status')}, ${other('creator_id')}, ${other('assigned_to_id')}))::uuid[])`
-
 function lists({ statuses }: Reference): { all: List; inbox: List } {
   const all: List = {
     from: 'app_public.requests d',
@@ -74,8 +68,9 @@ function lists({ statuses }: Reference): { all: List; inbox: List } {
       search: {
         schema: TEXT,
         description:
-          'Words, or parts of them, of the title or the description, in any letter case. Finds the newest 500 of those that are listed.',
-        where: search(),
+          'Words, or parts of them, that the title or the description contains, in any letter case: at most five. Finds the newest 500 of those that are listed.',
+        finds: 'requests',
+        where: (ids) => `d.id = any (${ids}::uuid[])`,
       },
     },
   }
@@ -84,7 +79,7 @@ function lists({ statuses }: Reference): { all: List; inbox: List } {
     ...all,
     from: 'app_public.requests_awaiting_my_decision() d',
     where: [],
-    filters: { ...all.filters, search: { ...all.filters['search']!, where: search('app_hidden.waiting_status()') } },
+    filters: { ...all.filters, search: { ...all.filters['search']!, finds: 'requests_awaiting_my_decision' } },
     orderings: { submitted_at: submittedAt, '-submitted_at': submittedAt },
   }
   return { all, inbox }

@@ -1,5 +1,5 @@
 import type { Client } from 'pg'
-import { NOBODY, mutation, newRequest, startApi, type Api, type Who } from '../../harness/client.ts'
+import { faultIn, NOBODY, mutation, newRequest, startApi, type Api, type Who } from '../../harness/client.ts'
 
 let api: Api
 let owner: Client
@@ -470,6 +470,88 @@ describe('filters', () => {
     ] as const) {
       expect((await api.graphql(query, { f }, 'manager')).status).toBe(200)
     }
+  })
+})
+
+describe('search', () => {
+  const words = 'Größe 采购 (search)'
+  let mine: string[]
+  beforeAll(async () => {
+    mine = []
+    for (let i = 0; i < 5; i++) mine.push(await newRequest(api, { title: `${words} ${i}`, submit: i > 0 }))
+    await newRequest(api, { by: 'manager2', title: `${words} draft` })
+  })
+
+  test('finds requests that contain all words, page by page, in any order, filtered, and counted', async () => {
+    const found = (args: string, who?: Who) =>
+      list('requests', `search: "采购 GRÖSSE"${args && `, ${args}`}`, who, `totalCount ${PAGE}`)
+    const newest = mine.toReversed()
+    expect(ids(await found('', 'user'))).toEqual(newest)
+    expect(ids(await found('orderBy: CREATED_AT_ASC', 'user'))).toEqual(mine)
+    const first = await found('first: 2', 'user')
+    expect([ids(first), first.totalCount]).toEqual([newest.slice(0, 2), 5])
+    const after = JSON.stringify(first.pageInfo.endCursor)
+    expect(ids(await found(`first: 2, after: ${after}`, 'user'))).toEqual(newest.slice(2, 4))
+    expect(ids(await found('last: 2', 'user'))).toEqual(newest.slice(3))
+    for (const asked of [
+      'condition: { status: DRAFT }',
+      'filter: { status: { equalTo: DRAFT } }',
+      'filter: { status: { in: [DRAFT] } }',
+    ]) {
+      const drafts = await found(asked, 'user')
+      expect([ids(drafts), drafts.totalCount]).toEqual([mine.slice(0, 1), 1])
+    }
+    // A draft is not there for others.
+    expect(ids(await found('', 'manager'))).toEqual(newest.slice(0, 4))
+    expect(ids(await found(`condition: { creatorId: "${api.db.people.manager2.id}" }`, 'manager'))).toEqual([])
+    expect((await found(`condition: { creatorId: "${api.db.people.manager2.id}" }`, 'admin')).totalCount).toBe(1)
+    const { keys } = (
+      await list('requests', 'search: "采购"', 'user', 'groupedAggregates(groupBy: STATUS) { keys }')
+    ).groupedAggregates.at(-1)
+    expect(keys).toEqual(['SUBMITTED'])
+  })
+
+  test('takes variables, and left out, null or empty means all', async () => {
+    const query = 'query ($search: String) { requests(search: $search) { totalCount } }'
+    const all = (await list('requests', '', 'manager', 'totalCount')).totalCount
+    for (const search of [undefined, null, '']) {
+      expect((await api.data(query, { search }, 'manager')).requests.totalCount).toBe(all)
+    }
+    expect((await api.data(query, { search: '采购' }, 'manager')).requests.totalCount).toBe(4)
+    const inbox = '{ requestsAwaitingMyDecision(search: "采购") { totalCount } }'
+    expect((await api.data(inbox, {}, 'manager')).requestsAwaitingMyDecision.totalCount).toBe(4)
+  })
+
+  test('that is none is the caller’s fault', async () => {
+    for (const search of ['   ', 'a b c d e f', 'x'.repeat(201)]) {
+      const { body } = await api.graphql('query ($s: String) { requests(search: $s) { totalCount } }', { s: search }, 'user')
+      expect(body.errors[0].extensions).toEqual(faultIn('search'))
+    }
+    expect((await api.graphql('{ requests(search: "a\u0000") { totalCount } }', {}, 'user')).body.errors[0].extensions.code).toBe(
+      'VALIDATION_FAILED',
+    )
+  })
+
+  test('finds people by name, and by address whoever may see it, in the order of names', async () => {
+    const names = ['Zoë Öztürk', 'Anna Öztürk', 'Mia Öztürk']
+    for (const name of names) {
+      const { id } = await api.person()
+      await owner.query('update app_public.users set name = $1 where id = $2', [name, id])
+    }
+    const found = async (args: string, who: Who) =>
+      (await list('users', args, who, 'totalCount nodes { name } pageInfo { endCursor }')) as {
+        totalCount: number
+        nodes: { name: string }[]
+        pageInfo: { endCursor: string }
+      }
+    const namesOf = ({ nodes }: { nodes: { name: string }[] }) => nodes.map(({ name }) => name)
+    const first = await found('search: "öztürk", orderBy: NAME_ASC, first: 2', 'user')
+    expect([namesOf(first), first.totalCount]).toEqual([['Anna Öztürk', 'Mia Öztürk'], 3])
+    const after = JSON.stringify(first.pageInfo.endCursor)
+    expect(namesOf(await found(`search: "öztürk", orderBy: NAME_ASC, first: 2, after: ${after}`, 'user'))).toEqual(['Zoë Öztürk'])
+    expect(namesOf(await found('search: "ÖZTÜRK zo"', 'manager'))).toEqual(['Zoë Öztürk'])
+    expect((await found('search: "@assent.test", condition: { role: ADMIN }', 'admin')).totalCount).toBe(1)
+    expect((await found('search: "@assent.test"', 'user')).totalCount).toBe(1)
   })
 })
 

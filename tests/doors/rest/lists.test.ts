@@ -466,6 +466,7 @@ describe('filters', () => {
       ['A TABLE cloth', '100% cotton_blend \\ "quoted" (50)'],
       ['Новый ноутбук', 'Старый сломался'],
       ['Nothing else', 'but a tablet, and a large one'],
+      ['采购申请 🚀', 'PC'],
     ]
     for (const [title, description] of texts) await rest(who, 'POST /requests/', { title, description })
     const found = async (search: string) => titlesOf(await page(who, query('/requests/', { search, ordering: 'created_at' })))
@@ -487,12 +488,16 @@ describe('filters', () => {
       ['"quoted"', [2]],
       ["table' or ''='", []],
       ['größerer', [0]],
-      ['GRÖSSERER', []],
+      ['GRÖSSERER', [0]],
+      ['gro\u0308ßerer', [0]],
       ['GRÖßERER', [0]],
       ['BÜRO', [0]],
       ['ноутбук', [3]],
       ['НОУТБУК СТАРЫЙ', [3]],
       ['nothing at all', []],
+      ['采购', [5]],
+      ['PC', [5]],
+      ['🚀', [5]],
     ]
     for (const [search, expected] of table)
       expect([search, await found(search)]).toEqual([search, expected.map((n) => texts[n]![0])])
@@ -525,9 +530,58 @@ describe('filters', () => {
   })
 
   test('a search of too little or too much is refused', async () => {
-    for (const search of ['ab', '%%%', '   ', '_', '-- --', 'a b c', 'x'.repeat(201), '%F0%9F%98%80'])
+    for (const search of ['%20%20', 'a b c d e f', 'x'.repeat(201)])
       await refuses('user', `/requests/?search=${search}`, 'search')
     await refuses('user', '/requests/?search=abc&search=abd', 'search')
+  })
+
+  test('people are searched by name, and by address where it may be seen', async () => {
+    const { id, email } = await api.person()
+    await owner.query(`update app_public.users set name = 'Zoë Öztürk' where id = $1`, [id])
+    const found = async (who: Who, search: string) => idsOf(await page(who, query('/users/', { search, count: 'true' })))
+    for (const who of ['user', 'admin'] as const) expect(await found(who, 'ZTÜRK zo')).toEqual([id])
+    expect(await found('admin', email.toUpperCase())).toEqual([id])
+    expect(await found('user', email)).toEqual([])
+    await refuses('user', '/users/?search=a+b+c+d+e+f', 'search')
+  })
+
+  describe('searches', () => {
+    let blocker: Client
+    beforeAll(async () => void (blocker = await api.db.connect('root')))
+    afterEach(() => blocker.query('rollback'))
+
+    test('are two at once for a person, and not for others', async () => {
+      const asked = () => rest('user', 'GET /requests/?search=table')
+      await blocker.query('begin')
+      await blocker.query(
+        `select pg_advisory_xact_lock(hashtextextended('search ' || n || ' of ' || $1::uuid, 0)) from generate_series(1, 2) n`,
+        [api.db.people.user.id],
+      )
+      const { status, body, headers } = await asked()
+      expect([status, body.code, headers['retry-after']]).toEqual([429, 'RATE_LIMITED', '1'])
+      expect((await rest('user2', 'GET /requests/?search=table')).status).toBe(200)
+      expect((await rest('user', 'GET /requests/')).status).toBe(200)
+      await blocker.query('rollback')
+      expect((await asked()).status).toBe(200)
+    })
+
+    test('that take too long are stopped, and keep nobody from reading', async () => {
+      await blocker.query('begin; lock table app_private.credentials')
+      // Whoever searches for people waits for the lock, as for any slow work.
+      const slow = (['user', 'user2', 'manager', 'admin', 'manager2'] as const).flatMap((who) => [
+        rest(who, 'GET /users/?search=a'),
+        rest(who, 'GET /users/?search=b'),
+      ])
+      const answered = await rest('user', 'GET /requests/')
+      expect(answered.status).toBe(200)
+      const stopped = await Promise.all(slow)
+      for (const { status, body, headers } of stopped) {
+        expect([status, body.code, headers['retry-after']]).toEqual([503, 'UNAVAILABLE', '1'])
+      }
+      expect(stopped.map(({ body }) => body.detail)).toContainEqual(expect.stringMatching(/^The search took too long/))
+      await blocker.query('rollback')
+      expect((await rest('user', 'GET /users/?search=a')).status).toBe(200)
+    })
   })
 
   test('count is there only when it is asked for', async () => {

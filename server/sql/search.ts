@@ -1,0 +1,49 @@
+import pg from 'pg'
+import { ClientError } from '../errors.ts'
+import { asCaller, type Database, type Identity } from './as-caller.ts'
+import { prepared } from './prepared.ts'
+
+/** The lists that can be searched: the functions of db/rules/search.sql, and the filters that each takes beside the text. */
+const FUNCTIONS = {
+  requests: {
+    filters: ['status', 'creator_id', 'assigned_to_id'],
+    ...prepared('select app_hidden.matching_requests($1, $2, $3, $4) as ids'),
+  },
+  requests_awaiting_my_decision: {
+    filters: ['creator_id', 'assigned_to_id'],
+    ...prepared('select app_hidden.matching_requests($1, app_hidden.waiting_status(), $2, $3) as ids'),
+  },
+  users: { filters: [], ...prepared('select app_hidden.matching_users($1) as ids') },
+} as const
+
+export type Searchable = keyof typeof FUNCTIONS
+export const isSearchable = (name: string): name is Searchable => Object.hasOwn(FUNCTIONS, name)
+
+/** Finds the ids of the rows that match as the caller; `filter` gives the value of a filter, or null. */
+export type Search = (
+  caller: Identity,
+  what: Searchable,
+  text: string,
+  filter: (name: string) => string | null,
+) => Promise<readonly string[]>
+
+/** Searches run on connections of their own, so that neither many nor slow ones hold up other calls. */
+export const makeSearch =
+  (db: Database): Search =>
+  async (caller, what, text, filter) => {
+    const { filters, ...statement } = FUNCTIONS[what]
+    const values = [text, ...filters.map(filter)]
+    const { rows } = await asCaller<{ ids: string[] }>(db, caller, 'read', { ...statement, values }).catch(explain)
+    return rows[0]!.ids
+  }
+
+function explain(error: unknown): never {
+  const { code } = error instanceof pg.DatabaseError ? error : {}
+  if (code === '55P03')
+    throw new ClientError('RATE_LIMITED', 'Two of your searches are still running. Wait for them to end.', { retryAfter: 1 })
+  if (code === '57014')
+    throw new ClientError('UNAVAILABLE', 'The search took too long and was stopped. Search for longer or rarer words.', {
+      retryAfter: 1,
+    })
+  throw error
+}
