@@ -48,8 +48,6 @@ create schema audit;
 comment on schema audit is 'Views for DBAs and auditors: who did what, and whether requests agree with their trail.';
 grant usage on schema audit to assent_auditor;
 
-create extension pg_trgm with schema app_private;
-
 create extension pgcrypto with schema app_private;
 
 create table app_private.applied_rules (
@@ -82,6 +80,7 @@ comment on column app_private.credentials.email is 'The email address as it was 
 comment on column app_private.credentials.password_hash is 'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password.';
 comment on constraint credentials_email_check on app_private.credentials is 'This is not an email address.';
 CREATE UNIQUE INDEX credentials_email_key ON app_private.credentials USING btree (lower(email));
+CREATE INDEX credentials_grams_idx ON app_private.credentials USING gin (app_private.grams(email));
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.credentials FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _500_end_resets AFTER UPDATE OF password_hash ON app_private.credentials FOR EACH ROW EXECUTE FUNCTION app_private.tg_credentials__end_resets();
 CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.credentials FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_credentials__audit();
@@ -621,8 +620,8 @@ CREATE INDEX requests_assigned_to_id_idx ON app_public.requests USING btree (ass
 CREATE INDEX requests_created_at_idx ON app_public.requests USING btree (created_at, id);
 CREATE INDEX requests_creator_id_assigned_to_id_idx ON app_public.requests USING btree (creator_id, assigned_to_id) WHERE (NOT is_deleted);
 CREATE INDEX requests_creator_id_idx ON app_public.requests USING btree (creator_id, created_at, id);
+CREATE INDEX requests_grams_idx ON app_public.requests USING gin (app_private.grams(((title || ' '::text) || COALESCE(description, ''::text))));
 CREATE INDEX requests_reviewed_by_id_idx ON app_public.requests USING btree (reviewed_by_id, created_at, id);
-CREATE INDEX requests_search_idx ON app_public.requests USING gin ((((title || ' '::text) || COALESCE(description, ''::text))) app_private.gin_trgm_ops);
 CREATE INDEX requests_status_idx ON app_public.requests USING btree (status, created_at, id);
 CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (COALESCE(submitted_at, '9999-12-31 00:00:00+00'::timestamp with time zone), id) INCLUDE (status, creator_id, assigned_to_id) WHERE ((submitted_at IS NOT NULL) AND (reviewed_at IS NULL) AND (NOT is_deleted));
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
@@ -715,6 +714,8 @@ comment on column app_public.users.created_at is 'When the account was created.'
 comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and must not be blank.';
 comment on constraint users_role_fkey on app_public.users is 'There is no such role.';
 CREATE INDEX users_created_at_idx ON app_public.users USING btree (created_at, id);
+CREATE INDEX users_grams_idx ON app_public.users USING gin (app_private.grams(name));
+CREATE INDEX users_name_idx ON app_public.users USING btree (name, id);
 CREATE INDEX users_role_idx ON app_public.users USING btree (role, is_deleted);
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.users FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _300_keep_an_admin BEFORE UPDATE OF role, is_deleted ON app_public.users FOR EACH ROW EXECUTE FUNCTION app_private.tg_users__keep_an_admin();
@@ -1681,41 +1682,103 @@ CREATE OR REPLACE FUNCTION app_hidden.matching_requests(search text, status text
 AS $function$
 declare
   v_me uuid := app_hidden.current_user_id();
-  v_reads_others boolean := app_hidden.has_permission('request.read');
-  v_reads_all boolean := app_hidden.has_permission('request.read_all');
-  v_patterns text[];
+  v_others boolean := app_hidden.has_permission('request.read');
+  v_all boolean := app_hidden.has_permission('request.read_all');
+  v_terms text[] := app_private.search_terms(search);
+  v_found uuid[] := '{}';
+  v_seen integer := 0;
+  v_hits integer[] := array_fill(0, array[cardinality(v_terms)]);
+  v_matches boolean;
+  v_is_rare boolean := false;
+  v_rare_terms text[];
+  v_request record;
 begin
-  -- The word with the most letters or digits in a row comes first. Fewer than three in a row have no trigram to look up.
-  select array_agg('%' || regexp_replace(term, '([\\%_])', '\\\1', 'g') || '%' order by char_length(longest[1]) desc nulls last)
-  into v_patterns
-  from regexp_split_to_table(search, '\s+') term
-  left join lateral regexp_matches(term, '[[:alnum:]]{3,}', 'g') longest on true
-  where term <> '';
-  if char_length(search) > 200 or search !~ '[[:alnum:]]{3}' then
-    raise exception using errcode = 'RQ422', column = 'search',
-      message = 'A search must have at most 200 characters, and contain three letters or digits in a row.';
+  perform app_private.take_turn();
+
+  -- What is common is soonest found among the newest, which are looked at for as long as one in fifty has the words.
+  for v_request in
+    select s.id, app_private.folded(s.text) as text
+    from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
+    order by s.created_at desc, s.id desc
+    limit 25000
+  loop
+    v_seen := v_seen + 1;
+    v_matches := true;
+    for i in 1 .. cardinality(v_terms) loop
+      if strpos(v_request.text, v_terms[i]) > 0 then
+        v_hits[i] := v_hits[i] + 1;
+      else
+        v_matches := false;
+      end if;
+    end loop;
+    if v_matches then
+      v_found := v_found || v_request.id;
+    end if;
+    v_is_rare := v_seen >= 300 and v_seen > 50 * cardinality(v_found);
+    exit when v_is_rare or cardinality(v_found) = 500;
+  end loop;
+  if not v_is_rare then
+    return v_found;
   end if;
 
+  -- What is rare is found by the index. It is not asked for words so common that it takes longer to read where they are than to
+  -- look into the requests that have the rarest. OFFSET 0 keeps the planner from reading all requests in the order of time.
+  v_rare_terms := array(
+    select term from unnest(v_terms, v_hits) t(term, hits)
+    where hits <= 25 * greatest((select min(hits) from unnest(v_hits) h(hits)), 1)
+  );
   return array(
-    select r.id
-    from app_public.requests r
-    -- The patterns are separate conditions, so that the planner can look up the rarest word, not the longest.
-    where r.title || ' ' || coalesce(r.description, '') ilike v_patterns[1]
-      and (v_patterns[2] is null or r.title || ' ' || coalesce(r.description, '') ilike v_patterns[2])
-      and (v_patterns[3] is null or r.title || ' ' || coalesce(r.description, '') ilike v_patterns[3])
-      and r.title || ' ' || coalesce(r.description, '') ilike all (v_patterns[4:])
-      and app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v_me, v_reads_others, v_reads_all)
-      and (matching_requests.status is null or r.status = matching_requests.status)
-      and (matching_requests.creator_id is null or r.creator_id = matching_requests.creator_id)
-      and (matching_requests.assigned_to_id is null or r.assigned_to_id = matching_requests.assigned_to_id)
-      and app_hidden.is_listed(r, false)
-    order by r.created_at desc, r.id desc
+    select rare.id
+    from (
+      select s.id, s.created_at
+      from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
+      where app_private.grams(s.text) @@ app_private.gram_query(v_rare_terms)
+        -- What the index tells for certain need not be looked at.
+        and app_private.contains_all(s.text, array(
+          select term from unnest(v_terms) term where char_length(term) > 6 or term <> all (v_rare_terms)
+        ))
+      offset 0
+    ) rare
+    order by rare.created_at desc, rare.id desc
     limit 500
   );
 end
 $function$;
-comment on routine app_hidden.matching_requests(text,text,uuid,uuid) is 'The newest 500 requests that contain every word of the search in their title or description, in any letter case. Status, creator and assignee are filters; null matches any. It skips what the caller cannot see, so that this does not fill the 500; row-level security still decides what the caller sees. Raises RQ422.';
+comment on routine app_hidden.matching_requests(text,text,uuid,uuid) is 'The newest 500 requests that contain every word of the search in their title or description, in any letter case. Status, creator and assignee are filters; null matches any. It skips what the caller cannot see, so that this does not fill the 500; row-level security still decides what the caller sees. Raises RQ422, and lock_not_available (see take_turn).';
 grant execute on routine app_hidden.matching_requests(text,text,uuid,uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.matching_users(search text)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET plan_cache_mode TO 'force_custom_plan'
+AS $function$
+declare
+  v_me uuid := app_hidden.current_user_id();
+  v_reads_email boolean := app_hidden.has_permission('user.read_email');
+  v_terms text[] := app_private.search_terms(search);
+  v_query tsquery := app_private.gram_query(v_terms);
+begin
+  perform app_private.take_turn();
+  return array(
+    select u.id
+    from app_public.users u
+    where v_me is not null and u.id in (
+      select n.id from app_public.users n
+      where app_private.grams(n.name) @@ v_query and app_private.contains_all(n.name, v_terms)
+      union all
+      select c.user_id from app_private.credentials c
+      where (v_reads_email or c.user_id = v_me)
+        and app_private.grams(c.email) @@ v_query and app_private.contains_all(c.email, v_terms)
+    )
+    order by u.created_at desc, u.id desc
+    limit 500
+  );
+end
+$function$;
+comment on routine app_hidden.matching_users(text) is 'The newest 500 people whose name contains every word of the search, in any letter case, or whose email address does, where the caller may see it. Raises RQ422, and lock_not_available (see take_turn).';
+grant execute on routine app_hidden.matching_users(text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.my_parties(r app_public.requests)
  RETURNS text[]
@@ -2269,6 +2332,27 @@ $function$;
 comment on routine app_private.clear_away() is 'Deletes idempotency keys and reset links that have expired, sessions that expired 30 days ago, and jobs that failed for the last time 30 days ago.';
 grant execute on routine app_private.clear_away() to assent_worker;
 
+CREATE OR REPLACE FUNCTION app_private.contains_all(value text, terms text[])
+ RETURNS boolean
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_folded text;
+  v_term text;
+begin
+  foreach v_term in array terms loop
+    v_folded := coalesce(v_folded, app_private.folded(value));
+    if strpos(v_folded, v_term) = 0 then
+      return false;
+    end if;
+  end loop;
+  return true;
+end
+$function$;
+comment on routine app_private.contains_all(text,text[]) is 'Does the text contain each of these folded words?';
+
 CREATE OR REPLACE FUNCTION app_private.current_ip()
  RETURNS inet
  LANGUAGE sql
@@ -2457,6 +2541,57 @@ end
 $function$;
 comment on routine app_private.failing_jobs() is 'Jobs whose last attempt has failed.';
 grant execute on routine app_private.failing_jobs() to assent_auditor;
+
+CREATE OR REPLACE FUNCTION app_private.folded(value text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  -- Most text consists of these characters, which no normalization changes: it would take ten times as long as all the rest.
+  select replace(replace(lower(case
+    when value ~ U&'[^\0001-\02FF\0388-\0482\048A-\0590\05D0-\05EA\0621-\063A\2010-\205E\20A0-\20BF\2190-\2328'
+      '\3000-\3029\3030-\3096\309B-\30FF\4E00-\9FFF\AC00-\D7A3\FF01-\FFEF\+01F300-\+01FAFF]'
+    then normalize(value) else value
+  end), 'ß', 'ss'), 'ς', 'σ')
+$function$;
+comment on routine app_private.folded(text) is 'Text as searches compare it: canonical equivalents and letter cases are the same. Lower case alone would not do for the two letters of ours that have another in upper case: ß is SS there, and ς is Σ.';
+
+CREATE OR REPLACE FUNCTION app_private.gram_query(terms text[])
+ RETURNS tsquery
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select string_agg(
+    '''' || replace(replace(gram, '\', '\\'), '''', '''''') || '''' || case when char_length(gram) < 6 then ':*' else '' end,
+    ' & '
+  )::tsquery
+  from unnest(terms) term
+  cross join lateral (
+    select substr(term, n, 6) from generate_series(1, char_length(term) - 5, 6) n
+    union
+    select right(term, 6)
+  ) g(gram)
+$function$;
+comment on routine app_private.gram_query(text[]) is 'What the grams of a text match if it contains these folded words. If none of them has more than six characters, no other text matches; of a longer word, a text can have the grams in different places.';
+
+CREATE OR REPLACE FUNCTION app_private.grams(value text)
+ RETURNS tsvector
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return array_to_tsvector(array(
+    select substr(part, generate_series(1, least(char_length(part), 50)), 6)
+    from (
+      -- Parts of a word, because to find the nth character of a long text takes PostgreSQL n steps.
+      select substr(word, generate_series(1, char_length(word), 50), 55)
+      from unnest(string_to_array(translate(app_private.folded(value), E'\t\n\v\f\r', '     '), ' ')) word
+    ) p(part)
+  ));
+end
+$function$;
+comment on routine app_private.grams(text) is 'The pieces of a text that an index for searches holds: from each character on, six of its word, or what the word still has. Whatever a word contains, in any script, is the beginning of such a piece.';
 
 CREATE OR REPLACE FUNCTION app_private.has_to_decide(person_id uuid)
  RETURNS boolean
@@ -3104,6 +3239,41 @@ end
 $function$;
 comment on routine app_private.require_session() is 'Whose session it is, even if their role has changed since the transaction began. Raises RQ401 without a live session.';
 
+CREATE OR REPLACE FUNCTION app_private.search_terms(search text)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_terms text[] := array(
+    select distinct term from regexp_split_to_table(app_private.folded(search), '\s+') term where term <> ''
+  );
+begin
+  if char_length(search) > 200 or cardinality(v_terms) not between 1 and 5 then
+    raise exception using errcode = 'RQ422', column = 'search',
+      message = 'A search must have at most 200 characters, and one to five different words.';
+  end if;
+  return v_terms;
+end
+$function$;
+comment on routine app_private.search_terms(text) is 'The different words of a search, folded. Raises RQ422 if there are none or too many, as each takes time.';
+
+CREATE OR REPLACE FUNCTION app_private.searched_requests(me uuid, reads_others boolean, reads_all boolean, status text, creator_id uuid, assigned_to_id uuid)
+ RETURNS TABLE(id uuid, created_at timestamp with time zone, text text)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select r.id, r.created_at, r.title || ' ' || coalesce(r.description, '')
+  from app_public.requests r
+  where app_hidden.can_see(r.creator_id, r.status, r.is_deleted, me, reads_others, reads_all)
+    and app_hidden.is_listed(r, false)
+    and (searched_requests.status is null or r.status = searched_requests.status)
+    and (searched_requests.creator_id is null or r.creator_id = searched_requests.creator_id)
+    and (searched_requests.assigned_to_id is null or r.assigned_to_id = searched_requests.assigned_to_id)
+$function$;
+comment on routine app_private.searched_requests(uuid,boolean,boolean,text,uuid,uuid) is 'The requests among which a person searches, with the text that is searched. PostgreSQL inlines it, so that any index on requests can serve.';
+
 CREATE OR REPLACE FUNCTION app_private.seconds_until(blocked_until timestamp with time zone)
  RETURNS integer
  LANGUAGE sql
@@ -3129,6 +3299,21 @@ begin
 end
 $function$;
 comment on routine app_private.stamps(app_public.request_transitions) is 'The columns that an edge itself sets, with @now and @caller filled in.';
+
+CREATE OR REPLACE FUNCTION app_private.take_turn()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('search 1 of ' || app_hidden.current_user_id(), 0))
+    and not pg_try_advisory_xact_lock(hashtextextended('search 2 of ' || app_hidden.current_user_id(), 0))
+  then
+    raise exception using errcode = 'lock_not_available', message = 'Two searches of this person are running.';
+  end if;
+end
+$function$;
+comment on routine app_private.take_turn() is 'Allows a person two searches at once, so that nobody takes all the connections that there are for searches. Raises lock_not_available.';
 
 CREATE OR REPLACE FUNCTION app_private.tg__audit_permissions()
  RETURNS trigger
