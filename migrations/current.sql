@@ -116,3 +116,88 @@ create index if not exists users_name_idx on app_public.users (name, id);
 alter index app_public.requests_grams_idx alter column 1 set statistics 0;
 alter index app_public.users_grams_idx alter column 1 set statistics 0;
 alter index app_private.credentials_grams_idx alter column 1 set statistics 0;
+-- What is blank
+create or replace function app_private.blanks()
+  returns text
+  language sql
+  immutable
+as $$
+  select U&'\0001-\0020\007F-\00A0\00AD\034F\0600-\0605\061C\06DD\070F\0890\0891\08E2\115F\1160\1680\17B4\17B5\180B-\180F'
+    '\2000-\200F\2028-\202F\205F-\206F\2800\3000\3164\FE00-\FE0F\FEFF\FFA0\FFF0-\FFFB'
+    '\+0110BD\+0110CD\+013430-\+01343F\+013441\+013442\+016FE4\+01BCA0-\+01BCA3\+01D159\+01D173-\+01D17A\+0E0000-\+0E0FFF'
+$$;
+comment on function app_private.blanks() is
+  'The characters that show nothing, for a bracket expression: those which Unicode 17 has as White_Space, '
+  'Default_Ignorable_Code_Point, Cc (controls) or Cf (format), and five whose name alone says that they are empty (U+2800, '
+  'U+13441, U+13442, U+16FE4, U+1D159). A combining mark shows, even on nothing. They are spelt out, so that neither the '
+  'locale nor the version of PostgreSQL matters.';
+
+create or replace function app_private.is_blank(value text)
+  returns boolean
+  language sql
+  immutable
+as $$
+  select value !~ ('[^' || app_private.blanks() || ']')
+$$;
+comment on function app_private.is_blank(text) is 'Does it contain no character that shows? See app_private.blanks().';
+
+-- Bringing text into NFC takes the square of its length, and no address has 1,000 characters.
+create or replace function app_private.email_key(email text)
+  returns text
+  language sql
+  immutable
+as $$
+  -- The lower case of a capital sigma depends on its place and on the locale: its two small forms count as one.
+  select translate(
+    normalize(lower(normalize(regexp_replace(left(email, 1000), '[' || app_private.blanks() || ']+', '', 'g'), NFC)), NFC),
+    U&'\03C2', U&'\03C3')
+$$;
+comment on function app_private.email_key(text) is
+  'What an email address is compared by, wherever somebody types it: addresses that differ only in letter case, in canonically '
+  'equivalent spellings or in what shows nothing are one.';
+
+-- Addresses as people type them: those that are the same already are marked, and neither merged nor changed.
+alter table app_private.credentials add column if not exists collides boolean not null default false;
+comment on column app_private.credentials.collides is
+  'Whether the address was already the same as another''s when addresses began to be compared by email_key. Such a person logs '
+  'in by the address exactly as it is, but for letter case. See audit.colliding_addresses.';
+comment on column app_private.credentials.email is
+  'The email address, cleaned by app_private.clean_email and compared by app_private.email_key.';
+alter table app_private.credentials drop constraint if exists credentials_email_shows;
+alter table app_private.credentials add constraint credentials_email_shows
+  check (email !~ ('[' || app_private.blanks() || ']')) not valid;
+do $$
+begin
+  alter table app_private.credentials validate constraint credentials_email_shows;
+exception
+  when check_violation then
+    raise warning 'There are email addresses with characters that show nothing. They stay as they are.';
+end
+$$;
+comment on constraint credentials_email_shows on app_private.credentials is
+  'The email address must not contain blanks or characters that show nothing.';
+do $$
+declare
+  v_count integer;
+begin
+  lock table app_private.credentials in share row exclusive mode;
+  if to_regclass('app_private.credentials_email_key_key') is null then
+    update app_private.credentials c
+    set collides = true
+    from (
+      -- Who has the plain spelling keeps it; of the others, the oldest.
+      select user_id, row_number() over (
+        partition by app_private.email_key(email) order by lower(email) <> app_private.email_key(email), user_id
+      ) as place
+      from app_private.credentials
+    ) same
+    where same.user_id = c.user_id and same.place > 1 and not c.collides;
+    get diagnostics v_count = row_count;
+    if v_count > 0 then
+      raise warning '% email addresses are the same as another''s, but for how they are spelt: see audit.colliding_addresses.',
+        v_count;
+    end if;
+    create unique index credentials_email_key_key on app_private.credentials (app_private.email_key(email)) where not collides;
+  end if;
+end
+$$;

@@ -25,6 +25,18 @@ comment on view audit.person_actions is
   'What somebody did: select * from audit.person_actions where actor_email = … order by "timestamp". Rows without an actor '
   'are failed logins, requests for a password reset, and what was done by SQL.';
 
+create or replace view audit.colliding_addresses as
+  select c.user_id, u.name, c.email, u.is_deleted, c.collides, app_private.email_key(c.email) as email_key
+  from app_private.credentials c
+  join app_public.users u on u.id = c.user_id
+  where exists (
+    select from app_private.credentials o where o.collides and app_private.email_key(o.email) = app_private.email_key(c.email)
+  );
+comment on view audit.colliding_addresses is
+  'People whose email addresses are one and the same, but for how they are spelt. They were accepted before addresses were '
+  'compared by app_private.email_key. Where collides is true, the person logs in only by exactly that spelling. To end it, the '
+  'owner gives one of them another address: update app_private.credentials set email = … where user_id = ….';
+
 create or replace view audit.decisions as
   select a."timestamp", a.action, a.actor_id, p.name as actor_name, c.email as actor_email,
     a.request_id, r.title, r.creator_id, creator.name as creator_name, r.review_comment, a.ip_address, a.id as audit_log_id

@@ -7,9 +7,56 @@ create or replace function app_private.account_key(email text)
   language sql
   immutable
 as $$
-  select sha256(convert_to(lower(email), 'UTF8'))
+  select sha256(convert_to(app_private.email_key(email), 'UTF8'))
 $$;
 comment on function app_private.account_key(text) is 'The key under which the failures of an account are counted.';
+
+create or replace function app_private.clean_email(email text)
+  returns text
+  language sql
+  immutable
+as $$
+  select normalize(
+    regexp_replace(left(email, 1000), '^[' || app_private.blanks() || ']+|[' || app_private.blanks() || ']+$', '', 'g'),
+    NFC)
+$$;
+comment on function app_private.clean_email(text) is
+  'An email address as it is kept: in NFC (RFC 6532, 3.1), and without what shows nothing around it, which people copy along.';
+
+create or replace function app_private.account_of(email text)
+  returns uuid
+  language sql
+  stable
+  set search_path to pg_catalog, pg_temp
+as $$
+  select c.user_id
+  from app_private.credentials c
+  where (app_private.email_key(c.email) = app_private.email_key(account_of.email) and not c.collides)
+    or lower(c.email) = lower(account_of.email)
+  order by lower(c.email) = lower(account_of.email) desc
+  limit 1
+$$;
+comment on function app_private.account_of(text) is
+  'Whose account it is, however its address is typed. This is the only definition of that.';
+
+create or replace function app_private.tg_credentials__clean_email()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  new.email := app_private.clean_email(new.email);
+  -- An address that is changed is compared like a new one.
+  new.collides := new.collides and tg_op = 'INSERT';
+  return new;
+end
+$$;
+comment on function app_private.tg_credentials__clean_email() is 'Keeps addresses in one form, whoever writes them.';
+
+create or replace trigger _100_clean_email
+  before insert or update of email on app_private.credentials
+  for each row execute function app_private.tg_credentials__clean_email();
 
 create or replace function app_private.caller_network()
   returns cidr
@@ -126,7 +173,7 @@ create or replace function app_private.verify_password(
   attempt_id uuid,
   of_account_key bytea,
   known_id uuid,
-  password_digest text,
+  password_digests text[],
   out user_id uuid,
   out retry_after integer
 )
@@ -166,11 +213,11 @@ begin
   join app_public.users u on u.id = c.user_id
   where c.user_id = known_id;
 
-  -- An account that is unknown or has no password takes as long as any other: one hash.
+  -- An account that is unknown or has no password takes as long as any other: one hash for each digest.
   if v_hash is null then
-    perform app_private.hash_password(password_digest);
+    perform app_private.hash_password(d) from unnest(password_digests) d;
     user_id := null;
-  elsif app_private.crypt(password_digest, v_hash) is distinct from v_hash then
+  elsif (select bool_or(app_private.crypt(d, v_hash) = v_hash) from unnest(password_digests) d) is not true then
     user_id := null;
   end if;
 
@@ -181,8 +228,8 @@ begin
   end if;
 end
 $$;
-comment on function app_private.verify_password(uuid, bytea, uuid, text) is
-  'Is this the password of known_id, and are they active? If so, it returns their user_id; if not, the attempt counts as '
+comment on function app_private.verify_password(uuid, bytea, uuid, text[]) is
+  'Is one of these the password of known_id, and are they active? If so, it returns their user_id; if not, the attempt counts as '
   'failed. It returns retry_after (seconds) when blocked_until() says so. An attempt is valid once: raises RQ401 for one that '
   'is over, unknown or of another account, and 55P03 for one that was begun more than 30 seconds ago.';
 
@@ -192,6 +239,7 @@ create or replace function app_hidden.finish_login(
   password_digest text,
   by_cookie boolean,
   user_agent text,
+  typed_digest text default null,
   out user_id uuid,
   out session_secret text,
   out refresh_token text,
@@ -206,9 +254,10 @@ declare
   v_known_id uuid;
   v_replaced record;
 begin
-  v_known_id := (select c.user_id from app_private.credentials c where lower(c.email) = lower(finish_login.email));
+  v_known_id := app_private.account_of(email);
   select v.user_id, v.retry_after into user_id, retry_after
-  from app_private.verify_password(attempt_id, app_private.account_key(email), v_known_id, password_digest) v;
+  from app_private.verify_password(attempt_id, app_private.account_key(email), v_known_id,
+    array_remove(array[password_digest, typed_digest], null)) v;
   if retry_after is not null then
     return;
   end if;
@@ -233,9 +282,10 @@ begin
   from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
 end
 $$;
-comment on function app_hidden.finish_login(uuid, text, text, boolean, text) is
-  'Compares the digest of the password and opens a session, either for a cookie or for an access token and a refresh token. '
+comment on function app_hidden.finish_login(uuid, text, text, boolean, text, text) is
+  'Compares the digest of the password, and that of the password as it was typed if it is another (see '
+  'app_private.password_digest), and opens a session, either for a cookie or for an access token and a refresh token. '
   'Without a user_id, the address or the password is wrong: the result and its time are the same for both. It returns '
   'retry_after (seconds) as begin_login does. Raises RQ401 for an attempt that is over, unknown or of another account.';
-grant execute on function app_hidden.finish_login(uuid, text, text, boolean, text)
+grant execute on function app_hidden.finish_login(uuid, text, text, boolean, text, text)
   to assent_anonymous, assent_user, assent_manager, assent_admin;

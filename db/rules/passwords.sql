@@ -7,10 +7,14 @@ create or replace function app_private.password_digest(password text)
   language sql
   immutable
 as $$
-  select encode(sha256(convert_to('assent:' || password, 'UTF8')), 'base64')
+  select encode(sha256(convert_to('assent:' ||
+    case when octet_length(password) <= 2000 then normalize(password, NFC) else password end, 'UTF8')), 'base64')
 $$;
 comment on function app_private.password_digest(text) is
-  'The digest that the server sends instead of a password: base64(SHA-256("assent:" || password)).';
+  'The digest that the server sends instead of a password: base64(SHA-256("assent:" || password)), with the password in NFC '
+  '(NIST SP 800-63B, 5.1.1.2), so that every keyboard types the same one. A password of more than 2,000 bytes is taken as it '
+  'was typed, because bringing it into NFC takes the square of its length. The digests of passwords that were set before they '
+  'were brought into NFC are still good: the server sends that of what was typed as well.';
 
 create or replace function app_private.hash_password(password_digest text)
   returns text
@@ -23,6 +27,29 @@ $$;
 comment on function app_private.hash_password(text) is
   'The bcrypt hash, at cost 10 (OWASP Password Storage Cheat Sheet: 10 or more), of a digest that app_private.password_digest '
   'made.';
+
+create or replace function app_hidden.own_words(reset_token text)
+  returns text[]
+  language sql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+  select array[u.name, c.email]
+  from app_public.users u
+  join app_private.credentials c on c.user_id = u.id
+  where not u.is_deleted and u.id = case
+    when reset_token is null then (select k.user_id from app_private.caller() k)
+    else (
+      select r.user_id from app_private.password_resets r
+      where r.secret_hash = app_private.hash_secret(reset_token) and r.expires_at > now()
+    )
+  end
+$$;
+comment on function app_hidden.own_words(text) is
+  'What a new password must not contain: the name and the address of the person whose link it is, or of the caller without a '
+  'link. The server alone sees the password, so it has to be told; for a link that is not valid there is nothing to tell.';
+grant execute on function app_hidden.own_words(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 -- Changing the password --------------------------------------------------------------------------------------------
 
@@ -59,6 +86,7 @@ create or replace function app_hidden.change_password(
   attempt_id uuid,
   old_digest text,
   new_digest text,
+  typed_digest text default null,
   out user_id uuid,
   out retry_after integer
 )
@@ -73,7 +101,8 @@ begin
   -- One at a time for each account.
   perform from app_private.credentials c where c.user_id = v_me for no key update;
   select v.user_id, v.retry_after into user_id, retry_after
-  from app_private.verify_password(attempt_id, app_private.change_key(), v_me, old_digest) v;
+  from app_private.verify_password(attempt_id, app_private.change_key(), v_me,
+    array_remove(array[old_digest, typed_digest], null)) v;
   if user_id is null then
     if retry_after is null then
       perform app_private.log_action('LOGIN_FAILED', null, v_me, jsonb_build_object(
@@ -93,11 +122,11 @@ begin
   perform app_private.log_action('PASSWORD_CHANGE', v_me, v_me);
 end
 $$;
-comment on function app_hidden.change_password(uuid, text, text) is
-  'Changes the caller''s password and ends their other sessions. Without a user_id, the old password is wrong, which leaves a '
-  'LOGIN_FAILED in the trail. It returns retry_after (seconds) as begin_password_change does. Raises RQ401 when the session '
-  'has ended.';
-grant execute on function app_hidden.begin_password_change(text), app_hidden.change_password(uuid, text, text)
+comment on function app_hidden.change_password(uuid, text, text, text) is
+  'Changes the caller''s password and ends their other sessions. typed_digest is that of the old one, as for finish_login. '
+  'Without a user_id, the old password is wrong, which leaves a LOGIN_FAILED in the trail. It returns '
+  'retry_after (seconds) as begin_password_change does. Raises RQ401 when the session has ended.';
+grant execute on function app_hidden.begin_password_change(text), app_hidden.change_password(uuid, text, text, text)
   to assent_user, assent_manager, assent_admin;
 
 -- A forgotten password ---------------------------------------------------------------------------------------------
@@ -151,9 +180,8 @@ begin
   insert into app_private.password_reset_requests (account_key, network) values (v_account_key, v_network);
   -- If the owner runs this, a trigger on the row above writes the entry (rules/trail.sql).
   perform app_private.log_action('PASSWORD_RESET_REQUEST', null, u.id)
-  from app_private.credentials c
-  join app_public.users u on u.id = c.user_id and not u.is_deleted
-  where lower(c.email) = lower(begin_password_reset.email) and not app_private.is_by_sql();
+  from app_public.users u
+  where u.id = app_private.account_of(email) and not u.is_deleted and not app_private.is_by_sql();
 end
 $$;
 comment on function app_private.begin_password_reset(text, text) is

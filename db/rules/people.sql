@@ -10,8 +10,8 @@ create or replace function app_private.person_faults(email text, name text, role
   stable
 as $$
   select app_private.violations('app_private.credentials',
-      jsonb_build_object('user_id', gen_random_uuid(), 'email', email, 'password_hash', ''))
-    || case when exists (select from app_private.credentials c where lower(c.email) = lower(person_faults.email))
+      jsonb_build_object('user_id', gen_random_uuid(), 'email', app_private.clean_email(email), 'password_hash', ''))
+    || case when app_private.account_of(email) is not null
       then '[{"field": "email", "message": "This email address is taken."}]' else '[]' end::jsonb
     || app_private.violations('app_public.users', jsonb_build_object('name', name, 'role', role))
 $$;

@@ -15,6 +15,9 @@ drop function if exists app_private.people_to_ask(uuid);
 drop function if exists app_private.verify_password(uuid, text, text);
 drop index if exists app_public.requests_search_idx;
 drop extension if exists pg_trgm;
+-- The server of migration 000010 calls their successors, whose last argument has a default.
+drop function if exists app_hidden.finish_login(uuid, text, text, boolean, text);
+drop function if exists app_hidden.change_password(uuid, text, text);
 
 -- The server and the worker of migration 000009 call these.
 create or replace function app_hidden.visible_user(user_id uuid)

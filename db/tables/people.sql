@@ -31,20 +31,30 @@ create table if not exists app_private.credentials (
   user_id uuid primary key references app_public.users on delete cascade,
   email text not null,
   password_hash text not null,
+  collides boolean not null default false,
   -- Quoted local parts and comments (RFC 5321, 4.1.2) are refused: a mail program could read another address in them.
   constraint credentials_email_check check (
     char_length(email) <= 254
     and email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@'
       '[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'
-  )
+  ),
+  constraint credentials_email_shows check (email !~ ('[' || app_private.blanks() || ']'))
 );
 comment on table app_private.credentials is 'What a person logs in with.';
 comment on column app_private.credentials.user_id is 'Whose credentials they are.';
-comment on column app_private.credentials.email is 'The email address as it was entered. It is compared in lower case.';
+comment on column app_private.credentials.email is
+  'The email address, cleaned by app_private.clean_email and compared by app_private.email_key.';
 comment on column app_private.credentials.password_hash is
   'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password.';
 comment on constraint credentials_email_check on app_private.credentials is 'This is not an email address.';
+comment on constraint credentials_email_shows on app_private.credentials is
+  'The email address must not contain blanks or characters that show nothing.';
+comment on column app_private.credentials.collides is
+  'Whether the address was already the same as another''s when addresses began to be compared by email_key. Such a person logs '
+  'in by the address exactly as it is, but for letter case. See audit.colliding_addresses.';
 create unique index if not exists credentials_email_key on app_private.credentials (lower(email));
 -- For searches: see rules/search.sql.
 create index if not exists credentials_grams_idx on app_private.credentials using gin (app_private.grams(email));
 alter index app_private.credentials_grams_idx alter column 1 set statistics 0;
+create unique index if not exists credentials_email_key_key on app_private.credentials (app_private.email_key(email))
+  where not collides;

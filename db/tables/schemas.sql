@@ -17,18 +17,46 @@ alter default privileges revoke execute on functions from public;
 -- This has crypt() and gen_random_bytes(). It is a trusted extension, which the owner of the database may install.
 create extension if not exists pgcrypto with schema app_private;
 
--- These two functions are here and not among the rules, because CHECKs and defaults of tables call them.
+-- These functions are here and not among the rules, because CHECKs, indexes and defaults of tables call them.
+
+create or replace function app_private.blanks()
+  returns text
+  language sql
+  immutable
+as $$
+  select U&'\0001-\0020\007F-\00A0\00AD\034F\0600-\0605\061C\06DD\070F\0890\0891\08E2\115F\1160\1680\17B4\17B5\180B-\180F'
+    '\2000-\200F\2028-\202F\205F-\206F\2800\3000\3164\FE00-\FE0F\FEFF\FFA0\FFF0-\FFFB'
+    '\+0110BD\+0110CD\+013430-\+01343F\+013441\+013442\+016FE4\+01BCA0-\+01BCA3\+01D159\+01D173-\+01D17A\+0E0000-\+0E0FFF'
+$$;
+comment on function app_private.blanks() is
+  'The characters that show nothing, for a bracket expression: those which Unicode 17 has as White_Space, '
+  'Default_Ignorable_Code_Point, Cc (controls) or Cf (format), and five whose name alone says that they are empty (U+2800, '
+  'U+13441, U+13442, U+16FE4, U+1D159). A combining mark shows, even on nothing. They are spelt out, so that neither the '
+  'locale nor the version of PostgreSQL matters.';
 
 create or replace function app_private.is_blank(value text)
   returns boolean
   language sql
   immutable
 as $$
-  select value !~ U&'[^\0009-\000D\0020\0085\00A0\1680\2000-\200B\2028\2029\202F\205F\2060\3000\FEFF]'
+  select value !~ ('[^' || app_private.blanks() || ']')
 $$;
-comment on function app_private.is_blank(text) is
-  'Does it contain no visible character? Unicode''s white space and zero-width characters are spelt out, so that it does not '
-  'depend on a locale.';
+comment on function app_private.is_blank(text) is 'Does it contain no character that shows? See app_private.blanks().';
+
+-- Bringing text into NFC takes the square of its length, and no address has 1,000 characters.
+create or replace function app_private.email_key(email text)
+  returns text
+  language sql
+  immutable
+as $$
+  -- The lower case of a capital sigma depends on its place and on the locale: its two small forms count as one.
+  select translate(
+    normalize(lower(normalize(regexp_replace(left(email, 1000), '[' || app_private.blanks() || ']+', '', 'g'), NFC)), NFC),
+    U&'\03C2', U&'\03C3')
+$$;
+comment on function app_private.email_key(text) is
+  'What an email address is compared by, wherever somebody types it: addresses that differ only in letter case, in canonically '
+  'equivalent spellings or in what shows nothing are one.';
 
 -- All keys use this wrapper, so that column defaults read the same on every version of PostgreSQL.
 create or replace function app_private.uuid_v7()

@@ -13,7 +13,7 @@ export async function createAdmin({ databaseUrl }: ConfigFor<'create-admin'>, [e
   // Before anybody types a password in vain.
   await assertMigrated(databaseUrl)
   const password = process.stdin.isTTY ? await ask() : (await text(process.stdin)).replace(/\r?\n$/, '')
-  const weakness = await weaknessOf(password)
+  const weakness = await weaknessOf(password, [email, name])
   if (weakness) throw new StartError(weakness)
 
   const client = new pg.Client(withSettings(databaseUrl))

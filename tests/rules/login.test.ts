@@ -1,6 +1,6 @@
 import pg from 'pg'
 import { cloneDatabase } from '../harness/database.ts'
-import { asSession, finishLogin, login, openStage, type Person, type Stage } from '../harness/stage.ts'
+import { asSession, digest, finishLogin, login, openStage, type Person, type Stage } from '../harness/stage.ts'
 
 const password = 'assent-demo-password'
 let stage: Stage
@@ -385,16 +385,111 @@ describe('an account', () => {
     await stage.root.query('update app_public.users set is_deleted = false where id = $1', [stage.id.manager2])
   })
 
-  test.each(['', 'nobody', '@assent.test', 'a@', 'a b@assent.test', 'a@b@c', ' a@b', 'a@b\n', `${'a'.repeat(250)}@b.cd`])(
-    'has no such address as %j',
-    async (email) => {
-      expect(await register(email)).toBe('RQ422 email')
+  test.each([
+    '',
+    'nobody',
+    '@assent.test',
+    'a@',
+    'a b@assent.test',
+    'a@b@c',
+    'a b@c',
+    'a\u200bb@c.de',
+    'a@b\u00ad.de',
+    `${'a'.repeat(250)}@b.cd`,
+  ])('has no such address as %j', async (email) => {
+    expect(await register(email)).toBe('RQ422 email')
+  })
+
+  test.each([
+    ' jos\u00e9@assent.test',
+    'jose\u0301@assent.test\u00a0',
+    '\ufeffJOS\u00c9@assent.test',
+    '\u202ajose\u0301@ASSENT.test\n',
+  ])('is one however its address is typed: %j', async (email) => {
+    await stage.root.query(`select app_private.register_user('jose\u0301@assent.test ', 'Jos\u00e9', 'USER', $1)`, [
+      digest(password),
+    ])
+    const { rows } = await stage.root.query(
+      'select user_id, email from app_private.credentials where user_id = app_private.account_of($1)',
+      [email],
+    )
+    expect(rows).toEqual([{ user_id: expect.any(String), email: 'jos\u00e9@assent.test' }])
+    expect(await register(email)).toBe('RQ422 email')
+    expect((await login(api, email)).user_id).toBe(rows[0].user_id)
+    // Nor can it be made another by SQL.
+    await expect(
+      stage.root.query('update app_private.credentials set email = $2 where user_id = $1', [stage.id.user, email]),
+    ).rejects.toMatchObject({ code: '23505' })
+    await stage.root.query('set session_replication_role = replica')
+    await stage.root.query('delete from app_private.credentials where user_id = $1', [rows[0].user_id])
+    await stage.root.query('set session_replication_role = origin')
+  })
+
+  test('that collided before stays its own, by exactly its spelling', async () => {
+    const spellings = ['zo\u00eb@assent.test', 'zoe\u0308@assent.test', 'zo\u00eb\u200b@assent.test']
+    await stage.root.query('set session_replication_role = replica') // as they were before there was a trigger
+    const ids = []
+    for (const [i, email] of spellings.entries()) {
+      await stage.root.query('alter table app_private.credentials drop constraint credentials_email_shows')
+      const { rows } = await stage.root.query(
+        `with person as (insert into app_public.users (name) values ('Zo\u00eb') returning id)
+         insert into app_private.credentials (user_id, email, password_hash, collides)
+         select id, $1, app_private.hash_password($2), $3 from person returning user_id`,
+        [email, digest(password), i > 0],
+      )
+      ids.push(rows[0].user_id)
+      await stage.root.query(
+        `alter table app_private.credentials add constraint credentials_email_shows check (email !~ ('[' || app_private.blanks() || ']')) not valid`,
+      )
+    }
+    await stage.root.query('set session_replication_role = origin')
+    for (const [i, email] of spellings.entries()) expect((await login(api, email)).user_id).toBe(ids[i])
+    expect((await login(api, ` ${spellings[1]!.toUpperCase()}`)).user_id).toBe(ids[0])
+    const { rows } = await stage.root.query('select user_id, collides from audit.colliding_addresses order by email_key, user_id')
+    expect(rows).toEqual(ids.map((user_id, i) => ({ user_id, collides: i > 0 })))
+    // Another address is no more than an address.
+    const { rows: changed } = await stage.root.query(
+      `update app_private.credentials set email = ' zoe2@assent.test' where user_id = $1 returning email, collides`,
+      [ids[2]],
+    )
+    expect(changed).toEqual([{ email: 'zoe2@assent.test', collides: false }])
+  })
+
+  test('has a password that is the same in either form of its letters, and one that was set in the other stays good', async () => {
+    const set = (hash: string, value: string) =>
+      stage.root.query(
+        `update app_private.credentials set password_hash = app_private.hash_password(${hash}) where user_id = $1`,
+        [stage.id.user2, value],
+      )
+    const [composed, decomposed] = ['p\u00e4sswort f\u00fcr mich', 'pa\u0308sswort fu\u0308r mich']
+    const by = async (first: string, typed: string | null) => {
+      const [begun] = await asSession(api, '', 'select * from app_hidden.begin_login($1)', ['user2@assent.test'])
+      const values = [begun!['attempt_id'], 'user2@assent.test', digest(first), typed && digest(typed)]
+      const [done] = await asSession(api, '', 'select * from app_hidden.finish_login($1, $2, $3, false, null, $4)', values)
+      return done!['user_id']
+    }
+    const { rows } = await stage.root.query('select app_private.password_digest($1) = $2 as same', [decomposed, digest(composed)])
+    expect(rows).toEqual([{ same: true }])
+    await set('app_private.password_digest($2)', decomposed)
+    for (const typed of [decomposed, null]) expect(await by(composed, typed)).toBe(stage.id.user2)
+    await set('$2', digest(decomposed)) // as it was before
+    expect(await by(composed, decomposed)).toBe(stage.id.user2)
+    expect(await by(composed, null)).toBe(null)
+    expect(await by('wrong', 'wrong as well')).toBe(null)
+    const long = 'e\u0301'.repeat(700)
+    expect((await stage.root.query('select app_private.password_digest($1) as digest', [long])).rows).toEqual([
+      { digest: digest(long) },
+    ])
+    await set('$2', digest(password))
+    await stage.root.query('delete from app_private.login_attempts')
+  })
+
+  test.each(['', ' ', '\u3000', '\u200b', '\u3164', '\u115f\u1160', '\u2800', '\u00ad\u034f', '\u{e0041}', 'x'.repeat(201)])(
+    'has no such name as %j',
+    async (name) => {
+      expect(await register('new@assent.test', name)).toBe('RQ422 name')
     },
   )
-
-  test.each(['', ' ', '\u3000', '\u200b', 'x'.repeat(201)])('has no such name as %j', async (name) => {
-    expect(await register('new@assent.test', name)).toBe('RQ422 name')
-  })
 
   test('has a role that there is', async () => {
     expect(await register('new@assent.test', 'Somebody', 'BOSS')).toBe('RQ422 role')
@@ -430,6 +525,19 @@ describe('an account', () => {
       ),
     ).rejects.toMatchObject({ code: '23505' })
   })
+})
+
+test('what is blank follows from Unicode: where this fails, Node knows a newer one, and app_private.blanks() has to', async () => {
+  const { rows } = await stage.root.query(`
+    select c from generate_series(1, 1114111) c where c not between 55296 and 57343 and app_private.is_blank(chr(c)) order by c`)
+  const empty = /[\p{White_Space}\p{Default_Ignorable_Code_Point}\p{Cc}\p{Cf}\u2800\u{13441}\u{13442}\u{16fe4}\u{1d159}]/u
+  const expected: number[] = []
+  for (let c = 1; c <= 0x10ffff; c++) if ((c < 0xd800 || c > 0xdfff) && empty.test(String.fromCodePoint(c))) expected.push(c)
+  expect(rows.map(({ c }) => c)).toEqual(expected)
+  const { rows: texts } = await stage.root.query(
+    `select app_private.is_blank(t) from unnest(array['', U&' \\3164\\+0E0041', U&'\\0301', U&'\\200B.', U&'\\2764\\FE0F']) t`,
+  )
+  expect(texts.map(({ is_blank }) => is_blank)).toEqual([true, true, false, false, false])
 })
 
 describe('between two transactions of one connection', () => {

@@ -66,8 +66,8 @@ async function edited(database: pg.Client, name: string, piece: string, by: stri
   return { name: `${name}: ${piece.trim()} → ${by.trim() || 'nothing'}`, sql: rows[0].text.replace(piece, () => by) }
 }
 
-const finish = 'app_hidden.finish_login(uuid,text,text,boolean,text)'
-const verify = 'app_private.verify_password(uuid,bytea,uuid,text)'
+const finish = 'app_hidden.finish_login(uuid,text,text,boolean,text,text)'
+const verify = 'app_private.verify_password(uuid,bytea,uuid,text[])'
 const begin = 'app_private.begin_attempt(bytea,cidr)'
 const blocked = 'app_private.blocked_until(bytea,cidr,timestamp with time zone)'
 const transition = 'app_hidden.transition(uuid,text,integer[],jsonb)'
@@ -81,7 +81,7 @@ const refresh = 'app_hidden.refresh_session(text)'
 const end = 'app_hidden.end_session(uuid)'
 const endOthers = 'app_hidden.end_other_sessions()'
 const touch = 'app_hidden.touch_session()'
-const password = 'app_hidden.change_password(uuid,text,text)'
+const password = 'app_hidden.change_password(uuid,text,text,text)'
 const create = 'app_hidden.create_user(text,text,text,text,text)'
 const change = 'app_hidden.change_user(uuid,jsonb)'
 const keepAdmin = 'app_private.keep_an_admin(app_public.users,text,boolean)'
@@ -253,7 +253,11 @@ const edits: [string, string, string][] = [
   ],
   ['app_hidden.audit_log_document(app_public.audit_logs)', 'from app_private.caller() c', 'from (values (1)) c'],
   ['app_private.caller_network()', 'else 64', 'else 128'],
-  ['app_private.account_key(text)', 'lower(email)', 'email'],
+  ['app_private.account_key(text)', 'app_private.email_key(email)', 'email'],
+  ['app_private.account_of(text)', 'and not c.collides', ''],
+  ['app_private.account_of(text)', 'or lower(c.email) = lower(account_of.email)', ''],
+  ['app_private.account_of(text)', 'order by lower(c.email) = lower(account_of.email) desc', ''],
+  ['app_private.tg_credentials__clean_email()', `and tg_op = 'INSERT'`, ''],
   ['app_public.logout()', 's.id = l.session_id', 's.user_id = l.user_id'],
   ['app_private.hash_password(text)', `10`, `4`],
   [ask, 'd.user_id = (d.request).assigned_to_id', 'true'],
@@ -304,7 +308,6 @@ const edits: [string, string, string][] = [
   [beginReset, 'delete from app_private.password_reset_requests r where r.requested_at < v_since;', ''],
   [beginReset, 'where r.account_key = v_account_key and', 'where'],
   [beginReset, 'where r.network = v_network and', 'where'],
-  [beginReset, 'lower(c.email) = lower(begin_password_reset.email)', 'c.email = begin_password_reset.email'],
   ['app_private.issue_reset_token(uuid)', `interval '30 minutes'`, `interval '40 minutes'`],
   ['app_private.issue_reset_token(uuid)', 'app_private.hash_secret(v_secret)', `convert_to(v_secret, 'UTF8')`],
   [reset, 'and r.expires_at > now()', ''],

@@ -68,7 +68,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         name: String!
         "What the person may do; USER if left out."
         role: Role
-        "At least ${String(MIN_PASSWORD_LENGTH)} characters, and none of the most common passwords."
+        "At least ${String(MIN_PASSWORD_LENGTH)} characters; neither a common password nor your name or address."
         password: String!
       }
 
@@ -82,7 +82,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         clientMutationId: String
         "The part of the mailed link that follows token=."
         token: String!
-        "At least ${String(MIN_PASSWORD_LENGTH)} characters, and none of the most common passwords."
+        "At least ${String(MIN_PASSWORD_LENGTH)} characters; neither a common password nor your name or address."
         newPassword: String!
       }
 
@@ -99,7 +99,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
 
         """
         Changes one's own password and ends one's other sessions. VALIDATION_FAILED: the old one is wrong, or the new one has
-        fewer than ${String(MIN_PASSWORD_LENGTH)} characters or is among the most common ones.
+        fewer than ${String(MIN_PASSWORD_LENGTH)} characters, is a common one, or contains your name or address.
         TOO_MANY_ATTEMPTS: within 15 minutes, 10 old ones have been wrong in this session.
         """
         changePassword(input: ChangePasswordInput!): ChangePasswordPayload

@@ -158,11 +158,30 @@ describe('passwords', () => {
       ['', PASSWORD],
       ['%', PASSWORD],
       ['user%', PASSWORD],
-      [' user@assent.test', PASSWORD],
+      ['us.er@assent.test', PASSWORD],
     ] as const) {
       expect([email, await code(email, password)]).toEqual([email, 'UNAUTHENTICATED'])
     }
   })
+})
+
+test('addresses and passwords are taken as people type them', async () => {
+  for (const email of [' user@assent.test', 'user@assent.test\u00a0', '\ufeffUser@ASSENT.test\n', 'us\u200ber@assent.test']) {
+    expect([email, await code(email, PASSWORD)]).toEqual([email, 'done'])
+  }
+  const [composed, decomposed] = ['p\u00e4sswort f\u00fcr mich', 'pa\u0308sswort fu\u0308r mich']
+  const { email, token } = await api.person()
+  const change = (oldPassword: string, newPassword: string) =>
+    api.data(mutation('changePassword', 'user { id }'), { input: { oldPassword, newPassword } }, { token })
+  await change(PASSWORD, decomposed)
+  for (const typed of [composed, decomposed]) expect(await code(email, typed)).toBe('done')
+  await owner.query(
+    `update app_private.credentials set password_hash = app_private.hash_password(encode(sha256(convert_to('assent:' || $1, 'UTF8')), 'base64'))
+     where email = $2`,
+    [decomposed, email],
+  )
+  expect([await code(email, composed), await code(email, decomposed)]).toEqual(['UNAUTHENTICATED', 'done'])
+  await change(decomposed, 'another long passphrase')
 })
 
 test('a wrong password, an unknown account and a deactivated one get the same answer', async () => {
