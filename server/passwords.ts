@@ -4,8 +4,8 @@ import { asking, onOneConnection, type Ask, type Database, type Identity } from 
 
 export const MIN_PASSWORD_LENGTH = 12
 
-/** A password is judged by no more characters than these: judging it takes the square of their number. */
-const MOST_JUDGED = 256
+/** A password with more characters than these is none of the common ones, and judging it would take the square of its length. */
+const MOST_JUDGED = 128
 /** The least pieces that a password consists of; one of the most common passwords weighs as much as 3 characters. */
 const MIN_PIECES = 8
 const WORD_PIECES = 3
@@ -56,8 +56,11 @@ let common: ReturnType<typeof readCommon> | undefined
  */
 function countPieces(text: string, { words, neighbours }: Awaited<ReturnType<typeof readCommon>>): number {
   const read = readings(text)
+  const isKey = (i: number) => text[i]! > ' ' && text[i]! <= '~'
   const isNear = (i: number) =>
-    Math.abs(text.charCodeAt(i) - text.charCodeAt(i - 1)) <= 1 || !!neighbours.get(text[i - 1]!)?.includes(text[i]!)
+    isKey(i) &&
+    isKey(i - 1) &&
+    (Math.abs(text.charCodeAt(i) - text.charCodeAt(i - 1)) <= 1 || !!neighbours.get(text[i - 1]!)?.includes(text[i]!))
   let pieces = 0
   for (let i = 0; i < text.length;) {
     let end = i + (/^(19|20)\d\d/.test(text.slice(i, i + 4)) ? 4 : 1)
@@ -65,7 +68,7 @@ function countPieces(text: string, { words, neighbours }: Awaited<ReturnType<typ
     while (run < text.length && isNear(run)) run++
     if (run >= i + 3 || text[i + 1] === text[i]) end = Math.max(end, run)
     let repeat = i + 2
-    while (repeat < text.length && text.indexOf(text.slice(i, repeat + 1)) < i) repeat++
+    while (isKey(i) && repeat < text.length && text.indexOf(text.slice(i, repeat + 1)) < i) repeat++
     if (repeat >= i + 3) end = Math.max(end, repeat)
     let word = Math.min(text.length, i + LONGEST_WORD)
     while (word > end && !read.some((reading) => words.has(reading.slice(i, word)))) word--
@@ -87,7 +90,7 @@ export async function weaknessOf(password: unknown, own: readonly string[]): Pro
     return `The password must have at least ${MIN_PASSWORD_LENGTH} characters.`
   const text = fold(password.slice(0, MOST_JUDGED)).slice(0, MOST_JUDGED)
   if (containsOwn(text, own)) return 'The password must not contain your name, your email address or the name of this product.'
-  if (countPieces(text, await (common ??= readCommon())) < MIN_PIECES)
+  if (password.length <= MOST_JUDGED && countPieces(text, await (common ??= readCommon())) < MIN_PIECES)
     return 'This password is too common: it is one of the most common ones, or a pattern, with little else.'
   return null
 }

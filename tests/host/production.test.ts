@@ -131,7 +131,11 @@ describe('create-admin', () => {
     const cases: [string[], string, string][] = [
       [['new@example.com', name], '', 'The password must have at least 12 characters.'],
       [['new@example.com', name], `${'😀'.repeat(11)}\n`, 'The password must have at least 12 characters.'],
-      [['new@example.com', name], 'Password1234\r\n', 'This password is among the most common ones.'],
+      [
+        ['new@example.com', name],
+        'Password1234\r\n',
+        'This password is too common: it is one of the most common ones, or a pattern, with little else.',
+      ],
       [[admin.email, name], password, 'This email address is taken.'],
       [[admin.email.toLowerCase(), name], password, 'This email address is taken.'],
       [['no address', name], password, 'This is not an email address.'],

@@ -67,7 +67,7 @@ const readers: Record<string, Role[]> = {
   'audit.request_history': ['assent_auditor'],
   'audit.person_actions': ['assent_auditor'],
   'audit.decisions': ['assent_auditor'],
-  'audit.colliding_addresses': ['assent_auditor'],
+  'audit.colliding_addresses': [],
   'audit.disagreements': ['assent_auditor'],
   'audit.unproven_entries': ['assent_auditor'],
   'audit.mails': ['assent_auditor'],

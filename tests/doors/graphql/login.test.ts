@@ -184,6 +184,17 @@ test('addresses and passwords are taken as people type them', async () => {
   await change(decomposed, 'another long passphrase')
 })
 
+test('nobody chooses their name or their address, in whatever disguise, for a password', async () => {
+  const { email, token, id } = await api.person()
+  await owner.query(`update app_public.users set name = 'Pat Pupp\u00e9t' where id = $1`, [id])
+  const change = (newPassword: string) =>
+    api.graphql(mutation('changePassword', 'user { id }'), { input: { oldPassword: PASSWORD, newPassword } }, { token })
+  for (const word of ['puppet', 'PUPPE\u0301T', 'Pupp3t', 'p a t p u p p e t', email.split('@')[0]!]) {
+    expect([word, codeOf(await change(`${word} goes a long way`))]).toEqual([word, 'VALIDATION_FAILED'])
+  }
+  expect(codeOf(await change('a muppet goes a long way'))).toBe('done')
+})
+
 test('a wrong password, an unknown account and a deactivated one get the same answer', async () => {
   await owner.query('update app_public.users set is_deleted = true where id = $1', [api.db.people.manager2.id])
   const answers = await Promise.all([
