@@ -35,7 +35,8 @@ create or replace view audit.colliding_addresses as
 comment on view audit.colliding_addresses is
   'People whose email addresses are one and the same, but for how they are spelt. They were accepted before addresses were '
   'compared by app_private.email_key. Where collides is true, the person logs in only by exactly that spelling. To end it, the '
-  'owner, who alone may read this, gives one of them another address: update app_private.credentials set email = … where user_id = ….';
+  'owner, who alone may read this, gives one of them another address: update app_private.credentials set email = … where '
+  'user_id = ….';
 
 create or replace view audit.decisions as
   select a."timestamp", a.action, a.actor_id, p.name as actor_name, c.email as actor_email,
