@@ -70,17 +70,23 @@ create table app_private.credentials (
   user_id uuid not null,
   email text not null,
   password_hash text not null,
+  collides boolean default false not null,
   constraint credentials_pkey PRIMARY KEY (user_id),
   constraint credentials_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE,
-  constraint credentials_email_check CHECK (char_length(email) <= 254 AND email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'::text)
+  constraint credentials_email_check CHECK (char_length(email) <= 254 AND email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'::text),
+  constraint credentials_email_shows CHECK (email !~ (('['::text || app_private.blanks()) || ']'::text))
 );
 comment on table app_private.credentials is 'What a person logs in with.';
 comment on column app_private.credentials.user_id is 'Whose credentials they are.';
-comment on column app_private.credentials.email is 'The email address as it was entered. It is compared in lower case.';
+comment on column app_private.credentials.email is 'The email address, cleaned by app_private.clean_email and compared by app_private.email_key.';
 comment on column app_private.credentials.password_hash is 'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password.';
+comment on column app_private.credentials.collides is 'Whether the address was already the same as another''s when addresses began to be compared by email_key. Such a person logs in by the address exactly as it is, but for letter case. See audit.colliding_addresses.';
 comment on constraint credentials_email_check on app_private.credentials is 'This is not an email address.';
+comment on constraint credentials_email_shows on app_private.credentials is 'The email address must not contain blanks or characters that show nothing.';
 CREATE UNIQUE INDEX credentials_email_key ON app_private.credentials USING btree (lower(email));
+CREATE UNIQUE INDEX credentials_email_key_key ON app_private.credentials USING btree (app_private.email_key(email)) WHERE (NOT collides);
 CREATE INDEX credentials_grams_idx ON app_private.credentials USING gin (app_private.grams(email));
+CREATE TRIGGER _100_clean_email BEFORE INSERT OR UPDATE OF email ON app_private.credentials FOR EACH ROW EXECUTE FUNCTION app_private.tg_credentials__clean_email();
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.credentials FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _500_end_resets AFTER UPDATE OF password_hash ON app_private.credentials FOR EACH ROW EXECUTE FUNCTION app_private.tg_credentials__end_resets();
 CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.credentials FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_credentials__audit();
@@ -999,6 +1005,20 @@ comment on column app_public.webhook_delivery_states.state is 'The name of the s
 comment on column app_public.webhook_delivery_states.description is 'What it means.';
 grant select on table app_public.webhook_delivery_states to assent_authenticator;
 
+create view audit.colliding_addresses as
+ SELECT c.user_id,
+    u.name,
+    c.email,
+    u.is_deleted,
+    c.collides,
+    app_private.email_key(c.email) AS email_key
+   FROM app_private.credentials c
+     JOIN app_public.users u ON u.id = c.user_id
+  WHERE (EXISTS ( SELECT
+           FROM app_private.credentials o
+          WHERE o.collides AND app_private.email_key(o.email) = app_private.email_key(c.email)));
+comment on view audit.colliding_addresses is 'People whose email addresses are one and the same, but for how they are spelt. They were accepted before addresses were compared by app_private.email_key. Where collides is true, the person logs in only by exactly that spelling. To end it, the owner, who alone may read this, gives one of them another address: update app_private.credentials set email = … where user_id = ….';
+
 create view audit.decisions as
  SELECT a."timestamp",
     a.action,
@@ -1302,7 +1322,7 @@ $function$;
 comment on routine app_hidden.can_see(uuid,text,boolean,uuid,boolean,boolean) is 'The rule of which requests a person sees: their own; with request.read, also those of others once submitted; with request.read_all, all of them, including deleted ones. PostgreSQL inlines it, so that each policy below is a plain condition.';
 grant execute on routine app_hidden.can_see(uuid,text,boolean,uuid,boolean,boolean) to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.change_password(attempt_id uuid, old_digest text, new_digest text, OUT user_id uuid, OUT retry_after integer)
+CREATE OR REPLACE FUNCTION app_hidden.change_password(attempt_id uuid, old_digest text, new_digest text, typed_digest text DEFAULT NULL::text, OUT user_id uuid, OUT retry_after integer)
  RETURNS record
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -1314,7 +1334,8 @@ begin
   -- One at a time for each account.
   perform from app_private.credentials c where c.user_id = v_me for no key update;
   select v.user_id, v.retry_after into user_id, retry_after
-  from app_private.verify_password(attempt_id, app_private.change_key(), v_me, old_digest) v;
+  from app_private.verify_password(attempt_id, app_private.change_key(), v_me,
+    array_remove(array[old_digest, typed_digest], null)) v;
   if user_id is null then
     if retry_after is null then
       perform app_private.log_action('LOGIN_FAILED', null, v_me, jsonb_build_object(
@@ -1334,8 +1355,8 @@ begin
   perform app_private.log_action('PASSWORD_CHANGE', v_me, v_me);
 end
 $function$;
-comment on routine app_hidden.change_password(uuid,text,text) is 'Changes the caller''s password and ends their other sessions. Without a user_id, the old password is wrong, which leaves a LOGIN_FAILED in the trail. It returns retry_after (seconds) as begin_password_change does. Raises RQ401 when the session has ended.';
-grant execute on routine app_hidden.change_password(uuid,text,text) to assent_admin, assent_manager, assent_user;
+comment on routine app_hidden.change_password(uuid,text,text,text) is 'Changes the caller''s password and ends their other sessions. typed_digest is that of the old one, as for finish_login. Without a user_id, the old password is wrong, which leaves a LOGIN_FAILED in the trail. It returns retry_after (seconds) as begin_password_change does. Raises RQ401 when the session has ended.';
+grant execute on routine app_hidden.change_password(uuid,text,text,text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.change_user(seen app_public.users, changes jsonb)
  RETURNS app_public.users
@@ -1544,7 +1565,7 @@ $function$;
 comment on routine app_hidden.expected(integer) is 'The versions that transition() shall expect: this one, or any if the caller named none.';
 grant execute on routine app_hidden.expected(integer) to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, password_digest text, by_cookie boolean, user_agent text, OUT user_id uuid, OUT session_secret text, OUT refresh_token text, OUT retry_after integer)
+CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, password_digest text, by_cookie boolean, user_agent text, typed_digest text DEFAULT NULL::text, OUT user_id uuid, OUT session_secret text, OUT refresh_token text, OUT retry_after integer)
  RETURNS record
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -1554,9 +1575,10 @@ declare
   v_known_id uuid;
   v_replaced record;
 begin
-  v_known_id := (select c.user_id from app_private.credentials c where lower(c.email) = lower(finish_login.email));
+  v_known_id := app_private.account_of(email);
   select v.user_id, v.retry_after into user_id, retry_after
-  from app_private.verify_password(attempt_id, app_private.account_key(email), v_known_id, password_digest) v;
+  from app_private.verify_password(attempt_id, app_private.account_key(email), v_known_id,
+    array_remove(array[password_digest, typed_digest], null)) v;
   if retry_after is not null then
     return;
   end if;
@@ -1581,8 +1603,8 @@ begin
   from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
 end
 $function$;
-comment on routine app_hidden.finish_login(uuid,text,text,boolean,text) is 'Compares the digest of the password and opens a session, either for a cookie or for an access token and a refresh token. Without a user_id, the address or the password is wrong: the result and its time are the same for both. It returns retry_after (seconds) as begin_login does. Raises RQ401 for an attempt that is over, unknown or of another account.';
-grant execute on routine app_hidden.finish_login(uuid,text,text,boolean,text) to assent_admin, assent_anonymous, assent_manager, assent_user;
+comment on routine app_hidden.finish_login(uuid,text,text,boolean,text,text) is 'Compares the digest of the password, and that of the password as it was typed if it is another (see app_private.password_digest), and opens a session, either for a cookie or for an access token and a refresh token. Without a user_id, the address or the password is wrong: the result and its time are the same for both. It returns retry_after (seconds) as begin_login does. Raises RQ401 for an attempt that is over, unknown or of another account.';
+grant execute on routine app_hidden.finish_login(uuid,text,text,boolean,text,text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.given(field text, value text)
  RETURNS jsonb
@@ -1849,6 +1871,26 @@ $function$;
 comment on routine app_hidden.notification_document(app_public.notifications) is 'A notification as REST shows it, made of a row that the caller has read.';
 grant execute on routine app_hidden.notification_document(app_public.notifications) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.own_words(reset_token text)
+ RETURNS text[]
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select array[u.name, c.email]
+  from app_public.users u
+  join app_private.credentials c on c.user_id = u.id
+  where not u.is_deleted and u.id = case
+    when reset_token is null then (select k.user_id from app_private.caller() k)
+    else (
+      select r.user_id from app_private.password_resets r
+      where r.secret_hash = app_private.hash_secret(reset_token) and r.expires_at > now()
+    )
+  end
+$function$;
+comment on routine app_hidden.own_words(text) is 'What a new password must not contain: the name and the address of the person whose link it is, or of the caller without a link. The server alone sees the password, so it has to be told; for a link that is not valid there is nothing to tell.';
+grant execute on routine app_hidden.own_words(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.refresh_session(given_token text, OUT user_id uuid, OUT session_secret text, OUT refresh_token text)
  RETURNS record
  LANGUAGE plpgsql
@@ -2082,9 +2124,24 @@ CREATE OR REPLACE FUNCTION app_private.account_key(email text)
  LANGUAGE sql
  IMMUTABLE
 AS $function$
-  select sha256(convert_to(lower(email), 'UTF8'))
+  select sha256(convert_to(app_private.email_key(email), 'UTF8'))
 $function$;
 comment on routine app_private.account_key(text) is 'The key under which the failures of an account are counted.';
+
+CREATE OR REPLACE FUNCTION app_private.account_of(email text)
+ RETURNS uuid
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select c.user_id
+  from app_private.credentials c
+  where (app_private.email_key(c.email) = app_private.email_key(account_of.email) and not c.collides)
+    or lower(c.email) = lower(account_of.email)
+  order by lower(c.email) = lower(account_of.email) desc
+  limit 1
+$function$;
+comment on routine app_private.account_of(text) is 'Whose account it is, however its address is typed. This is the only definition of that.';
 
 CREATE OR REPLACE FUNCTION app_private.announce_inboxes(entry app_public.audit_logs)
  RETURNS void
@@ -2220,13 +2277,23 @@ begin
   insert into app_private.password_reset_requests (account_key, network) values (v_account_key, v_network);
   -- If the owner runs this, a trigger on the row above writes the entry (rules/trail.sql).
   perform app_private.log_action('PASSWORD_RESET_REQUEST', null, u.id)
-  from app_private.credentials c
-  join app_public.users u on u.id = c.user_id and not u.is_deleted
-  where lower(c.email) = lower(begin_password_reset.email) and not app_private.is_by_sql();
+  from app_public.users u
+  where u.id = app_private.account_of(email) and not u.is_deleted and not app_private.is_by_sql();
 end
 $function$;
 comment on routine app_private.begin_password_reset(text,text) is 'The job of a request for a link: it counts the request and writes its audit entry, which causes the mail. There is no entry for an unknown or deactivated account, nor after 3 requests for the address or 20 from the network within 15 minutes. Strangers'' requests keep nobody from a link, because the links that they request are mailed to its owner.';
 grant execute on routine app_private.begin_password_reset(text,text) to assent_worker;
+
+CREATE OR REPLACE FUNCTION app_private.blanks()
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select U&'\0001-\0020\007F-\00A0\00AD\034F\0600-\0605\061C\06DD\070F\0890\0891\08E2\115F\1160\1680\17B4\17B5\180B-\180F'
+    '\2000-\200F\2028-\202F\205F-\206F\2800\3000\3164\FE00-\FE0F\FEFF\FFA0\FFF0-\FFFB'
+    '\+0110BD\+0110CD\+013430-\+01343F\+013441\+013442\+016FE4\+01BCA0-\+01BCA3\+01D159\+01D173-\+01D17A\+0E0000-\+0E0FFF'
+$function$;
+comment on routine app_private.blanks() is 'The characters that show nothing, for a bracket expression: those which Unicode 17 has as White_Space, Default_Ignorable_Code_Point, Cc (controls) or Cf (format), and five whose name alone says that they are empty (U+2800, U+13441, U+13442, U+16FE4, U+1D159). A combining mark shows, even on nothing. They are spelt out, so that neither the locale nor the version of PostgreSQL matters.';
 
 CREATE OR REPLACE FUNCTION app_private.blocked_until(of_account_key bytea, of_network cidr, since timestamp with time zone)
  RETURNS timestamp with time zone
@@ -2314,6 +2381,17 @@ AS $function$
   where n.value is distinct from old_row -> n.key and n.key not in ('version', 'updated_at')
 $function$;
 comment on routine app_private.changes(jsonb,jsonb) is 'The fields in which two versions of a row differ: {"field": {"old": …, "new": …}}.';
+
+CREATE OR REPLACE FUNCTION app_private.clean_email(email text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select normalize(
+    regexp_replace(left(email, 1000), '^[' || app_private.blanks() || ']+|[' || app_private.blanks() || ']+$', '', 'g'),
+    NFC)
+$function$;
+comment on routine app_private.clean_email(text) is 'An email address as it is kept: in NFC (RFC 6532, 3.1), and without what shows nothing around it, which people copy along.';
 
 CREATE OR REPLACE FUNCTION app_private.clear_away()
  RETURNS void
@@ -2525,6 +2603,18 @@ $function$;
 comment on routine app_private.dispatch(uuid) is 'The job of an action that is reported to others: it makes one notification for each recipient and one delivery for each webhook, and announces which inboxes have changed. If it is run twice, nobody is notified a second time.';
 grant execute on routine app_private.dispatch(uuid) to assent_worker;
 
+CREATE OR REPLACE FUNCTION app_private.email_key(email text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  -- The lower case of a capital sigma depends on its place and on the locale: its two small forms count as one.
+  select translate(
+    normalize(lower(normalize(regexp_replace(left(email, 1000), '[' || app_private.blanks() || ']+', '', 'g'), NFC)), NFC),
+    U&'\03C2', U&'\03C3')
+$function$;
+comment on routine app_private.email_key(text) is 'What an email address is compared by, wherever somebody types it: addresses that differ only in letter case, in canonically equivalent spellings or in what shows nothing are one.';
+
 CREATE OR REPLACE FUNCTION app_private.failing_jobs()
  RETURNS TABLE(id bigint, task text, attempts integer, max_attempts integer, next_try timestamp with time zone, error text, created_at timestamp with time zone)
  LANGUAGE plpgsql
@@ -2631,9 +2721,9 @@ CREATE OR REPLACE FUNCTION app_private.is_blank(value text)
  LANGUAGE sql
  IMMUTABLE
 AS $function$
-  select value !~ U&'[^\0009-\000D\0020\0085\00A0\1680\2000-\200B\2028\2029\202F\205F\2060\3000\FEFF]'
+  select value !~ ('[^' || app_private.blanks() || ']')
 $function$;
-comment on routine app_private.is_blank(text) is 'Does it contain no visible character? Unicode''s white space and zero-width characters are spelt out, so that it does not depend on a locale.';
+comment on routine app_private.is_blank(text) is 'Does it contain no character that shows? See app_private.blanks().';
 
 CREATE OR REPLACE FUNCTION app_private.is_by_sql()
  RETURNS boolean
@@ -2982,9 +3072,10 @@ CREATE OR REPLACE FUNCTION app_private.password_digest(password text)
  LANGUAGE sql
  IMMUTABLE
 AS $function$
-  select encode(sha256(convert_to('assent:' || password, 'UTF8')), 'base64')
+  select encode(sha256(convert_to('assent:' ||
+    case when octet_length(password) <= 2000 then normalize(password, NFC) else password end, 'UTF8')), 'base64')
 $function$;
-comment on routine app_private.password_digest(text) is 'The digest that the server sends instead of a password: base64(SHA-256("assent:" || password)).';
+comment on routine app_private.password_digest(text) is 'The digest that the server sends instead of a password: base64(SHA-256("assent:" || password)), with the password in NFC (NIST SP 800-63B, 5.1.1.2), so that every keyboard types the same one. A password of more than 2,000 bytes is taken as it was typed, because bringing it into NFC takes the square of its length. The digests of passwords that were set before they were brought into NFC are still good: the server sends that of what was typed as well.';
 
 CREATE OR REPLACE FUNCTION app_private.permitted_transition(r app_public.requests, action text, expected_versions integer[])
  RETURNS app_public.request_transitions
@@ -3031,8 +3122,8 @@ CREATE OR REPLACE FUNCTION app_private.person_faults(email text, name text, role
  STABLE
 AS $function$
   select app_private.violations('app_private.credentials',
-      jsonb_build_object('user_id', gen_random_uuid(), 'email', email, 'password_hash', ''))
-    || case when exists (select from app_private.credentials c where lower(c.email) = lower(person_faults.email))
+      jsonb_build_object('user_id', gen_random_uuid(), 'email', app_private.clean_email(email), 'password_hash', ''))
+    || case when app_private.account_of(email) is not null
       then '[{"field": "email", "message": "This email address is taken."}]' else '[]' end::jsonb
     || app_private.violations('app_public.users', jsonb_build_object('name', name, 'role', role))
 $function$;
@@ -3413,6 +3504,20 @@ end
 $function$;
 comment on routine app_private.tg_credentials__audit() is 'Writes one entry for what SQL does to somebody''s credentials.';
 
+CREATE OR REPLACE FUNCTION app_private.tg_credentials__clean_email()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  new.email := app_private.clean_email(new.email);
+  -- An address that is changed is compared like a new one.
+  new.collides := new.collides and tg_op = 'INSERT';
+  return new;
+end
+$function$;
+comment on routine app_private.tg_credentials__clean_email() is 'Keeps addresses in one form, whoever writes them.';
+
 CREATE OR REPLACE FUNCTION app_private.tg_credentials__end_resets()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -3760,7 +3865,7 @@ end
 $function$;
 comment on routine app_private.uuid_v7() is 'A time-ordered UUID, version 7 (RFC 9562, 5.7), so that inserts into a big table touch only its newest index pages.';
 
-CREATE OR REPLACE FUNCTION app_private.verify_password(attempt_id uuid, of_account_key bytea, known_id uuid, password_digest text, OUT user_id uuid, OUT retry_after integer)
+CREATE OR REPLACE FUNCTION app_private.verify_password(attempt_id uuid, of_account_key bytea, known_id uuid, password_digests text[], OUT user_id uuid, OUT retry_after integer)
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -3797,11 +3902,11 @@ begin
   join app_public.users u on u.id = c.user_id
   where c.user_id = known_id;
 
-  -- An account that is unknown or has no password takes as long as any other: one hash.
+  -- An account that is unknown or has no password takes as long as any other: one hash for each digest.
   if v_hash is null then
-    perform app_private.hash_password(password_digest);
+    perform app_private.hash_password(d) from unnest(password_digests) d;
     user_id := null;
-  elsif app_private.crypt(password_digest, v_hash) is distinct from v_hash then
+  elsif (select bool_or(app_private.crypt(d, v_hash) = v_hash) from unnest(password_digests) d) is not true then
     user_id := null;
   end if;
 
@@ -3812,7 +3917,7 @@ begin
   end if;
 end
 $function$;
-comment on routine app_private.verify_password(uuid,bytea,uuid,text) is 'Is this the password of known_id, and are they active? If so, it returns their user_id; if not, the attempt counts as failed. It returns retry_after (seconds) when blocked_until() says so. An attempt is valid once: raises RQ401 for one that is over, unknown or of another account, and 55P03 for one that was begun more than 30 seconds ago.';
+comment on routine app_private.verify_password(uuid,bytea,uuid,text[]) is 'Is one of these the password of known_id, and are they active? If so, it returns their user_id; if not, the attempt counts as failed. It returns retry_after (seconds) when blocked_until() says so. An attempt is valid once: raises RQ401 for one that is over, unknown or of another account, and 55P03 for one that was begun more than 30 seconds ago.';
 
 CREATE OR REPLACE FUNCTION app_private.violations(of_table regclass, refused jsonb)
  RETURNS jsonb
