@@ -201,3 +201,8 @@ begin
   end if;
 end
 $$;
+
+-- Webhooks that were removed
+alter table app_public.webhooks add column if not exists is_deleted boolean not null default false;
+comment on column app_public.webhooks.is_deleted is
+  E'@behavior -*\nWhether it was removed. What was sent to it stays on record, for auditors.';

@@ -118,3 +118,13 @@ comment on view audit.failing_jobs is
 
 grant select on audit.mails, audit.failing_jobs to assent_auditor;
 grant execute on function app_private.failing_jobs() to assent_auditor;
+
+create or replace view audit.webhooks as
+  select w.id, app_private.origin(w.url) as origin, w.events, w.is_enabled, w.failing_since, w.created_at, w.is_deleted
+  from app_public.webhooks w;
+comment on view audit.webhooks is
+  'To which hosts the system reports: app_public.webhook_deliveries has what was sent to each. Of a URL, it shows the origin '
+  'alone, because the rest can hold a secret.';
+grant select on audit.webhooks to assent_auditor;
+-- By that view: they do not enter the schema.
+grant execute on function app_private.origin(text) to assent_auditor;

@@ -64,7 +64,8 @@ declare
 begin
   -- users_email() decides whether the caller sees the address.
   select row_to_json(d) into v_document
-  from (
+  from app_private.caller()
+  cross join lateral (
     select seen.id, app_public.users_email(seen) as email, seen.name, seen.role,
       app_public.users_permissions(seen) as permissions, seen.is_deleted, seen.created_at
   ) d;
@@ -72,7 +73,7 @@ begin
 end
 $$;
 comment on function app_hidden.user_document(app_public.users) is
-  'A person as REST shows them, made of a row that the caller has read.';
+  'A person as REST shows them, made of a row that the caller has read. Null without a live session.';
 
 grant execute on function
   app_hidden.request_document(app_public.requests),

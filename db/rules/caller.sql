@@ -113,7 +113,9 @@ $$;
 comment on function app_hidden.current_user_id() is
   'The user_id of app_private.caller(), or null. Policies call it as (select app_hidden.current_user_id()), so that it runs '
   'once for each statement and not for each row.';
-grant execute on function app_hidden.current_user_id() to assent_anonymous, assent_user, assent_manager, assent_admin;
+-- Auditors are never callers: a view that they read asks for one.
+grant execute on function app_hidden.current_user_id()
+  to assent_anonymous, assent_user, assent_manager, assent_admin, assent_auditor;
 
 create or replace function app_private.current_ip()
   returns inet

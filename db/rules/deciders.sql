@@ -1,10 +1,10 @@
 -- Who can decide a request. There is one predicate, can_decide(), which the check, the buttons, the inbox and the recipients
 -- of notifications all use.
 
--- This view runs as its owner: everybody may know who is a manager or an admin, and row-level security on people, applied twice
--- in the view below, would take longer to plan than the query takes to run. The inheritance of effective_permissions is written
--- out, with each table joined by its key, because only when it expects one row of each does the planner use the index of the
--- inbox.
+-- This view runs as its owner: everybody who is logged in may know who is a manager or an admin, and row-level security on people,
+-- applied twice in the view below, would take longer to plan than the query takes to run. The inheritance of
+-- effective_permissions is written out, with each table joined by its key, because only when it expects one row of each does the
+-- planner use the index of the inbox.
 create or replace view app_hidden.deciders as
   select u.id as user_id, mine.level >= any_lowest.level as decides_any
   from app_public.users u
@@ -13,7 +13,11 @@ create or replace view app_hidden.deciders as
   join app_public.roles lowest on lowest.role = decide.role and lowest.level <= mine.level
   join app_public.role_permissions decide_any on decide_any.permission = 'request.decide_any'
   join app_public.roles any_lowest on any_lowest.role = decide_any.role
-  where not u.is_deleted;
+  where not u.is_deleted
+    -- It is asked once for each statement. Whoever merely sets the role of a caller sees nobody; all others who may read this are
+    -- auditors, and functions of the owner.
+    and (select current_user <> all (array(select r.database_role from app_public.roles r))
+      or app_hidden.current_user_id() is not null);
 comment on view app_hidden.deciders is 'The active people who can decide requests, and who can therefore be assigned one.';
 
 create or replace function app_hidden.can_decide(creator_id uuid, live_assignee_id uuid, person_id uuid, decides_any boolean)

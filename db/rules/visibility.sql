@@ -208,18 +208,22 @@ grant select on app_public.undelivered_mails to assent_user, assent_manager, ass
 
 drop policy if exists admin_select on app_public.webhooks;
 create policy admin_select on app_public.webhooks for select to assent_admin
-  using ((select app_hidden.has_permission('webhook.manage')));
+  using ((select app_hidden.has_permission('webhook.manage')) and not is_deleted);
 drop policy if exists auditor_select on app_public.webhooks;
 create policy auditor_select on app_public.webhooks for select to assent_auditor using (true);
 drop policy if exists admin_select on app_public.webhook_deliveries;
 create policy admin_select on app_public.webhook_deliveries for select to assent_admin
-  using ((select app_hidden.has_permission('webhook.manage')));
+  -- The policy above hides those of webhooks that were removed. OFFSET 0 makes it a look-up for each row of a page.
+  using ((select app_hidden.has_permission('webhook.manage'))
+    and exists (select from app_public.webhooks w where w.id = webhook_id offset 0));
 drop policy if exists auditor_select on app_public.webhook_deliveries;
 create policy auditor_select on app_public.webhook_deliveries for select to assent_auditor using (true);
 
 grant select on app_public.webhooks, app_public.webhook_deliveries to assent_user, assent_manager, assent_admin;
--- Whoever reads evidence need not be able to sign: signing_key is left out.
-grant select (id, url, events, is_enabled, failing_since, created_at) on app_public.webhooks to assent_auditor;
+-- Whoever reads evidence need not be able to sign, nor to send in our name: signing_key is left out, and so is the URL, whose
+-- path can hold a secret. audit.webhooks shows its origin.
+revoke select (url) on app_public.webhooks from assent_auditor;
+grant select (id, events, is_enabled, failing_since, created_at, is_deleted) on app_public.webhooks to assent_auditor;
 grant select on app_public.webhook_deliveries to assent_auditor;
 
 -- These views show who can decide what.

@@ -255,7 +255,7 @@ declare
 begin
   perform app_private.require_session();
   select * into v_old from app_public.webhooks w
-  where w.id = webhook_id and app_hidden.has_permission('webhook.manage')
+  where w.id = webhook_id and not w.is_deleted and app_hidden.has_permission('webhook.manage')
   for no key update;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such webhook.';
@@ -296,8 +296,8 @@ declare
   v_webhook app_public.webhooks;
 begin
   perform app_private.require_session();
-  delete from app_public.webhooks w
-  where w.id = webhook_id and app_hidden.has_permission('webhook.manage')
+  update app_public.webhooks w set is_deleted = true, is_enabled = false
+  where w.id = webhook_id and not w.is_deleted and app_hidden.has_permission('webhook.manage')
   returning * into v_webhook;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such webhook.';
@@ -306,7 +306,8 @@ begin
   return v_webhook;
 end
 $$;
-comment on function app_public.delete_webhook(uuid) is 'Removes a webhook and its deliveries, for admins.';
+comment on function app_public.delete_webhook(uuid) is
+  'Removes a webhook, for admins. What was sent to it stays on record, for auditors.';
 
 create or replace function app_public.resend_webhook_delivery(delivery_id uuid)
   returns app_public.webhook_deliveries
@@ -321,6 +322,7 @@ begin
   perform app_private.require_session();
   select * into v_delivery from app_public.webhook_deliveries d
   where d.id = delivery_id and app_hidden.has_permission('webhook.manage')
+    and exists (select from app_public.webhooks w where w.id = d.webhook_id and not w.is_deleted)
   for no key update;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such delivery.';

@@ -35,6 +35,7 @@ create table if not exists app_public.webhooks (
   failing_since timestamptz,
   failed_at timestamptz,
   created_at timestamptz not null default clock_timestamp(),
+  is_deleted boolean not null default false,
   constraint webhooks_url_length check (char_length(url) <= 2000),
   constraint webhooks_url_form check (url ~ '^https?://[^[:space:][:cntrl:]/?#@\\]+([/?#][^[:space:][:cntrl:]]*)?$'),
   constraint webhooks_events_check check (cardinality(events) > 0)
@@ -60,6 +61,8 @@ comment on column app_public.webhooks.failing_since is
   'that long for the next).';
 comment on column app_public.webhooks.failed_at is E'@behavior -*\nWhen it last failed.';
 comment on column app_public.webhooks.created_at is 'When it was registered.';
+comment on column app_public.webhooks.is_deleted is
+  E'@behavior -*\nWhether it was removed. What was sent to it stays on record, for auditors.';
 comment on constraint webhooks_url_length on app_public.webhooks is 'The URL must have at most 2,000 characters.';
 comment on constraint webhooks_url_form on app_public.webhooks is
   'The URL must begin with https:// or http://, and must not contain a user name.';

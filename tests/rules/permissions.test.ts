@@ -70,6 +70,7 @@ const readers: Record<string, Role[]> = {
   'audit.colliding_addresses': [],
   'audit.disagreements': ['assent_auditor'],
   'audit.unproven_entries': ['assent_auditor'],
+  'audit.webhooks': ['assent_auditor'],
   'audit.mails': ['assent_auditor'],
   'audit.failing_jobs': ['assent_auditor'],
 }
@@ -78,7 +79,7 @@ const readers: Record<string, Role[]> = {
 const partly: Record<string, { readonly role: Role; readonly columns: readonly string[] }> = {
   'app_public.webhooks': {
     role: 'assent_auditor',
-    columns: ['id', 'url', 'events', 'is_enabled', 'failing_since', 'created_at'],
+    columns: ['id', 'events', 'is_enabled', 'failing_since', 'created_at', 'is_deleted'],
   },
 }
 
@@ -126,7 +127,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.end_session(uuid)': people3,
   'app_hidden.end_other_sessions()': people3,
   'app_hidden.touch_session()': people3,
-  'app_hidden.current_user_id()': callers,
+  'app_hidden.current_user_id()': [...callers, 'assent_auditor'],
   'app_hidden.has_permission(text)': callers,
   'app_hidden.can_decide(uuid,uuid,uuid,boolean)': persons,
   'app_hidden.my_parties(app_public.requests)': people3,
@@ -207,7 +208,7 @@ const executors: Record<string, Role[]> = {
   'app_private.notify(uuid)': [],
   'app_private.announce_inboxes(app_public.audit_logs)': [],
   'app_private.queue_deliveries(app_public.audit_logs)': [],
-  'app_private.origin(text)': [],
+  'app_private.origin(text)': ['assent_auditor'], // likewise
   'app_private.webhook_payload(app_public.audit_logs,text)': [],
   'app_private.delivery_lock(uuid)': [],
   'app_private.begin_delivery(uuid)': [],
@@ -903,5 +904,75 @@ describe('rows', () => {
     await stage.root.query('rollback')
     expect({ code: before.code, some: before.count > 0 }).toEqual({ code: null, some: true })
     expect(after.code ?? after.count).toBe(outcome)
+  })
+})
+
+describe('without a session, a role that is set by hand gives nothing', () => {
+  // The rules themselves are public, and the view of preferences has kinds alone.
+  const open = Object.keys(readers).filter(
+    (name) =>
+      readers[name] === everybody || ['app_hidden.effective_permissions', 'app_public.notification_preferences'].includes(name),
+  )
+
+  test.each(callers)('%s reads no row', async (role) => {
+    const names = Object.keys(readers).filter((name) => readers[name]!.includes(role) && !open.includes(name))
+    const found = await stage.attempts(
+      names.map((name): Attempt => ({ actor: 'anonymous', role, statement: `select * from ${name}` })),
+    )
+    expect(names.map((name, i) => [name, found[i]!.code, found[i]!.count])).toEqual(names.map((name) => [name, null, 0]))
+    if (role !== 'assent_anonymous') expect(names.length).toBeGreaterThan(7)
+  })
+
+  test.each(callers)('%s learns nothing of what it names or makes up', async (role) => {
+    const [request] = await all(`select id, creator_id, created_at from app_public.requests where status = 'SUBMITTED' limit 1`)
+    const [entry] = await all(
+      'select id, actor_id, request_id, "timestamp" from app_public.audit_logs where request_id is not null limit 1',
+    )
+    const known = { user: stage.id.user, request: request!['id'], entry: entry!['id'] }
+    const rows: Record<string, Row> = {
+      'app_public.requests': { ...request, status: 'SUBMITTED', version: 2 },
+      'app_public.audit_logs': entry!,
+      'app_public.users': { id: stage.id.user, role: 'USER', is_deleted: false },
+      'app_public.notifications': {
+        id: entry!['id'],
+        recipient_id: stage.id.user,
+        actor_id: stage.id.admin,
+        request_id: known.request,
+      },
+    }
+    const called = await all(`
+      select p.oid::regprocedure::text as name, format('%I.%I', n.nspname, p.proname) as function,
+        array(select format_type(t, null) from unnest(p.proargtypes) t) as types
+      from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+      where n.nspname in ('app_public', 'app_hidden') and has_function_privilege('${role}', p.oid, 'execute')
+        and p.prorettype <> 'void'::regtype order by 1`)
+    const statements = called.flatMap(({ function: name, types }) =>
+      Object.values(known).map((id) => {
+        const args = (types as string[]).map((type) =>
+          rows[type]
+            ? `jsonb_populate_record(null::${type}, '${JSON.stringify(rows[type])}')`
+            : type === 'uuid'
+              ? `'${id}'`
+              : type === 'text'
+                ? `'user@assent.test'`
+                : `null::${type}`,
+        )
+        return `select to_jsonb(${name}(${args.join(', ')})) as it`
+      }),
+    )
+    const found = await stage.attempts(
+      statements.map((statement): Attempt => ({ actor: 'anonymous', role, statement, fetch: true })),
+    )
+    // Ids that exist and were not named, and words that only rows have.
+    const secrets = await all(`
+      select id::text as it from app_public.users union all select name from app_public.users where name ~ ' '
+      union all select id::text from app_public.requests union all select title from app_public.requests
+      union all select email from app_private.credentials`)
+    const given = JSON.stringify([known, rows, 'user@assent.test'])
+    const words = secrets.map(({ it }) => it as string).filter((it) => !given.includes(it))
+    const learnt = statements.filter((_, i) => words.some((word) => JSON.stringify(found[i]!.rows).includes(word)))
+    expect(learnt).toEqual([])
+    expect(words.length).toBeGreaterThan(50)
+    expect(statements.length).toBeGreaterThan(10)
   })
 })

@@ -121,6 +121,7 @@ describe('who may', () => {
         failing_since: null,
         failed_at: null,
         created_at: expect.any(String),
+        is_deleted: false,
       },
     ])
     expect((await stage.attempt('admin2', 'select from app_public.webhook_deliveries')).count).toBe(1)
@@ -176,23 +177,24 @@ describe('who may', () => {
       const { code, rows } = await stage.attempt(actor, `select ${columns} from app_public.${table}`, { fetch: true })
       return code ?? rows.length
     }
-    const shown = 'id, url, events, is_enabled, failing_since, created_at'
+    const shown = 'id, events, is_enabled, failing_since, created_at'
     const seen: [Actor, ...(string | number)[]][] = []
     for (const actor of ['admin', 'manager', 'user', 'anonymous', 'auditor', 'authenticator'] as const) {
       seen.push([
         actor,
         await read(actor, shown, 'webhooks'),
         await read(actor, 'signing_key', 'webhooks'),
+        await read(actor, 'url', 'webhooks'),
         await read(actor, '*', 'webhook_deliveries'),
       ])
     }
     expect(seen).toEqual([
-      ['admin', 1, 1, 1],
-      ['manager', 0, 0, 0],
-      ['user', 0, 0, 0],
-      ['anonymous', '42501', '42501', '42501'],
-      ['auditor', 1, '42501', 1],
-      ['authenticator', '42501', '42501', '42501'],
+      ['admin', 1, 1, 1, 1],
+      ['manager', 0, 0, 0, 0],
+      ['user', 0, 0, 0, 0],
+      ['anonymous', '42501', '42501', '42501', '42501'],
+      ['auditor', 1, '42501', '42501', 1],
+      ['authenticator', '42501', '42501', '42501', '42501'],
     ])
     for (const statement of ['select * from app_public.webhooks', 'select w from app_public.webhooks w']) {
       expect((await stage.attempt('auditor', statement)).code).toBe('42501')
@@ -583,13 +585,24 @@ describe('a delivery', () => {
     expect(await attempt(id)).toMatchObject({ url: 'https://elsewhere.example.com/' })
   })
 
-  test('of a webhook that is removed is gone with it, also one that is under way', async () => {
+  test('of a webhook that is removed is gone with it for admins, also one that is under way, and stays evidence', async () => {
     const { hook, id } = await queue()
     await begin(id)
     await stage.rows('admin', remove(hook))
-    expect(await deliveries()).toEqual([])
+    for (const statement of ['select from app_public.webhooks', 'select from app_public.webhook_deliveries']) {
+      expect((await stage.attempt('admin', statement)).count).toBe(0)
+    }
+    expect((await stage.attempt('admin', resend(id))).code).toBe('RQ404')
+    expect((await stage.attempt('admin', update(hook, 'is_enabled => true'))).code).toBe('RQ404')
+    expect((await stage.attempt('admin', remove(hook))).code).toBe('RQ404')
     await done(id)
     await failed(id, 500, 'late')
+    expect(
+      await stage.rows('auditor', `select id, state from app_public.webhook_deliveries where webhook_id = '${hook}'`),
+    ).toEqual([{ id, state: 'DELIVERED' }])
+    expect(await stage.rows('auditor', `select origin, is_deleted from audit.webhooks where id = '${hook}'`)).toEqual([
+      { origin: ORIGIN, is_deleted: true },
+    ])
     await letGo(id)
     expect(await jobs(id)).toBe(1)
     expect(await attempt(id)).toEqual(nothing) // and so its job ends
