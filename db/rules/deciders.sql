@@ -1,8 +1,8 @@
 -- Who can decide a request. There is one predicate, can_decide(), which the check, the buttons, the inbox and the recipients
 -- of notifications all use.
 
--- This view runs as its owner: everybody who is logged in may know who is a manager or an admin, and row-level security on people,
--- applied twice in the view below, would take longer to plan than the query takes to run. The inheritance of
+-- This view runs as its owner: everybody who is logged in may know who is a manager or an admin, and row-level security on
+-- people, applied twice in the view below, would take longer to plan than the query takes to run. The inheritance of
 -- effective_permissions is written out, with each table joined by its key, because only when it expects one row of each does the
 -- planner use the index of the inbox.
 create or replace view app_hidden.deciders as

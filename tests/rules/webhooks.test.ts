@@ -126,7 +126,7 @@ describe('who may', () => {
     ])
     expect((await stage.attempt('admin2', 'select from app_public.webhook_deliveries')).count).toBe(1)
     expect((await stage.rows('admin2', remove(hook)))[0]).toMatchObject({ id: hook })
-    expect(await webhook(hook)).toBe(undefined)
+    expect(await webhook(hook)).toMatchObject({ is_deleted: true, is_enabled: false })
   })
 
   test.each(codes)(
