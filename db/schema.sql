@@ -796,7 +796,10 @@ CREATE TRIGGER _510_deliver AFTER UPDATE OF state ON app_public.webhook_deliveri
 alter table app_public.webhook_deliveries enable row level security;
 alter table app_public.webhook_deliveries force row level security;
 create policy admin_select on app_public.webhook_deliveries for select to assent_admin
-  using (( SELECT app_hidden.has_permission('webhook.manage'::text) AS has_permission));
+  using (( SELECT app_hidden.has_permission('webhook.manage'::text) AS has_permission) AND (EXISTS ( SELECT
+   FROM app_public.webhooks w
+  WHERE w.id = webhook_deliveries.webhook_id
+ OFFSET 0)));
 create policy auditor_select on app_public.webhook_deliveries for select to assent_auditor
   using (true);
 create policy owner_all on app_public.webhook_deliveries for all to assent_owner
@@ -835,6 +838,7 @@ create table app_public.webhooks (
   failing_since timestamp with time zone,
   failed_at timestamp with time zone,
   created_at timestamp with time zone default clock_timestamp() not null,
+  is_deleted boolean default false not null,
   constraint webhooks_pkey PRIMARY KEY (id),
   constraint webhooks_events_check CHECK (cardinality(events) > 0),
   constraint webhooks_url_form CHECK (url ~ '^https?://[^[:space:][:cntrl:]/?#@\\]+([/?#][^[:space:][:cntrl:]]*)?$'::text),
@@ -856,6 +860,8 @@ When it began to fail: the first failure since the last success, or since two da
 comment on column app_public.webhooks.failed_at is '@behavior -*
 When it last failed.';
 comment on column app_public.webhooks.created_at is 'When it was registered.';
+comment on column app_public.webhooks.is_deleted is '@behavior -*
+Whether it was removed. What was sent to it stays on record, for auditors.';
 comment on constraint webhooks_events_check on app_public.webhooks is 'A webhook needs at least one event.';
 comment on constraint webhooks_url_form on app_public.webhooks is 'The URL must begin with https:// or http://, and must not contain a user name.';
 comment on constraint webhooks_url_length on app_public.webhooks is 'The URL must have at most 2,000 characters.';
@@ -866,7 +872,7 @@ CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_public.webhook
 alter table app_public.webhooks enable row level security;
 alter table app_public.webhooks force row level security;
 create policy admin_select on app_public.webhooks for select to assent_admin
-  using (( SELECT app_hidden.has_permission('webhook.manage'::text) AS has_permission));
+  using (( SELECT app_hidden.has_permission('webhook.manage'::text) AS has_permission) AND NOT is_deleted);
 create policy auditor_select on app_public.webhooks for select to assent_auditor
   using (true);
 create policy owner_all on app_public.webhooks for all to assent_owner
@@ -874,11 +880,11 @@ create policy owner_all on app_public.webhooks for all to assent_owner
   with check (true);
 grant select on table app_public.webhooks to assent_admin, assent_manager, assent_user;
 grant select (id) on table app_public.webhooks to assent_auditor;
-grant select (url) on table app_public.webhooks to assent_auditor;
 grant select (events) on table app_public.webhooks to assent_auditor;
 grant select (is_enabled) on table app_public.webhooks to assent_auditor;
 grant select (failing_since) on table app_public.webhooks to assent_auditor;
 grant select (created_at) on table app_public.webhooks to assent_auditor;
+grant select (is_deleted) on table app_public.webhooks to assent_auditor;
 
 create view app_hidden.deciders as
  SELECT u.id AS user_id,
@@ -889,7 +895,8 @@ create view app_hidden.deciders as
      JOIN app_public.roles lowest ON lowest.role = decide.role AND lowest.level <= mine.level
      JOIN app_public.role_permissions decide_any ON decide_any.permission = 'request.decide_any'::text
      JOIN app_public.roles any_lowest ON any_lowest.role = decide_any.role
-  WHERE NOT u.is_deleted;
+  WHERE NOT u.is_deleted AND ( SELECT (CURRENT_USER <> ALL ((ARRAY( SELECT r.database_role
+                   FROM app_public.roles r)))) OR app_hidden.current_user_id() IS NOT NULL);
 comment on view app_hidden.deciders is 'The active people who can decide requests, and who can therefore be assigned one.';
 grant select on table app_hidden.deciders to assent_admin, assent_auditor, assent_manager, assent_user;
 
@@ -1160,6 +1167,18 @@ create view audit.unproven_entries as
                   WHERE o.user_id = s.user_id AND o.action = 'SESSION_OPEN'::text AND (o.metadata ->> 'session_id'::text) = s.id::text))));
 comment on view audit.unproven_entries is 'Entries of the last 30 days whose actor had no session at that time, or only one that was opened by SQL: somebody else acted in their name. It has no rows when all is well. It reads all of those entries: run it at night.';
 grant select on table audit.unproven_entries to assent_auditor;
+
+create view audit.webhooks as
+ SELECT id,
+    app_private.origin(url) AS origin,
+    events,
+    is_enabled,
+    failing_since,
+    created_at,
+    is_deleted
+   FROM app_public.webhooks w;
+comment on view audit.webhooks is 'To which hosts the system reports: app_public.webhook_deliveries has what was sent to each. Of a URL, it shows the origin alone, because the rest can hold a secret.';
+grant select on table audit.webhooks to assent_auditor;
 
 CREATE OR REPLACE FUNCTION app_hidden.act_on_request(request_id uuid, action text, expected_versions integer[], body jsonb, OUT version integer, OUT document json)
  RETURNS record
@@ -1511,7 +1530,7 @@ begin
 end
 $function$;
 comment on routine app_hidden.current_user_id() is 'The user_id of app_private.caller(), or null. Policies call it as (select app_hidden.current_user_id()), so that it runs once for each statement and not for each row.';
-grant execute on routine app_hidden.current_user_id() to assent_admin, assent_anonymous, assent_manager, assent_user;
+grant execute on routine app_hidden.current_user_id() to assent_admin, assent_anonymous, assent_auditor, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.end_other_sessions()
  RETURNS void
@@ -2072,14 +2091,15 @@ declare
 begin
   -- users_email() decides whether the caller sees the address.
   select row_to_json(d) into v_document
-  from (
+  from app_private.caller()
+  cross join lateral (
     select seen.id, app_public.users_email(seen) as email, seen.name, seen.role,
       app_public.users_permissions(seen) as permissions, seen.is_deleted, seen.created_at
   ) d;
   return v_document;
 end
 $function$;
-comment on routine app_hidden.user_document(app_public.users) is 'A person as REST shows them, made of a row that the caller has read.';
+comment on routine app_hidden.user_document(app_public.users) is 'A person as REST shows them, made of a row that the caller has read. Null without a live session.';
 grant execute on routine app_hidden.user_document(app_public.users) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.visible_user(user_id uuid)
@@ -3032,6 +3052,7 @@ AS $function$
   select substring(url from '^[a-z]+://[^/?#]+')
 $function$;
 comment on routine app_private.origin(text) is 'The scheme and the host of a URL. What follows them can contain a secret, which must never get into the trail.';
+grant execute on routine app_private.origin(text) to assent_auditor;
 
 CREATE OR REPLACE FUNCTION app_private.outbox_lock(id uuid)
  RETURNS bigint
@@ -4109,8 +4130,8 @@ declare
   v_webhook app_public.webhooks;
 begin
   perform app_private.require_session();
-  delete from app_public.webhooks w
-  where w.id = webhook_id and app_hidden.has_permission('webhook.manage')
+  update app_public.webhooks w set is_deleted = true, is_enabled = false
+  where w.id = webhook_id and not w.is_deleted and app_hidden.has_permission('webhook.manage')
   returning * into v_webhook;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such webhook.';
@@ -4119,7 +4140,7 @@ begin
   return v_webhook;
 end
 $function$;
-comment on routine app_public.delete_webhook(uuid) is 'Removes a webhook and its deliveries, for admins.';
+comment on routine app_public.delete_webhook(uuid) is 'Removes a webhook, for admins. What was sent to it stays on record, for auditors.';
 grant execute on routine app_public.delete_webhook(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.get_current_user()
@@ -4330,6 +4351,7 @@ begin
   perform app_private.require_session();
   select * into v_delivery from app_public.webhook_deliveries d
   where d.id = delivery_id and app_hidden.has_permission('webhook.manage')
+    and exists (select from app_public.webhooks w where w.id = d.webhook_id and not w.is_deleted)
   for no key update;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such delivery.';
@@ -4431,7 +4453,7 @@ declare
 begin
   perform app_private.require_session();
   select * into v_old from app_public.webhooks w
-  where w.id = webhook_id and app_hidden.has_permission('webhook.manage')
+  where w.id = webhook_id and not w.is_deleted and app_hidden.has_permission('webhook.manage')
   for no key update;
   if not found then
     raise exception using errcode = 'RQ404', message = 'There is no such webhook.';
