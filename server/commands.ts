@@ -40,7 +40,7 @@ const commands = {
     },
   },
   server: {
-    help: 'Runs the API until it is stopped by Ctrl-C or SIGTERM.',
+    help: 'Runs the API, and metrics on METRICS_PORT if it is set, until it is stopped by Ctrl-C or SIGTERM.',
     async run() {
       const { config, log } = prepare('server')
       tellOfStop(log)

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { parse as parseConnectionString } from 'pg-connection-string'
 import { levels } from 'pino'
@@ -21,6 +22,17 @@ type Members = {
   JWT_SECRET: 'jwtSecrets'
 }
 
+/** What is secret: instead of each, its name with _FILE behind it may name a file that holds it. */
+const SECRETS = [
+  'ROOT_DATABASE_URL',
+  'DATABASE_URL',
+  'AUTH_DATABASE_URL',
+  'WORKER_DATABASE_URL',
+  'REPLICA_DATABASE_URL',
+  'JWT_SECRET',
+  'SMTP_URL',
+]
+
 /** What a process is started as. */
 export type Command = keyof typeof needs
 
@@ -29,6 +41,8 @@ export type Config = {
   production: boolean
   port: number
   host: string
+  /** Where metrics are served, apart from the API; without it, nowhere. */
+  metricsPort?: number
   dataDir: string
   /** A new embedded database gets the demo's requests, and not its people alone. */
   demo: boolean
@@ -71,14 +85,16 @@ export function startedByNpm(): boolean {
   return process.env.npm_lifecycle_event !== undefined
 }
 
-/** The environment for a process of ours, which is to find these values in it. */
+/** The environment for a process of ours, which is to find these values in it, and in no file. */
 export function environmentWith(values: Environment): Environment {
-  return { ...process.env, ...values }
+  const files = Object.keys(values).map((name) => [`${name}_FILE`, undefined])
+  return { ...process.env, ...Object.fromEntries(files), ...values }
 }
 
 /** Checks every variable, then throws one StartError for all that is wrong or missing. */
-export function parseConfig<C extends Command>(env: Environment, command: C): ConfigFor<C> {
+export function parseConfig<C extends Command>(given: Environment, command: C): ConfigFor<C> {
   const faults: string[] = []
+  const { env, unread } = readFiles(given, faults)
 
   function read<T>(name: string, parse: (value: string) => T): T | undefined {
     const value = env[name]?.trim()
@@ -92,7 +108,7 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
   }
 
   for (const name of required(env, command)) {
-    if (!env[name]?.trim()) faults.push(`${name} is missing`)
+    if (!env[name]?.trim() && !unread.has(name)) faults.push(`${name} is missing`)
   }
 
   const port = read('PORT', integer(0, 65_535)) ?? 5678
@@ -101,6 +117,7 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
     production: env.NODE_ENV === 'production',
     port,
     host: address,
+    metricsPort: read('METRICS_PORT', integer(0, 65_535)),
     dataDir: env.DATA_DIR || '.data',
     demo: read('DEMO', oneOf(['true', 'false'])) !== 'false',
     rootDatabaseUrl: read('ROOT_DATABASE_URL', databaseUrl),
@@ -119,6 +136,7 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
   }
 
   const { databaseUrl: owner, authDatabaseUrl: api, workerDatabaseUrl: worker } = config
+  if (config.metricsPort && config.metricsPort === port) faults.push('METRICS_PORT must be another port than PORT')
   const areOne = (one?: string, other?: string) => one && other && loginOf(one).user === loginOf(other).user
   if (areOne(owner, api)) faults.push('AUTH_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
   if (areOne(owner, worker)) faults.push('WORKER_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
@@ -130,6 +148,26 @@ export function parseConfig<C extends Command>(env: Environment, command: C): Co
 
   if (faults.length) throw new StartError(`The environment is not usable:\n${faults.map((fault) => `- ${fault}`).join('\n')}`)
   return config as ConfigFor<C>
+}
+
+/** The environment with what its files hold, and the secrets whose files cannot be read, which are faults already. */
+function readFiles(given: Environment, faults: string[]): { env: Environment; unread: Set<string> } {
+  const env = { ...given }
+  const unread = new Set<string>()
+  for (const name of SECRETS) {
+    const path = given[`${name}_FILE`]?.trim()
+    if (!path) continue
+    try {
+      if (given[name]?.trim()) throw new Error(`is given beside ${name}: keep one of them`)
+      env[name] = readFileSync(path, 'utf8').trim()
+      if (!env[name]) throw new Error('names a file that is empty')
+    } catch (error) {
+      const { code, message } = error as NodeJS.ErrnoException
+      faults.push(`${name}_FILE ${code ? `names a file that cannot be read (${code})` : message}`)
+      unread.add(name)
+    }
+  }
+  return { env, unread }
 }
 
 /** The address of a listening API, as a browser on this machine would type it. */

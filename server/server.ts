@@ -7,7 +7,7 @@ import { makeSchema } from 'postgraphile'
 import { makePgService } from 'postgraphile/adaptors/pg'
 import pg from 'pg'
 import type { Logger } from 'pino'
-import { listeningUrl, type ConfigFor } from './config.ts'
+import { listeningUrl, StartError, type ConfigFor } from './config.ts'
 import { ClientError, toClientError } from './errors.ts'
 import { graphiql } from './graphql/graphiql.ts'
 import { makeGraphQL } from './graphql/handler.ts'
@@ -94,7 +94,7 @@ export async function startServer(
   config: ConfigFor<'server'>,
   log: Logger,
   built?: BuiltSchema,
-): Promise<{ url: string; close(): Promise<void> }> {
+): Promise<{ url: string; metricsUrl?: string; close(): Promise<void> }> {
   const { schema, resolvedPreset } = built ?? (await buildSchema(config.authDatabaseUrl))
   const reference = await readReference(config.authDatabaseUrl)
   const resources = makeResources(reference)
@@ -148,11 +148,10 @@ export async function startServer(
   const app = express()
   app.disable('x-powered-by')
   app.use(health(db.pool, reference.schemaVersion))
-  app.get('/metrics', async (_req, res) => void res.type(metrics.contentType).send(await metrics.text()))
   app.get(OPENAPI_PATH, (_req, res) => void res.set('cache-control', 'no-cache').type('json').send(openApi))
   app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))
   if (!config.production) app.use('/graphiql', graphiql())
-  for (const path of ['/healthz', '/readyz', '/metrics', OPENAPI_PATH, DOCS_PATH]) {
+  for (const path of ['/healthz', '/readyz', OPENAPI_PATH, DOCS_PATH]) {
     app.all(path, (req, res) => {
       res.set('allow', 'GET, HEAD')
       sendProblem(res, services.explain(new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not supported here.`)))
@@ -222,22 +221,35 @@ export async function startServer(
     ),
   )
   await listen(server, config.port, config.host)
-  const { port } = server.address() as AddressInfo
+  const { host, metricsPort } = config
+  const metricsServer = metrics.server()
+  if (metricsPort !== undefined) {
+    await listen(metricsServer, metricsPort, host).catch(async (error) => {
+      await close()
+      throw error.code === 'EADDRINUSE' ? new StartError(`Port ${metricsPort} is taken: set METRICS_PORT to another one.`) : error
+    })
+  }
+  const urlOf = (server: Server) => listeningUrl(host, (server.address() as AddressInfo).port)
   return {
-    url: listeningUrl(config.host, port),
-    async close() {
-      const closed = new Promise((resolve) => server.close(resolve))
-      sockets.close()
-      subscribers.close()
-      // Callers cannot keep us waiting: neither by a body that never ends, nor by a connection without a request.
-      const deadline = setTimeout(() => server.closeAllConnections(), LAST_CALL)
-      await Promise.all(Array.from(underWay, (res) => once(res, 'close')))
-      clearTimeout(deadline)
-      server.closeAllConnections()
-      await closed
-      await live.close()
-      await Promise.all([db, slowDb, liveDb, searchDb].map(({ pool }) => pool.end()))
-    },
+    url: urlOf(server),
+    ...(metricsPort !== undefined && { metricsUrl: `${urlOf(metricsServer)}/metrics` }),
+    close,
+  }
+
+  async function close() {
+    const closed = new Promise((resolve) => server.close(resolve))
+    metricsServer.close()
+    metricsServer.closeAllConnections()
+    sockets.close()
+    subscribers.close()
+    // Callers cannot keep us waiting: neither by a body that never ends, nor by a connection without a request.
+    const deadline = setTimeout(() => server.closeAllConnections(), LAST_CALL)
+    await Promise.all(Array.from(underWay, (res) => once(res, 'close')))
+    clearTimeout(deadline)
+    server.closeAllConnections()
+    await closed
+    await live.close()
+    await Promise.all([db, slowDb, liveDb, searchDb].map(({ pool }) => pool.end()))
   }
 }
 

@@ -1,3 +1,4 @@
+import { createServer, type Server } from 'node:http'
 import type { Pool } from 'pg'
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { Code } from '../errors.ts'
@@ -5,7 +6,7 @@ import type { Code } from '../errors.ts'
 /** Milliseconds: Prometheus asks less often. */
 const COUNT_EVERY = 1_000
 
-/** What Prometheus reads at /metrics: requests, errors by code, the pools, and the process with its event loop. */
+/** What Prometheus reads: requests, errors by code, the pools, and the process with its event loop. */
 export function makeMetrics(pools: Record<'api' | 'slow' | 'live' | 'search', Pool>, subscribers: () => number) {
   const register = new Registry()
   const registers = [register]
@@ -46,7 +47,7 @@ export function makeMetrics(pools: Record<'api' | 'slow' | 'live' | 'search', Po
     labelNames: ['task', 'state'],
     registers,
     async collect() {
-      // Anybody can ask, so the database is asked seldom. If the count fails, report the last one, so that an alert does not
+      // The database is asked seldom. If the count fails, report the last one, so that an alert does not
       // clear by itself.
       if (Date.now() - countedAt < COUNT_EVERY) return
       countedAt = Date.now()
@@ -59,8 +60,15 @@ export function makeMetrics(pools: Record<'api' | 'slow' | 'live' | 'search', Po
     },
   })
   return {
-    contentType: register.contentType,
-    text: () => register.metrics(),
+    /** A server of its own, which answers /metrics and nothing else: what it tells is meant for operators alone. */
+    server: (): Server =>
+      createServer(async ({ method = '', url = '' }, res) => {
+        const isRead = method === 'GET' || method === 'HEAD'
+        if (url.split('?', 1)[0] !== '/metrics') res.writeHead(404).end()
+        else if (!isRead) res.writeHead(405, { allow: 'GET, HEAD' }).end()
+        else
+          res.writeHead(200, { 'content-type': register.contentType, 'cache-control': 'no-store' }).end(await register.metrics())
+      }),
     error: (code: Code) => errors.inc({ code }),
     /** `route` as it is declared, without the values that callers put in it: it has few values. */
     request: (method: string, route: string, status: number, seconds: number) =>

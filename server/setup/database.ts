@@ -18,6 +18,7 @@ export type Database = Service & {
   workerDatabaseUrl: string
   auditorDatabaseUrl?: string
   jwtSecrets: string[]
+  metricsPort?: number
   /** Loads the demo, if this is a database to have it. */
   seed(): Promise<void>
   /** The demo accounts' addresses. */
@@ -28,22 +29,23 @@ export type Database = Service & {
 export async function openDatabase(config: Config): Promise<Database> {
   const { databaseUrl, authDatabaseUrl, workerDatabaseUrl } = config
   if (!databaseUrl || !authDatabaseUrl || !workerDatabaseUrl) return openEmbedded(config)
-  const { rootDatabaseUrl, jwtSecrets } = config
+  const { rootDatabaseUrl, jwtSecrets, metricsPort } = config
   return {
     rootDatabaseUrl,
     databaseUrl,
     authDatabaseUrl,
     workerDatabaseUrl,
     jwtSecrets,
+    metricsPort,
     seed: async () => {},
     demoLogins: async () => [],
     close: async () => {},
   }
 }
 
-async function openEmbedded({ dataDir, jwtSecrets, production, demo }: Config): Promise<Database> {
+async function openEmbedded({ dataDir, jwtSecrets, metricsPort, production, demo }: Config): Promise<Database> {
   const { startEmbedded } = await import('./embedded/postgres.ts')
-  const { secrets, isNew, filled, stop } = await startEmbedded({ dataDir })
+  const { secrets, isNew, filled, stop } = await startEmbedded({ dataDir, metricsPort })
   const databaseUrl = secrets.DATABASE_URL
   return {
     rootDatabaseUrl: secrets.ROOT_DATABASE_URL,
@@ -52,6 +54,7 @@ async function openEmbedded({ dataDir, jwtSecrets, production, demo }: Config): 
     workerDatabaseUrl: secrets.WORKER_DATABASE_URL,
     auditorDatabaseUrl: secrets.AUDITOR_DATABASE_URL,
     jwtSecrets: jwtSecrets.length ? jwtSecrets : [secrets.JWT_SECRET],
+    metricsPort: Number(secrets.METRICS_PORT),
     async seed() {
       if (isNew && !production) {
         await runFile(databaseUrl, 'demo.sql')

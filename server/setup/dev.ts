@@ -60,7 +60,7 @@ function reload(database: Database, log: Logger): Service {
   }
 }
 
-function serve({ databaseUrl, authDatabaseUrl, workerDatabaseUrl, jwtSecrets }: Database): ChildProcess {
+function serve({ databaseUrl, authDatabaseUrl, workerDatabaseUrl, jwtSecrets, metricsPort }: Database): ChildProcess {
   return spawn(process.execPath, [join(project, 'server/main.js'), 'start'], {
     stdio: 'inherit',
     env: environmentWith({
@@ -69,6 +69,7 @@ function serve({ databaseUrl, authDatabaseUrl, workerDatabaseUrl, jwtSecrets }: 
       AUTH_DATABASE_URL: authDatabaseUrl,
       WORKER_DATABASE_URL: workerDatabaseUrl,
       JWT_SECRET: jwtSecrets.join(','),
+      METRICS_PORT: metricsPort?.toString(),
     }),
   })
 }

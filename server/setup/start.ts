@@ -11,7 +11,7 @@ import { startWorker } from '../jobs/worker.ts'
 export async function start(config: Config, log: Logger, signal: AbortSignal): Promise<void> {
   await assertPortIsFree(config)
   let database: Database
-  let url: string
+  let api: Awaited<ReturnType<typeof startServer>>
   await runUntil(signal, log, [
     async () => (database = await openDatabase(config)),
     () => prepareDatabase(database, log, migrate),
@@ -21,15 +21,13 @@ export async function start(config: Config, log: Logger, signal: AbortSignal): P
     },
     async () => {
       await assertServable(database.authDatabaseUrl)
-      const api = await startServer({ ...config, ...database }, log)
-      url = api.url
-      return api
+      return (api = await startServer({ ...config, ...database }, log))
     },
-    async () => console.log(welcome(config, url) + (await accessNotes(config, database))),
+    async () => console.log(welcome(config, api) + (await accessNotes(config, database))),
   ])
 }
 
-function welcome({ production }: Config, url: string): string {
+function welcome({ production }: Config, { url, metricsUrl }: { url: string; metricsUrl?: string }): string {
   return [
     '',
     'Assent is ready. Ctrl-C stops it.',
@@ -37,7 +35,8 @@ function welcome({ production }: Config, url: string): string {
     `  GraphQL   ${url}/graphql`,
     `  REST      ${url}/api/v1/docs/`,
     ...(production ? [] : [`  GraphiQL  ${url}/graphiql`]),
-    `  Health    ${url}/healthz, ${url}/readyz, ${url}/metrics`,
+    `  Health    ${url}/healthz, ${url}/readyz`,
+    ...(metricsUrl ? [`  Metrics   ${metricsUrl}`] : []),
     '',
   ].join('\n')
 }

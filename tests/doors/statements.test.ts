@@ -418,6 +418,7 @@ describe('the worker', () => {
 })
 
 test('health and metrics are asked of the database too', async () => {
-  for (const path of ['/readyz', '/metrics']) expect((await api.send({ method: 'GET', path })).status).toBe(200)
+  expect((await api.send({ method: 'GET', path: '/readyz' })).status).toBe(200)
+  expect((await api.metrics()).status).toBe(200)
   expect(api.log()).not.toContain('internal error')
 })

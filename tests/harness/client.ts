@@ -50,6 +50,8 @@ export interface Api {
   token(name: Name): string
   /** One HTTP request, as it stands. */
   send(call: Call): Promise<Answer>
+  /** One HTTP request to the server of metrics, for them unless it says otherwise. */
+  metrics(call?: Call): Promise<Answer>
   /** One GraphQL call, with its whole answer. */
   graphql(query: string, variables?: object, who?: Who, headers?: OutgoingHttpHeaders): Promise<Answer>
   /** One GraphQL call that must succeed: its data. */
@@ -92,7 +94,7 @@ export async function startApi(
   const console = start === outside.startServer ? outside.console : globalThis.console
   const { error, warn, log } = console
   for (const level of ['error', 'warn', 'log'] as const) console[level] = (...args) => void lines.push(`${format(...args)}\n`)
-  const config = parseConfig({ PORT: '0', AUTH_DATABASE_URL: db.urls.auth, JWT_SECRET, ...env }, 'server')
+  const config = parseConfig({ PORT: '0', METRICS_PORT: '0', AUTH_DATABASE_URL: db.urls.auth, JWT_SECRET, ...env }, 'server')
   // No redaction: what is secret must not even be handed to the logger.
   const server = await start(config, pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) }))
   // Without a timeout of its own, an agent does not heed the server's, and now and then writes to a connection just closed.
@@ -133,6 +135,7 @@ export async function startApi(
     log: () => lines.join(''),
     token,
     send,
+    metrics: (call) => sendTo(server.metricsUrl!, { method: 'GET', path: '/metrics', ...call }),
     graphql,
     async data(query, variables, who) {
       const { text, body } = await graphql(query, variables, who)

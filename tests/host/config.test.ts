@@ -1,3 +1,6 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { parseConfig, type Command } from '../../server/config.ts'
 
 const secret = 'random characters as it were: 3f9c'
@@ -77,6 +80,75 @@ test('every variable is read', () => {
     privateWebhooks: true,
     logLevel: 'silent',
   })
+})
+
+describe('a secret', () => {
+  let folder: string
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'assent-secrets-'))
+  })
+  afterAll(() => rm(folder, { recursive: true }))
+  const file = async (name: string, text: string) => {
+    await writeFile(join(folder, name), text)
+    return join(folder, name)
+  }
+
+  test('may be given as a file, whose last line may end', async () => {
+    const inFiles = {
+      ROOT_DATABASE_URL_FILE: await file('root', `${root}\n`),
+      DATABASE_URL_FILE: await file('owner', owner),
+      AUTH_DATABASE_URL_FILE: await file('api', `${api}\r\n`),
+      WORKER_DATABASE_URL_FILE: await file('worker', `${worker}\n\n`),
+      REPLICA_DATABASE_URL_FILE: await file('replica', `${api}1,${api}2`),
+      JWT_SECRET_FILE: await file('jwt', `${secret}\n`),
+      SMTP_URL_FILE: await file('smtp', 'smtps://user:pw@mail.example.com\n'),
+      MAIL_FROM: 'a@example.com',
+      DATABASE_URL: ' ',
+    }
+    expect(parseConfig(inFiles, 'start')).toEqual(
+      parseConfig(
+        {
+          ROOT_DATABASE_URL: root,
+          DATABASE_URL: owner,
+          AUTH_DATABASE_URL: api,
+          WORKER_DATABASE_URL: worker,
+          REPLICA_DATABASE_URL: `${api}1,${api}2`,
+          JWT_SECRET: secret,
+          SMTP_URL: 'smtps://user:pw@mail.example.com',
+          MAIL_FROM: 'a@example.com',
+        },
+        'start',
+      ),
+    )
+  })
+
+  test('is held to the same rules there, and is never repeated', async () => {
+    const env = { AUTH_DATABASE_URL: api, JWT_SECRET_FILE: await file('short', 'short\n') }
+    expect(() => parseConfig(env, 'server')).toThrow(/^The environment is not usable:\n- JWT_SECRET must [^\n]+$/)
+  })
+
+  test.each([
+    [
+      'beside the variable',
+      async () => ({ JWT_SECRET: secret, JWT_SECRET_FILE: await file('twice', secret) }),
+      'keep one of them',
+    ],
+    ['as a file that is not there', async () => ({ JWT_SECRET_FILE: join(folder, 'nowhere') }), 'cannot be read (ENOENT)'],
+    ['as a folder', async () => ({ JWT_SECRET_FILE: folder }), 'cannot be read (EISDIR)'],
+    ['as an empty file', async () => ({ JWT_SECRET_FILE: await file('empty', '\n') }), 'is empty'],
+  ])('is refused %s, in one line', async (_, given, why) => {
+    const env = { AUTH_DATABASE_URL: api, ...(await given()) }
+    expect(() => parseConfig(env, 'server')).toThrow(
+      new RegExp(`^The environment is not usable:\n- JWT_SECRET_FILE [^\n]*${why.replace(/[()]/g, '.')}$`),
+    )
+  })
+})
+
+test('metrics have a port that is not the API’s', () => {
+  expect(parseConfig({ METRICS_PORT: '9464' }, 'start').metricsPort).toBe(9464)
+  expect(faults({ METRICS_PORT: '5678' })).toEqual(['METRICS_PORT'])
+  expect(faults({ METRICS_PORT: '0', PORT: '0' })).toEqual([])
+  for (const METRICS_PORT of ['x', '65536', '-1']) expect(faults({ METRICS_PORT })).toEqual(['METRICS_PORT'])
 })
 
 test('an empty variable counts as unset', () => {

@@ -48,10 +48,14 @@ beforeAll(async () => {
   await mkdir(join(dataDir, 'postgres.4194305/base'), { recursive: true })
   const running = start()
   const url = await running.until(ready)
-  for (const path of ['/graphiql', '/healthz', '/readyz', '/metrics', '/api/v1/docs/']) {
+  for (const path of ['/graphiql', '/healthz', '/readyz', '/api/v1/docs/']) {
     expect(running.output).toContain(url + path)
     expect((await fetch(url + path)).status).toBe(200)
   }
+  const metricsUrl = `http://127.0.0.1:${(await secrets()).METRICS_PORT}/metrics`
+  expect(running.output).toContain(metricsUrl)
+  expect((await fetch(metricsUrl)).status).toBe(200)
+  expect((await fetch(`${url}/metrics`)).status).toBe(404)
   for (const name of ['admin', 'manager', 'manager2', 'user', 'user2']) expect(running.output).toContain(`${name}@assent.test`)
   expect(running.output).toContain('assent-demo-password')
   expect((await readdir(dataDir)).sort()).toEqual(['env', 'postgres'])
@@ -72,7 +76,8 @@ beforeAll(async () => {
 test('its secrets are only for the owner of the files, and of no use to guess', async () => {
   expect((await stat(join(dataDir, 'env'))).mode & 0o777).toBe(0o600)
   expect((await stat(join(dataDir, 'postgres'))).mode & 0o077).toBe(0)
-  const values = await secrets()
+  const { METRICS_PORT, ...values } = await secrets()
+  expect(METRICS_PORT).toMatch(/^[1-9]\d{3,4}$/)
   expect(Object.keys(values).sort()).toEqual([
     'AUDITOR_DATABASE_URL',
     'AUTH_DATABASE_URL',
@@ -87,8 +92,8 @@ test('its secrets are only for the owner of the files, and of no use to guess', 
   for (const { output } of started) for (const secret of made) expect(output).not.toContain(secret)
 })
 
-test('a folder that knows no login for the worker gets one at the next start, and its database with it', async () => {
-  const { WORKER_DATABASE_URL: _, ...old } = await secrets()
+test('a folder that knows no login for the worker, nor a port for metrics, gets them at the next start', async () => {
+  const { WORKER_DATABASE_URL: _, METRICS_PORT: __, ...old } = await secrets()
   await writeFile(
     join(dataDir, 'env'),
     Object.entries(old)
@@ -97,7 +102,8 @@ test('a folder that knows no login for the worker gets one at the next start, an
   )
   const running = start()
   await running.until(ready)
-  const { WORKER_DATABASE_URL, ...others } = await secrets()
+  const { WORKER_DATABASE_URL, METRICS_PORT, ...others } = await secrets()
+  expect((await fetch(`http://127.0.0.1:${METRICS_PORT}/metrics`)).status).toBe(200)
   expect(others).toEqual(old)
   const client = new pg.Client(WORKER_DATABASE_URL)
   await client.connect()

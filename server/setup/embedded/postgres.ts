@@ -6,7 +6,7 @@ import pg from 'pg'
 import { StartError } from '../../config.ts'
 import { assertMajor, initialise, majors, pgCtl, runningPort, type Cluster } from './cluster.ts'
 import { assertReachable, freePort, programsOf, serverUser } from './machine.ts'
-import { newMark, passwordOf, portOf, readSecrets, withPort, writePort, type Secrets } from './secrets.ts'
+import { newMark, passwordOf, portOf, readSecrets, withPort, writePorts, type Secrets } from './secrets.ts'
 
 /** A PostgreSQL that runs for as long as this process wants it to. */
 export type Embedded = {
@@ -25,10 +25,13 @@ export type Embedded = {
  */
 export async function startEmbedded({
   dataDir,
+  metricsPort,
   major = 18,
   settings = {},
 }: {
   dataDir: string
+  /** Where metrics are to be; else where they were, or where a port is free. */
+  metricsPort?: number
   major?: keyof typeof majors
   settings?: Record<string, string>
 }): Promise<Embedded> {
@@ -61,7 +64,7 @@ export async function startEmbedded({
     if (!stopping) await open().catch((error) => (attempts ? reopen(attempts - 1) : Promise.reject(error)))
   }
   await open()
-  secrets = await writePort(root, secrets, owner!.port)
+  secrets = await writePorts(root, secrets, owner!.port, metricsPort || (await freePort(Number(secrets.METRICS_PORT))))
 
   const mark = newMark(root)
   return {

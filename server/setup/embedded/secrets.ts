@@ -11,10 +11,11 @@ const variables = [
   'AUTH_DATABASE_URL',
   'WORKER_DATABASE_URL',
   'AUDITOR_DATABASE_URL',
+  'METRICS_PORT',
   'JWT_SECRET',
 ] as const
 
-/** What DATA_DIR/env holds: where the embedded database is, as whom to log in, and the key that signs tokens. */
+/** What DATA_DIR/env holds: where the embedded database and the metrics are, as whom to log in, and the key that signs tokens. */
 export type Secrets = Record<(typeof variables)[number], string>
 
 /** The secrets of DATA_DIR, made up if it is new. They are written before the cluster that depends on them. */
@@ -35,6 +36,7 @@ export async function readSecrets(root: string): Promise<Secrets> {
   const secrets = parseEnv(await readFile(file, 'utf8'))
   // A folder of version 0.1 knows no login for the worker: setup creates it, and whoever owns the database writes it down.
   secrets.WORKER_DATABASE_URL ||= makeSecrets().WORKER_DATABASE_URL
+  secrets.METRICS_PORT ||= makeSecrets().METRICS_PORT
   const missing = variables.filter((name) => !secrets[name])
   if (missing.length) throw new StartError(`${file} lacks ${missing.join(', ')}.`)
   return secrets as Secrets
@@ -55,13 +57,14 @@ function makeSecrets(): Secrets {
     AUTH_DATABASE_URL: url('assent_authenticator'),
     WORKER_DATABASE_URL: url('assent_worker'),
     AUDITOR_DATABASE_URL: url('assent_auditor'),
+    METRICS_PORT: '0',
     JWT_SECRET: secret(),
   }
 }
 
-/** The secrets with the port that PostgreSQL listens on, in DATA_DIR too. */
-export async function writePort(root: string, secrets: Secrets, port: number): Promise<Secrets> {
-  const moved = { ...secrets }
+/** The secrets with the port that PostgreSQL listens on, and that of the metrics, in DATA_DIR too. */
+export async function writePorts(root: string, secrets: Secrets, port: number, metricsPort: number): Promise<Secrets> {
+  const moved = { ...secrets, METRICS_PORT: String(metricsPort) }
   for (const name of variables) if (name.endsWith('_URL')) moved[name] = withPort(secrets[name], port)
   const known = parseEnv(await readFile(join(root, 'env'), 'utf8'))
   if (variables.every((name) => known[name] === moved[name])) return moved

@@ -666,7 +666,7 @@ describe('what the server says', () => {
         expect(await undelivered(who)).toEqual({ totalCount: 0, nodes: [] })
         expect(await api.code(RESEND, { input: { notificationId: id } }, who)).toBe('NOT_FOUND')
       }
-      const metrics = (await api.send({ method: 'GET', path: '/metrics' })).text
+      const metrics = (await api.metrics()).text
       expect(metrics).toContain('assent_jobs{task="send_mail",state="refused"} 1\n')
 
       mailbox.answer = () => undefined

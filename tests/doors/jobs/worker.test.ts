@@ -335,7 +335,7 @@ describe('what fails is seen', () => {
   test('by /metrics, which counts jobs by task and state', async () => {
     const api = await startApi({}, db)
     const read = async () => {
-      const { text } = await api.send({ method: 'GET', path: '/metrics' })
+      const { text } = await api.metrics()
       return [...text.matchAll(/^assent_jobs\{(.*)\} (\d+)$/gm)].map(([, labels, count]) => `${labels} ${count}`).toSorted()
     }
     const refused = `task="send_mail",state="refused" ${(await all(`select from app_public.notifications where mail_state = 'FAILED'`)).length}`

@@ -4,6 +4,7 @@ import jwt from 'jsonwebtoken'
 import type { Client } from 'pg'
 import pino from 'pino'
 import { makeResources } from '../../../server/rest/routes/index.ts'
+import { parseConfig } from '../../../server/config.ts'
 import { startServer } from '../../../server/server.ts'
 import { asCaller, makeDatabase, type Identity } from '../../../server/sql/as-caller.ts'
 import { makeSessions } from '../../../server/sql/in-use.ts'
@@ -974,7 +975,6 @@ describe('every answer', () => {
     ['a preflight', 204, () => ({ method: 'OPTIONS', headers: { origin: PAGE, 'access-control-request-method': 'POST' } })],
     ['health', 200, () => GET('/healthz')],
     ['readiness', 200, () => GET('/readyz')],
-    ['metrics', 200, () => GET('/metrics')],
     ['the OpenAPI document', 200, () => GET('/api/v1/openapi.json')],
     ['the documentation', 200, () => GET('/api/v1/docs/')],
     ['its script', 200, () => GET('/api/v1/docs/swagger-ui-bundle.js')],
@@ -1055,7 +1055,7 @@ describe('the allowance of a caller', () => {
 
     // Everybody else goes on, and so does what needs no caller.
     expect((await me(bearer(tokenFor(randomUUID())))).status).toBe(200)
-    for (const path of ['/healthz', '/readyz', '/metrics']) {
+    for (const path of ['/healthz', '/readyz']) {
       expect((await api.send({ method: 'GET', path, headers: bearer(tokenFor(subject)) })).status).toBe(200)
     }
     await sleep(retryAfter * 1000)
@@ -1126,13 +1126,32 @@ describe('X-Forwarded-For', () => {
 describe('/metrics', () => {
   /** The value of a series, 0 if there is none yet. */
   const read = async () => {
-    const { text, headers, status } = await direct.send({ method: 'GET', path: '/metrics' })
+    const { text, headers, status } = await direct.metrics()
     expect([status, headers['content-type']]).toEqual([200, expect.stringMatching(/^text\/plain/)])
     const series = new Map(
       text.split('\n').flatMap((line) => (/^[a-z]/.test(line) ? [line.split(/ (?=[^ ]*$)/) as [string, string]] : [])),
     )
     return { text, value: (name: string) => Number(series.get(name) ?? 0) }
   }
+
+  test('is served on a port of its own alone, and only where one is set', async () => {
+    expect((await direct.send({ method: 'GET', path: '/metrics' })).status).toBe(404)
+    for (const [path, method, status] of [
+      ['/metrics?x=1', 'GET', 200],
+      ['/metrics', 'HEAD', 200],
+      ['/metrics', 'POST', 405],
+      ['/', 'GET', 404],
+      ['/healthz', 'GET', 404],
+      ['/api/v1/users/me/', 'GET', 404],
+    ] as const) {
+      expect([path, method, (await direct.metrics({ path, method })).status]).toEqual([path, method, status])
+    }
+    const config = { ...parseConfig({ PORT: '0', AUTH_DATABASE_URL: api.db.urls.auth, JWT_SECRET }, 'server') }
+    const without = await startServer(config, pino({ level: 'silent' }))
+    expect(without.metricsUrl).toBeUndefined()
+    expect((await fetch(`${without.url}/metrics`)).status).toBe(404)
+    await without.close()
+  })
 
   test('counts requests by route and status, errors by code, and looks at the pools and the event loop', async () => {
     const before = await read()
