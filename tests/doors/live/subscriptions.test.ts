@@ -46,8 +46,7 @@ async function expectNothingElse(heard: readonly (readonly [Heard, Socket])[]): 
 }
 const count = async (heard: Heard) => (await heard.data()).inboxChanged.totalCount as number
 const statusOf = async (heard: Heard) => (await heard.data()).requestUpdated.request?.status ?? null
-const subscribers = async (on = api) =>
-  Number(/^assent_subscribers (\d+)$/m.exec((await on.metrics()).text)![1])
+const subscribers = async (on = api) => Number(/^assent_subscribers (\d+)$/m.exec((await on.metrics()).text)![1])
 const awaiting = async (who: string | NewPerson) =>
   (await api.data('{ requestsAwaitingMyDecision { totalCount } }', {}, who as never)).requestsAwaitingMyDecision.totalCount
 

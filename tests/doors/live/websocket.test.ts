@@ -226,8 +226,7 @@ describe('malformed conversations', () => {
   })
 })
 
-const subscribers = async (on = api) =>
-  Number(/^assent_subscribers (\d+)$/m.exec((await on.metrics()).text)![1])
+const subscribers = async (on = api) => Number(/^assent_subscribers (\d+)$/m.exec((await on.metrics()).text)![1])
 
 describe('limits', () => {
   test('a socket has at most 20 operations at once; one that ends makes room', async () => {
