@@ -103,6 +103,7 @@ async function seed(ownerUrl: string, authUrl: string, requests: number): Promis
 
   const caller = new pg.Client(authUrl)
   await caller.connect()
+  await caller.query('set statement_timeout = 0') // This is one long statement.
   await caller.query(`begin; ${IDENTIFY(sessions.user)}`)
   await caller.query(`do $$ begin for n in 1..${requests} loop
     perform app_public.submit_request(r.id) from app_public.create_request('Request ' || n, repeat('why ', 50)) r;
@@ -145,7 +146,7 @@ export async function openStage(requests: number, nodeOptions: string[] = []): P
 
   const server = spawn(process.execPath, ['--max-semi-space-size=4', ...nodeOptions, 'server/main.js', 'server'], {
     stdio: 'inherit',
-    env: { ...process.env, PORT: String(PORT), AUTH_DATABASE_URL, JWT_SECRET, NODE_ENV: 'production', LOG_LEVEL: 'warn' },
+    env: { ...process.env, PORT: String(PORT), AUTH_DATABASE_URL, JWT_SECRET, NODE_ENV: 'production', LOG_LEVEL: 'error' },
   })
   const isReady = () =>
     fetch(`http://127.0.0.1:${PORT}/readyz`).then(
