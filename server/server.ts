@@ -21,6 +21,7 @@ import { makeAddressOf, makeIdentify, makeIsSecure } from './http/identity.ts'
 import { makeMetrics } from './http/metrics.ts'
 import { PROBLEM, sendProblem } from './http/problem.ts'
 import { makeTokens } from './http/tokens.ts'
+import { makeChanges } from './live/changes.ts'
 import { makeLive } from './live/listener.ts'
 import { makeSubscribers } from './live/subscribers.ts'
 import { makePasswords } from './passwords.ts'
@@ -136,10 +137,12 @@ export async function startServer(
       return error
     },
   }
-  const live = makeLive(config.authDatabaseUrl, log, () => subscribers.endAll('UNAVAILABLE'))
+  const lost = () => subscribers.endAll('UNAVAILABLE')
+  const live = makeLive(config.authDatabaseUrl, log, lost)
+  const changes = makeChanges(live, liveDb, services.explain, lost)
   const subscribers = makeSubscribers(live, liveDb, services.explain)
   const { production } = config
-  const graphql = makeGraphQL({ ...services, schema, resolvedPreset, production, live, subscribers })
+  const graphql = makeGraphQL({ ...services, schema, resolvedPreset, production, live, changes, subscribers })
   const sockets = makeWebSockets({ ...services, schema, graphql, subscribers })
   const { jwtSecrets } = config
   const rest = makeRestHandler({ ...services, routes: resources.flatMap(({ routes }) => routes), jwtSecrets })

@@ -206,6 +206,83 @@ comment on function app_public.requests_awaiting_my_decision() is
   'All requests that you can decide now, oldest first.';
 grant execute on function app_public.requests_awaiting_my_decision() to assent_user, assent_manager, assent_admin;
 
+-- The view only gives the rows their type; the function below returns them.
+create or replace view app_public.turnarounds with (security_invoker = true) as
+  select r.reviewed_by_id as decider_id, r.reviewed_at as day, 0 as decided, 0 as approved, 0 as rejected,
+    0::double precision as median_hours, 0::double precision as average_hours
+  from app_public.requests r
+  where false;
+comment on view app_public.turnarounds is
+  E'@behavior -query:resource:connection -query:resource:list -query:resource:single -filter -resource:aggregates '
+  '-resource:groupedAggregates\n@name turnaround_row\n'
+  'How many requests were decided, and how long they had waited: all of them, those of one decider, or those of one day.';
+comment on column app_public.turnarounds.decider_id is 'Whose decisions they are; null for those of everybody.';
+comment on column app_public.turnarounds.day is 'The beginning of the day, in UTC; null for all days.';
+comment on column app_public.turnarounds.decided is E'@notNull\nHow many were decided.';
+comment on column app_public.turnarounds.approved is E'@notNull\nHow many of them were approved.';
+comment on column app_public.turnarounds.rejected is E'@notNull\nHow many of them were rejected.';
+comment on column app_public.turnarounds.median_hours is
+  'The median of the hours from submission to decision; null if none was decided.';
+comment on column app_public.turnarounds.average_hours is
+  'The average of the hours from submission to decision; null if none was decided.';
+
+create or replace function app_public.turnaround("from" timestamptz, "to" timestamptz)
+  returns app_public.turnarounds[]
+  language plpgsql
+  stable
+as $$
+declare
+  -- Both bound what one call costs.
+  v_longest constant interval := '366 days';
+  v_most constant integer := 100000;
+  v_fault text;
+begin
+  -- So that infinity is refused too, before anything is computed with it.
+  if ("from" between "to" - v_longest and "to" and isfinite("from") and isfinite("to")) is not true then
+    v_fault := 'It must be at most 366 days after from, and not before it.';
+  elsif v_most < (select count(*) from (
+    select from app_public.requests r where r.reviewed_at >= "from" and r.reviewed_at < "to" limit v_most + 1
+  ) decided) then
+    v_fault := format('More than %s requests were decided until then: choose a shorter time.', v_most);
+  end if;
+  if v_fault is not null then
+    raise exception using errcode = 'RQ422', column = 'to', message = v_fault;
+  end if;
+  return array(
+    select (d.reviewed_by_id, d.day, count(*), count(*) filter (where d.status = 'APPROVED'),
+      count(*) filter (where d.status = 'REJECTED'), percentile_cont(0.5) within group (order by d.hours), avg(d.hours)
+    )::app_public.turnarounds
+    from (
+      select r.reviewed_by_id, date_trunc('day', r.reviewed_at, 'UTC') as day, r.status,
+        extract(epoch from r.reviewed_at - r.submitted_at)::double precision / 3600 as hours
+      from app_public.requests r
+      where r.reviewed_at >= "from" and r.reviewed_at < "to"
+    ) d
+    group by grouping sets ((), (d.reviewed_by_id), (d.day))
+    order by grouping(d.day) desc, grouping(d.reviewed_by_id) desc, count(*) desc, d.day, d.reviewed_by_id
+  );
+end
+$$;
+comment on function app_public.turnaround(timestamptz, timestamptz) is
+  'How fast the requests were decided that you can see and that were decided from the first moment to before the second: first '
+  'all together, then by decider, whoever decided most first, then by day. VALIDATION_FAILED: the time is longer than 366 '
+  'days, or more than 100,000 were decided in it.';
+
+-- A relation would be joined, and a join may lose the order.
+create or replace function app_public.turnarounds_decider(t app_public.turnarounds)
+  returns app_public.users
+  language sql
+  stable
+as $$
+  select u.* from app_public.users u where u.id = t.decider_id
+$$;
+comment on function app_public.turnarounds_decider(app_public.turnarounds) is
+  'Whose decisions they are; null for those of everybody.';
+grant select on app_public.turnarounds to assent_user, assent_manager, assent_admin;
+grant execute on function
+  app_public.turnaround(timestamptz, timestamptz), app_public.turnarounds_decider(app_public.turnarounds)
+  to assent_user, assent_manager, assent_admin;
+
 -- Enums that are not tables of their own ------------------------------------------------------------------------------
 
 create or replace view app_public.request_actions with (security_invoker = true) as

@@ -24,6 +24,28 @@ create or replace trigger _950_announce
   after update on app_public.requests
   for each row execute function app_private.tg_requests__announce();
 
+create or replace function app_hidden.viewers_of(request_ids uuid[], user_ids uuid[])
+  returns table (user_id uuid, seen uuid[])
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select v.user_id, array_agg(r.id)
+  from app_hidden.viewers v
+  join app_public.requests r
+    on app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v.user_id, v.reads_others, v.reads_all)
+  where v.user_id = any (user_ids) and r.id = any (request_ids)
+  group by v.user_id;
+end
+$$;
+comment on function app_hidden.viewers_of(uuid[], uuid[]) is
+  'Which of these people see which of these requests. The server asks for all its live subscribers at once; it tells nothing '
+  'but ids that the server has heard by NOTIFY.';
+grant execute on function app_hidden.viewers_of(uuid[], uuid[]) to :DATABASE_AUTHENTICATOR;
+
 create or replace function app_private.tg_notifications__announce()
   returns trigger
   language plpgsql

@@ -9,6 +9,18 @@ create or replace view app_hidden.effective_permissions with (security_invoker =
   join app_public.role_permissions granted on granted.role = below.role;
 comment on view app_hidden.effective_permissions is 'Every permission of every role, including inherited ones.';
 
+create or replace view app_hidden.viewers with (security_invoker = true) as
+  select u.id as user_id, coalesce(mine.level >= others.level, false) as reads_others,
+    coalesce(mine.level >= everything.level, false) as reads_all
+  from app_public.users u
+  join app_public.roles mine on mine.role = u.role
+  left join (app_public.role_permissions read join app_public.roles others on others.role = read.role)
+    on read.permission = 'request.read'
+  left join (app_public.role_permissions read_all join app_public.roles everything on everything.role = read_all.role)
+    on read_all.permission = 'request.read_all'
+  where not u.is_deleted;
+comment on view app_hidden.viewers is 'The active people, and what app_hidden.can_see asks of them.';
+
 create or replace function app_hidden.authenticate(secret text)
   returns name
   language plpgsql

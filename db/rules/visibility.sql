@@ -72,7 +72,8 @@ comment on function app_hidden.can_see(uuid, text, boolean, uuid, boolean, boole
   'request.read_all, all of them, including deleted ones. PostgreSQL inlines it, so that each policy below is a plain '
   'condition.';
 grant execute on function app_hidden.can_see(uuid, text, boolean, uuid, boolean, boolean)
-  to assent_user, assent_manager, assent_admin;
+  to assent_user, assent_manager, assent_admin, assent_auditor;
+grant select on app_hidden.viewers to assent_auditor;
 
 drop policy if exists user_select on app_public.requests;
 create policy user_select on app_public.requests for select to assent_user

@@ -18,6 +18,7 @@ import { readBody } from '../http/body.ts'
 import { foreignOrigin, type CheckCsrf, type IsOwnOrigin } from '../http/csrf.ts'
 import type { Claim, Identify } from '../http/identity.ts'
 import type { Tokens } from '../http/tokens.ts'
+import type { Changes } from '../live/changes.ts'
 import type { Live } from '../live/listener.ts'
 import { makeNews } from '../live/news.ts'
 import type { Subscriber, Subscribers } from '../live/subscribers.ts'
@@ -36,6 +37,7 @@ export interface GraphQLServices {
   readonly liveDb: Database
   readonly search: Search
   readonly live: Live
+  readonly changes: Changes
   readonly subscribers: Subscribers
   readonly passwords: Passwords
   readonly tokens: Tokens

@@ -3,14 +3,15 @@ import { ClientError, Unreachable } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import { withSettings } from '../sql/connection.ts'
 
-type Listener = (detail: string) => void
+export type Listener = (detail: string) => void
 
 /** What the database announces (see db/rules/announcements.sql), for whoever listens in this process. */
 export interface Live {
   /** Begins to listen to the database, unless it does already. Throws when the database cannot be reached. */
   open(): Promise<void>
   /**
-   * Hears what is announced of a topic such as "request <id>"; what follows the topic is the detail. Returns a function that
+   * Hears what is announced of a topic such as "request <id>"; what follows the topic is the detail. A topic of one word, such
+   * as "request", is all of that kind, and the id is the detail. Returns a function that
    * stops it. Announcements are heard only while the connection stands: `lost` says when some may have been missed.
    */
   on(topic: string, listener: Listener): () => void
@@ -33,6 +34,7 @@ export function makeLive(connectionString: string, log: Logger, lost: () => void
   function dispatch({ payload = '' }: pg.Notification): void {
     const [kind, id, detail = ''] = payload.split(' ')
     for (const listener of topics.get(`${kind} ${id}`) ?? []) listener(detail)
+    for (const listener of topics.get(kind!) ?? []) listener(id!)
   }
 
   async function connect(): Promise<pg.Client> {

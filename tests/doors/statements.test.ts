@@ -171,6 +171,8 @@ describe('GraphQL', () => {
       const value = valueOf(type)
       return value === undefined ? [] : [`(${name}: ${literal(value, type)})`]
     }
+    const needed = field.args.filter(({ type }) => isNonNullType(type))
+    if (needed.length > 0) return [`(${needed.map((arg) => variants(arg)[0]!.slice(1, -1)).join(', ')})`]
     return ['', ...field.args.flatMap(variants)]
   }
 
@@ -271,6 +273,7 @@ describe('GraphQL', () => {
     const id = await newRequest(api)
     const documents: Record<string, (selection: string) => string> = {
       requestUpdated: (selection) => `subscription { requestUpdated(id: "${id}") ${selection} }`,
+      requestsChanged: (selection) => `subscription { requestsChanged ${selection} }`,
       inboxChanged: (selection) => `subscription { inboxChanged ${selection} }`,
       notificationReceived: (selection) => `subscription { notificationReceived ${selection} }`,
     }

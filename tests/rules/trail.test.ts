@@ -5,6 +5,7 @@ import {
   digest,
   login,
   openStage,
+  statuses,
   type Actor,
   type Login,
   type Person,
@@ -422,6 +423,112 @@ describe("the auditor's views", () => {
     ])
     const decided = (await entries()).filter(({ action }) => action === 'APPROVE' || action === 'REJECT').length
     expect(await read('select count(*)::integer from audit.decisions')).toEqual([{ count: decided }])
+  })
+
+  const now = async () => (await read('select clock_timestamp()::text as now'))[0]!['now'] as string
+
+  test('waiting tells what waits, since when, and who can decide it', async () => {
+    const { id } = await stage.request({ creator: 'manager', assignee: null, status: 'SUBMITTED' })
+    const [row] = await read(
+      `select w.*, w.submitted_at = r.submitted_at and waiting > '0' as is_timed from audit.waiting w
+       join app_public.requests r on r.id = w.request_id where w.request_id = $1`,
+      [id],
+    )
+    expect(row).toMatchObject({ creator_id: stage.id.manager, assigned_to_id: null, is_timed: true })
+    const { rows } = await stage.root.query(
+      'select p.id, p.name from app_hidden.request_deciders d join app_public.users p on p.id = d.user_id where (d.request).id = $1',
+      [id],
+    )
+    const deciders = rows.toSorted((a, b) => (a.name < b.name ? -1 : 1))
+    expect(deciders.length).toBeGreaterThan(1)
+    expect(row).toMatchObject({ decider_ids: deciders.map((p) => p.id), decider_names: deciders.map((p) => p.name) })
+    expect(await read('select count(*)::integer from audit.waiting')).toEqual(
+      await read(`select count(*)::integer from app_public.requests where status = 'SUBMITTED'`),
+    )
+  })
+
+  test('turnaround tells how long each decision took, and those of each decider', async () => {
+    const start = await now()
+    const ids = []
+    for (const status of ['APPROVED', 'APPROVED', 'REJECTED'] as const) {
+      ids.push((await stage.request({ creator: 'user', assignee: null, status, reviewer: 'manager' })).id)
+    }
+    await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
+    const rows = await read(
+      `select t.request_id, t.decider_id, t.waited = r.reviewed_at - r.submitted_at and t.waited = d.waited as agrees
+       from audit.turnaround t join app_public.requests r on r.id = t.request_id join audit.decisions d on d.request_id = r.id
+       where t.decided_at >= $1 order by t.decided_at`,
+      [start],
+    )
+    // The entry is written a moment after the decision.
+    expect(rows.map(({ request_id, decider_id }) => [request_id, decider_id])).toEqual(ids.map((id) => [id, stage.id.manager]))
+    const by = `select decider_name, decided::integer, approved::integer, rejected::integer,
+      median_waited <= longest_waited and average_waited <= longest_waited as is_sound from audit.turnaround_by_decider($1)`
+    expect(await read(by, [start])).toEqual([
+      { decider_name: 'Mia Manager', decided: 3, approved: 2, rejected: 1, is_sound: true },
+    ])
+    expect(await read(by, [await now()])).toEqual([])
+  })
+
+  test('visible_requests tells what a person sees, as row-level security does', async () => {
+    for (const status of statuses) await stage.request({ creator: 'user', assignee: null, status })
+    const everything = (await read('select id from app_public.requests')).length
+    for (const who of ['user', 'manager', 'admin'] as const) {
+      const seen = (await stage.rows(who, 'select id from app_public.requests')).map(({ id }) => id)
+      const told = (await read('select request_id from audit.visible_requests($1)', [stage.id[who]])).map(
+        (row) => row['request_id'],
+      )
+      expect([who, told.toSorted()]).toEqual([who, seen.toSorted()])
+      expect([who, seen.length === everything]).toEqual([who, who === 'admin'])
+    }
+    expect(await read('select from audit.visible_requests($1)', [stage.id.idler])).toEqual([]) // deactivated above
+  })
+
+  test('deciders_at tells who could have decided a request at a moment', async () => {
+    const at = async (id: string, moment: string) =>
+      (await read('select user_id, role, is_assignee from audit.deciders_at($1, $2)', [id, moment])).map((row): Row => ({
+        who: stage.name(row['user_id']),
+        ...row,
+      }))
+    const root = (text: string, values: unknown[] = []) => stage.root.query(text, values)
+    const { id } = await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })
+    const asDraft = await now()
+    await stage.rows('user', `select app_hidden.transition('${id}', 'SUBMIT')`)
+    const whole = await at(id, await now())
+    const { rows } = await root('select user_id from app_hidden.request_deciders d where (d.request).id = $1', [id])
+    expect(whole.map((row) => row['user_id']).toSorted()).toEqual(rows.map(({ user_id }) => user_id).toSorted())
+    expect(whole.map((row) => row['who'])).toEqual(expect.arrayContaining(['manager', 'manager2', 'admin']))
+    const unassigned = await now()
+
+    await stage.rows(
+      'admin',
+      `select app_hidden.transition('${id}', 'ASSIGN', null, '{"assigned_to_id": "${stage.id.manager}"}')`,
+    )
+    const assigned = await now()
+    await root(`update app_public.users set role = 'USER' where id = $1`, [stage.id.manager])
+    const demoted = await now()
+    await root(`update app_public.users set role = 'MANAGER' where id = $1`, [stage.id.manager])
+    await root('update app_public.users set is_deleted = true where id = $1', [stage.id.manager2])
+    const deactivated = await now()
+    await root(`update app_public.role_permissions set role = 'ADMIN' where permission = 'request.decide'`)
+    const restricted = await now()
+    await root(`update app_public.role_permissions set role = 'MANAGER' where permission = 'request.decide'`)
+    await root('update app_public.users set is_deleted = false where id = $1', [stage.id.manager2])
+    await stage.rows('admin', `select app_hidden.transition('${id}', 'ASSIGN', null, '{"assigned_to_id": null}')`)
+    await stage.rows('admin', `select app_hidden.transition('${id}', 'APPROVE')`)
+
+    const whoAt = async (moment: string) => (await at(id, moment)).map((row) => row['who'])
+    expect(await at(id, unassigned)).toEqual(whole)
+    expect(await at(id, assigned)).toContainEqual(expect.objectContaining({ who: 'manager', role: 'MANAGER', is_assignee: true }))
+    expect(await whoAt(assigned)).not.toContain('manager2')
+    expect(await whoAt(assigned)).toContain('admin')
+    expect(await whoAt(demoted)).not.toContain('manager') // An assignee who cannot decide counts as none.
+    expect(await whoAt(demoted)).toContain('manager2')
+    expect(await whoAt(deactivated)).toContain('manager')
+    expect(await whoAt(deactivated)).not.toContain('manager2')
+    expect(await whoAt(restricted)).toContain('admin')
+    expect(await whoAt(restricted)).not.toContain('manager')
+    for (const moment of [asDraft, await now()]) expect(await at(id, moment)).toEqual([])
   })
 
   test('disagreements is empty when all is sound', async () => {

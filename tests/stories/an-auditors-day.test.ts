@@ -40,6 +40,17 @@ test('an auditor asks the database itself, and would see what somebody had made 
   const around = 'select action, actor_name, ip_address is not null as has_address from audit.person_actions where user_id = $1'
   expect(await ask(around, [manager.id])).toContainEqual({ action: 'LOGIN_FAILED', actor_name: null, has_address: true })
 
+  // Who else could have decided the trip, when Uma had just submitted it? And what does she see of all that?
+  const others = `select d.name from app_public.requests r, audit.deciders_at(r.id, r.reviewed_at - interval '1 microsecond') d
+    where r.id = $1`
+  const names = ['Ada Admin', 'Max Manager', 'Mia Manager'].map((name) => ({ name }))
+  expect(await ask(others, [trip])).toEqual(names)
+  const seen = 'select request_id, status from audit.visible_requests($1) order by request_id'
+  expect(await ask(seen, [user.id])).toEqual([
+    { request_id: laptop, status: 'APPROVED' },
+    { request_id: trip, status: 'REJECTED' },
+  ])
+
   // Was Uma told?
   const told = 'select kind, request_id from audit.mails where recipient_email = $1 order by kind'
   expect(await ask(told, [user.email])).toEqual([

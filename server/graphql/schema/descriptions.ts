@@ -6,7 +6,11 @@ const commentOn = (codec: PgCodec | undefined, attribute: string | undefined): s
   attribute === undefined ? undefined : codec?.attributes?.[attribute]?.description
 
 /** Descriptions of arguments that are written to no column. */
-const OTHERS: Record<string, string> = { email: 'The address that the person logs in with, in any letter case.' }
+const OTHERS: Record<string, string> = {
+  email: 'The address that the person logs in with, in any letter case.',
+  'turnaround.from': 'The first moment.',
+  'turnaround.to': 'The moment after the last, at most 366 days later.',
+}
 
 /** PostgreSQL has no comments on arguments, so an argument is described by the column that it is written to. */
 export const DescriptionsPlugin: GraphileConfig.Plugin = {
@@ -37,7 +41,8 @@ export const DescriptionsPlugin: GraphileConfig.Plugin = {
         return field
       },
       GraphQLObjectType_fields_field_args_arg(arg, { inflection }, { scope }) {
-        const { isPgRowByUniqueConstraintField, pgFieldResource, argName } = scope
+        const { isPgRowByUniqueConstraintField, pgFieldResource, fieldName, argName } = scope
+        arg.description ??= OTHERS[`${fieldName}.${argName}`]
         if (!isPgRowByUniqueConstraintField || !pgFieldResource) return arg
         const attribute = Object.keys(pgFieldResource.codec.attributes).find((name) => inflection.camelCase(name) === argName)
         arg.description ??= commentOn(pgFieldResource.codec, attribute)

@@ -33,6 +33,12 @@ export const SubscriptionsPlugin = extendSchema((build) => {
         request: Request
       }
 
+      "Requests have changed."
+      type RequestsChangedPayload {
+        "The requests that have changed."
+        ids: [UUID!]!
+      }
+
       "The requests awaiting the subscriber's decision have changed."
       type InboxChangedPayload {
         "How many requests await it now: exact up to ${MOST_COUNTED.toLocaleString('en')}, and ${String(MOST_COUNTED + 1)} means more."
@@ -55,6 +61,12 @@ export const SubscriptionsPlugin = extendSchema((build) => {
           id: UUID!
         ): RequestUpdatedPayload
 
+        """
+        Reports which requests have changed, of those that the subscriber can see: edited, submitted, assigned or decided. Changes
+        within a tenth of a second come as one event. A new draft is none, nor is one that the subscriber no longer sees.
+        """
+        requestsChanged: RequestsChangedPayload
+
         "Reports when a request begins or ceases to await the subscriber's decision."
         inboxChanged: InboxChangedPayload
 
@@ -69,11 +81,13 @@ export const SubscriptionsPlugin = extendSchema((build) => {
             subscribePlan: (_$root, fieldArgs) => listenTo(lambda(fieldArgs.getRaw('id'), (id) => `request ${canonical(id)}`)),
             plan: itself,
           },
+          requestsChanged: { subscribePlan: () => listenTo('requests'), plan: itself },
           inboxChanged: { subscribePlan: () => listenTo('inbox'), plan: itself },
           notificationReceived: { subscribePlan: () => listenTo('notification'), plan: itself },
         },
       },
       RequestUpdatedPayload: { plans: { request: ($id: Step) => requests!.get({ id: $id } as never) } },
+      RequestsChangedPayload: { plans: { ids: itself } },
       InboxChangedPayload: { plans: { totalCount: itself } },
       NotificationReceivedPayload: { plans: { notification: ($id: Step) => notifications!.get({ id: $id } as never) } },
     },

@@ -8,6 +8,7 @@ import { changeNullability } from 'postgraphile/utils'
 export const NonNullPlugin = changeNullability({
   CreateWebhookInput: { events: '[!]!' },
   RejectRequestInput: { comment: '!' },
+  Query: { turnaround: '[!]' },
   Request: { availableActions: '[!]!', creator: '!', waitsFor: '[!]!' },
   UndeliveredMail: { recipient: '!' },
   UpdateWebhookInput: { events: '[!]' },

@@ -314,6 +314,69 @@ describe('one life of a request', () => {
     expect(await namesOf(id, 'user')).toEqual([])
   })
 
+  test('turnaround sums up the decisions that the caller sees: in all, by decider and by day', async () => {
+    const ask = `query ($from: Datetime!, $to: Datetime!) { turnaround(from: $from, to: $to) {
+      decider { name } day decided approved rejected medianHours averageHours } }`
+    const person = 'user2'
+    const decide = async (hours: number, day: number, name: Command, who: 'manager' | 'admin', by: 'user' | 'user2' = person) => {
+      const { createRequest } = await api.data(mutation('createRequest'), { input: { title: 'x' } }, by)
+      const requestId = createRequest.request.id
+      await api.data(mutation('submitRequest'), { input: { requestId } }, by)
+      await api.data(...command(name, requestId, COMMANDS[name]), who)
+      const root = await api.db.connect('root')
+      await root.query('set session_replication_role = replica')
+      await root.query(
+        `update app_public.requests set reviewed_at = make_timestamptz(2020, 3, $2, 12, 0, 0, 'UTC'),
+           submitted_at = make_timestamptz(2020, 3, $2, 12, 0, 0, 'UTC') - $3 * interval '1 hour' where id = $1`,
+        [requestId, day, hours],
+      )
+      await root.end()
+    }
+    await decide(1, 1, 'approveRequest', 'manager')
+    await decide(2, 1, 'rejectRequest', 'manager')
+    await decide(9, 2, 'approveRequest', 'admin')
+    await decide(20, 2, 'approveRequest', 'admin', 'user') // somebody else's
+    const march = { from: '2020-03-01T00:00:00Z', to: '2020-04-01T00:00:00Z' }
+    const row = (decided: number, approved: number, median: number, average: number, of: object = {}) => ({
+      decider: null,
+      day: null,
+      decided,
+      approved,
+      rejected: decided - approved,
+      medianHours: median,
+      averageHours: average,
+      ...of,
+    })
+    const [mia, ada] = [{ decider: { name: 'Mia Manager' } }, { decider: { name: 'Ada Admin' } }]
+    const day = (number: number) => ({ day: expect.stringMatching(`^2020-03-0${number}T00:00:00`) })
+    expect((await api.data(ask, march, person)).turnaround).toEqual([
+      row(3, 2, 2, 4),
+      row(2, 1, 1.5, 1.5, mia),
+      row(1, 1, 9, 9, ada),
+      row(2, 1, 1.5, 1.5, day(1)),
+      row(1, 1, 9, 9, day(2)),
+    ])
+    expect((await api.data(ask, march, 'manager')).turnaround[0]).toEqual(row(4, 3, 5.5, 8))
+    expect((await api.data(ask, { ...march, to: '2020-03-02T12:00:00Z' }, 'manager')).turnaround[0]).toEqual(row(2, 1, 1.5, 1.5))
+    const none = { from: '2019-01-01T00:00:00Z', to: '2019-01-01T00:00:00Z' }
+    expect((await api.data(ask, none, 'admin')).turnaround).toEqual([
+      { ...row(0, 0, 0, 0), medianHours: null, averageHours: null },
+    ])
+    for (const [from, to] of [
+      ['2020-04-01T00:00:00Z', '2020-03-01T00:00:00Z'],
+      ['2020-01-01T00:00:00Z', '2021-01-02T00:00:00Z'],
+      ['-infinity', '2020-03-01T00:00:00Z'],
+      ['2020-03-01T00:00:00Z', 'infinity'],
+    ]) {
+      const { body } = await api.graphql(ask, { from, to }, 'admin')
+      expect([from, to, body.errors[0].extensions]).toEqual([from, to, faultIn('to')])
+    }
+    for (const variables of [{}, { ...march, to: null }, { ...march, to: 'x' }]) {
+      expect(['BAD_REQUEST', 'VALIDATION_FAILED']).toContain(await api.code(ask, variables, 'user'))
+    }
+    expect(await api.code(ask, march)).toBe('UNAUTHENTICATED')
+  })
+
   test('a deleted draft is returned once, as deleted, and is then gone', async () => {
     const requestId = await newRequest(api)
     const { deleteRequest } = await api.data(mutation('deleteRequest', CHANGED), { input: { requestId } }, 'user')

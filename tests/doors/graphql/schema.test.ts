@@ -118,6 +118,11 @@ test('is nullable only where something can be null', () => {
     'Request.reviewedById',
     'Request.submittedAt',
     'RequestUpdatedPayload.request', // no longer visible
+    'TurnaroundRow.averageHours', // of no decision
+    'TurnaroundRow.day', // all days
+    'TurnaroundRow.decider', // everybody
+    'TurnaroundRow.deciderId',
+    'TurnaroundRow.medianHours',
     'UndeliveredMail.error',
     'UndeliveredMail.request', // about the account
     'UndeliveredMail.requestId',

@@ -50,6 +50,61 @@ const subscribers = async (on = api) => Number(/^assent_subscribers (\d+)$/m.exe
 const awaiting = async (who: string | NewPerson) =>
   (await api.data('{ requestsAwaitingMyDecision { totalCount } }', {}, who as never)).requestsAwaitingMyDecision.totalCount
 
+describe('requestsChanged', () => {
+  const CHANGED = 'subscription { requestsChanged { ids } }'
+  const idsOf = async (heard: Heard) => (await heard.data()).requestsChanged.ids as string[]
+  const hear = async (...names: ('user' | 'user2' | 'manager' | 'manager2' | 'admin')[]) => {
+    const sockets = await Promise.all(names.map((who) => connect(api, who)))
+    return Promise.all(sockets.map(async (socket) => [await socket.subscribe(CHANGED), socket] as const))
+  }
+
+  test('tells whoever sees a request that it has changed, and nobody else', async () => {
+    const id = await newRequest(api)
+    const all = await hear('user', 'admin', 'manager', 'user2')
+    const [uma, ada, mia] = all.map(([heard]) => heard)
+    await act(other, 'updateRequest', id, 'user', { title: 'In another tab' })
+    for (const heard of [uma!, ada!]) expect(await idsOf(heard)).toEqual([id])
+    for (const [name, who] of [
+      ['submitRequest', 'user'],
+      ['assignRequest', 'admin'],
+      ['approveRequest', 'admin'],
+    ] as const) {
+      await act(other, name, id, who, name === 'assignRequest' ? { assignedToId: api.db.people.manager2.id } : {})
+      for (const heard of [uma!, ada!, mia!]) expect(await idsOf(heard)).toEqual([id])
+    }
+    const draft = await newRequest(api)
+    await act(api, 'deleteRequest', draft, 'user')
+    expect(await idsOf(ada!)).toEqual([draft]) // whom it is not hidden from
+    await sleep(300)
+    await expectNothingElse(all)
+  })
+
+  test('tells many changes at once as one event', async () => {
+    const drafts = await Promise.all(Array.from({ length: 8 }, () => newRequest(api)))
+    const [[heard, socket]] = (await hear('user')) as [readonly [Heard, Socket]]
+    await owner.query(`select pg_notify('assent', 'request ' || id) from unnest($1::uuid[]) id, generate_series(1, 5)`, [drafts])
+    expect((await idsOf(heard)).toSorted()).toEqual(drafts.toSorted())
+    await sleep(300)
+    await expectNothingElse([[heard, socket]])
+  })
+
+  test('goes by the role of the moment, and ends with the session', async () => {
+    const id = await newRequest(api, { submit: true })
+    const person = await api.person('MANAGER')
+    const socket = await connect(api, person)
+    const heard = await socket.subscribe(CHANGED)
+    const assign = (assignedToId: string | null) => act(api, 'assignRequest', id, 'admin', { assignedToId })
+    await assign(api.db.people.manager2.id)
+    expect(await idsOf(heard)).toEqual([id])
+    await api.data(mutation('updateUser', 'user { role }'), { input: { userId: person.id, role: 'USER' } }, 'admin')
+    await assign(null)
+    await sleep(300)
+    expect(heard.waiting).toEqual([])
+    await api.data(mutation('deactivateUser', 'user { id }'), { input: { userId: person.id } }, 'admin')
+    expect((await socket.closed)[0]).toBe(4401)
+  })
+})
+
 describe('requestUpdated', () => {
   test('reports every change, as the subscriber may see it', async () => {
     const id = await newRequest(api)

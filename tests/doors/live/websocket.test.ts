@@ -8,6 +8,7 @@ import pino from 'pino'
 import { toClientError } from '../../../server/errors.ts'
 import { makeTokens } from '../../../server/http/tokens.ts'
 import type { Live } from '../../../server/live/listener.ts'
+import { makeChanges } from '../../../server/live/changes.ts'
 import { makeNews } from '../../../server/live/news.ts'
 import { makeSubscribers } from '../../../server/live/subscribers.ts'
 import { startServer } from '../../../server/server.ts'
@@ -426,7 +427,8 @@ test('a subscriber has at most 20 subscriptions, and all end when it leaves, eve
   const subscriber = subscribers.enter(() => {})
   await subscriber.admit(caller)
   const before = listening.size
-  const news = makeNews({ live, db, explain }, caller, subscriber)
+  const changes = makeChanges(live, db, explain, () => {})
+  const news = makeNews({ live, changes, db, explain }, caller, subscriber)
   const request = await newRequest(api)
   for (let i = 0; i < 10; i++) {
     await news.subscribe('inbox')

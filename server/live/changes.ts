@@ -1,0 +1,66 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { ClientError } from '../errors.ts'
+import type { Database } from '../sql/as-caller.ts'
+import { prepared } from '../sql/prepared.ts'
+import type { Listener, Live } from './listener.ts'
+
+/** Milliseconds for which changes are gathered before the database is asked who sees them. */
+const GATHER_FOR = 100
+/** Requests that are asked about at once. */
+const MOST_AT_ONCE = 100
+
+export interface Changes {
+  /** Hears the ids of requests that have changed and that this person sees. Returns a function that stops it. */
+  on(userId: string, listener: Listener): () => void
+}
+
+/**
+ * Tells everybody in this process who follows them which requests have changed. One statement asks for all of them at once,
+ * because a statement for each subscriber and change would be too many.
+ */
+export function makeChanges(live: Live, { pool }: Database, explain: (error: unknown) => ClientError, lost: () => void): Changes {
+  const followers = new Map<string, Set<Listener>>()
+  const waiting = new Set<string>()
+  let off = () => {}
+  let looking = false
+
+  async function look(): Promise<void> {
+    while (waiting.size > 0) {
+      await sleep(GATHER_FOR)
+      const ids = [...waiting].slice(0, MOST_AT_ONCE)
+      for (const id of ids) waiting.delete(id)
+      const statement = prepared('select user_id, seen from app_hidden.viewers_of($1, $2)')
+      const { rows } = await pool.query<{ user_id: string; seen: string[] }>({
+        ...statement,
+        values: [ids, [...followers.keys()]],
+      })
+      for (const { user_id, seen } of rows) for (const tell of followers.get(user_id) ?? []) seen.forEach(tell)
+    }
+  }
+
+  function hear(id: string): void {
+    waiting.add(id)
+    if (looking) return
+    looking = true
+    look()
+      .catch((error: unknown) => {
+        explain(error)
+        waiting.clear()
+        lost()
+      })
+      .finally(() => (looking = false))
+  }
+
+  return {
+    on(userId, listener) {
+      if (followers.size === 0) off = live.on('request', hear)
+      const listeners = followers.get(userId) ?? new Set()
+      followers.set(userId, listeners.add(listener))
+      return () => {
+        listeners.delete(listener)
+        if (listeners.size === 0 && followers.get(userId) === listeners) followers.delete(userId)
+        if (followers.size === 0) off()
+      }
+    },
+  }
+}
