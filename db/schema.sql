@@ -627,6 +627,7 @@ CREATE INDEX requests_created_at_idx ON app_public.requests USING btree (created
 CREATE INDEX requests_creator_id_assigned_to_id_idx ON app_public.requests USING btree (creator_id, assigned_to_id) WHERE (NOT is_deleted);
 CREATE INDEX requests_creator_id_idx ON app_public.requests USING btree (creator_id, created_at, id);
 CREATE INDEX requests_grams_idx ON app_public.requests USING gin (app_private.grams(((title || ' '::text) || COALESCE(description, ''::text))));
+CREATE INDEX requests_reviewed_at_idx ON app_public.requests USING btree (reviewed_at) INCLUDE (status, creator_id, reviewed_by_id, submitted_at, is_deleted) WHERE (reviewed_at IS NOT NULL);
 CREATE INDEX requests_reviewed_by_id_idx ON app_public.requests USING btree (reviewed_by_id, created_at, id);
 CREATE INDEX requests_status_idx ON app_public.requests USING btree (status, created_at, id);
 CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (COALESCE(submitted_at, '9999-12-31 00:00:00+00'::timestamp with time zone), id) INCLUDE (status, creator_id, assigned_to_id) WHERE ((submitted_at IS NOT NULL) AND (reviewed_at IS NULL) AND (NOT is_deleted));
@@ -921,6 +922,20 @@ create view app_hidden.request_deciders with (security_invoker=true) as
 comment on view app_hidden.request_deciders is 'Each waiting request with everybody who can decide it now. The rows of a person are their inbox; the rows of a request are whom to notify.';
 grant select on table app_hidden.request_deciders to assent_admin, assent_auditor, assent_manager, assent_user;
 
+create view app_hidden.viewers with (security_invoker=true) as
+ SELECT u.id AS user_id,
+    COALESCE(mine.level >= others.level, false) AS reads_others,
+    COALESCE(mine.level >= everything.level, false) AS reads_all
+   FROM app_public.users u
+     JOIN app_public.roles mine ON mine.role = u.role
+     LEFT JOIN (app_public.role_permissions read
+     JOIN app_public.roles others ON others.role = read.role) ON read.permission = 'request.read'::text
+     LEFT JOIN (app_public.role_permissions read_all
+     JOIN app_public.roles everything ON everything.role = read_all.role) ON read_all.permission = 'request.read_all'::text
+  WHERE NOT u.is_deleted;
+comment on view app_hidden.viewers is 'The active people, and what app_hidden.can_see asks of them.';
+grant select on table app_hidden.viewers to assent_auditor;
+
 create view app_private.people with (security_invoker=true) as
  SELECT id,
     name,
@@ -961,6 +976,31 @@ What can be done with a request.';
 comment on column app_public.request_actions.action is 'The name of the action.';
 comment on column app_public.request_actions.description is 'What has been done afterwards.';
 grant select on table app_public.request_actions to assent_authenticator;
+
+create view app_public.turnarounds with (security_invoker=true) as
+ SELECT reviewed_by_id AS decider_id,
+    reviewed_at AS day,
+    0 AS decided,
+    0 AS approved,
+    0 AS rejected,
+    0::double precision AS median_hours,
+    0::double precision AS average_hours
+   FROM app_public.requests r
+  WHERE false;
+comment on view app_public.turnarounds is '@behavior -query:resource:connection -query:resource:list -query:resource:single -filter -resource:aggregates -resource:groupedAggregates
+@name turnaround_row
+How many requests were decided, and how long they had waited: all of them, those of one decider, or those of one day.';
+comment on column app_public.turnarounds.decider_id is 'Whose decisions they are; null for those of everybody.';
+comment on column app_public.turnarounds.day is 'The beginning of the day, in UTC; null for all days.';
+comment on column app_public.turnarounds.decided is '@notNull
+How many were decided.';
+comment on column app_public.turnarounds.approved is '@notNull
+How many of them were approved.';
+comment on column app_public.turnarounds.rejected is '@notNull
+How many of them were rejected.';
+comment on column app_public.turnarounds.median_hours is 'The median of the hours from submission to decision; null if none was decided.';
+comment on column app_public.turnarounds.average_hours is 'The average of the hours from submission to decision; null if none was decided.';
+grant select on table app_public.turnarounds to assent_admin, assent_manager, assent_user;
 
 create view app_public.undelivered_mails with (security_barrier=true) as
  SELECT n.id,
@@ -1012,6 +1052,41 @@ comment on column app_public.webhook_delivery_states.state is 'The name of the s
 comment on column app_public.webhook_delivery_states.description is 'What it means.';
 grant select on table app_public.webhook_delivery_states to assent_authenticator;
 
+create view audit.actions as
+ SELECT a.actor_id,
+    p.name AS actor_name,
+    c.email AS actor_email,
+    a."timestamp",
+    a.action,
+    a.request_id,
+    r.title,
+    a.user_id,
+    u.name AS user_name,
+    a.metadata,
+    a.ip_address,
+    a.id AS audit_log_id,
+    a.database_login
+   FROM app_public.audit_logs a
+     LEFT JOIN app_public.users p ON p.id = a.actor_id
+     LEFT JOIN app_private.credentials c ON c.user_id = a.actor_id
+     LEFT JOIN app_public.requests r ON r.id = a.request_id
+     LEFT JOIN app_public.users u ON u.id = a.user_id;
+comment on view audit.actions is 'Everything that was done, with names: select * from audit.actions where "timestamp" >= … and "timestamp" < … order by "timestamp", or where actor_email = …. Rows without an actor are failed logins, requests for a password reset, and what was done by SQL.';
+comment on column audit.actions.actor_id is 'Who did it; null if that is not known.';
+comment on column audit.actions.actor_name is 'Their name, as it is now.';
+comment on column audit.actions.actor_email is 'Their email address, as it is now.';
+comment on column audit.actions."timestamp" is 'When it was done.';
+comment on column audit.actions.action is 'What was done.';
+comment on column audit.actions.request_id is 'The request that it was about.';
+comment on column audit.actions.title is 'Its title, as it is now.';
+comment on column audit.actions.user_id is 'The person that it was about.';
+comment on column audit.actions.user_name is 'Their name, as it is now.';
+comment on column audit.actions.metadata is 'What was changed.';
+comment on column audit.actions.ip_address is 'The IP address that it was done from.';
+comment on column audit.actions.audit_log_id is 'The id of the entry.';
+comment on column audit.actions.database_login is 'The login whose statement wrote the entry.';
+grant select on table audit.actions to assent_auditor;
+
 create view audit.colliding_addresses as
  SELECT c.user_id,
     u.name,
@@ -1038,7 +1113,9 @@ create view audit.decisions as
     creator.name AS creator_name,
     r.review_comment,
     a.ip_address,
-    a.id AS audit_log_id
+    a.id AS audit_log_id,
+    r.submitted_at,
+    a."timestamp" - r.submitted_at AS waited
    FROM app_public.audit_logs a
      JOIN app_public.requests r ON r.id = a.request_id
      JOIN app_public.users creator ON creator.id = r.creator_id
@@ -1046,6 +1123,20 @@ create view audit.decisions as
      LEFT JOIN app_private.credentials c ON c.user_id = a.actor_id
   WHERE a.action = ANY (ARRAY['APPROVE'::text, 'REJECT'::text]);
 comment on view audit.decisions is 'Who approved or rejected what: select * from audit.decisions where "timestamp" >= … and "timestamp" < … order by "timestamp".';
+comment on column audit.decisions."timestamp" is 'When it was decided.';
+comment on column audit.decisions.action is 'APPROVE or REJECT.';
+comment on column audit.decisions.actor_id is 'Who decided it.';
+comment on column audit.decisions.actor_name is 'Their name, as it is now.';
+comment on column audit.decisions.actor_email is 'Their email address, as it is now.';
+comment on column audit.decisions.request_id is 'The request.';
+comment on column audit.decisions.title is 'Its title.';
+comment on column audit.decisions.creator_id is 'Who created it.';
+comment on column audit.decisions.creator_name is 'Their name, as it is now.';
+comment on column audit.decisions.review_comment is 'The comment on the decision.';
+comment on column audit.decisions.ip_address is 'The IP address that it was decided from.';
+comment on column audit.decisions.audit_log_id is 'The id of the entry.';
+comment on column audit.decisions.submitted_at is 'When it was submitted.';
+comment on column audit.decisions.waited is 'How long it had waited.';
 grant select on table audit.decisions to assent_auditor;
 
 create view audit.disagreements as
@@ -1071,6 +1162,15 @@ create view audit.disagreements as
           WHERE a.request_id = r.id) entries
   WHERE last.new_status IS DISTINCT FROM r.status OR r.reviewed_by_id IS NOT NULL AND last.actor_id IS DISTINCT FROM r.reviewed_by_id OR entries.count <> r.version OR COALESCE(entries.deleted, false) <> r.is_deleted;
 comment on view audit.disagreements is 'Requests that do not agree with their trail: the status or the decider is not that of the last entry, a change has no entry or an entry no change (each raises the version by one), or a deletion is missing on one side. It has no rows when all is well. It reads everything: run it at night, or with where request_id = ….';
+comment on column audit.disagreements.request_id is 'The request.';
+comment on column audit.disagreements.title is 'Its title.';
+comment on column audit.disagreements.status is 'Its status.';
+comment on column audit.disagreements.audited_status is 'The status that the trail says it has.';
+comment on column audit.disagreements.reviewed_by_id is 'Who decided it.';
+comment on column audit.disagreements.audited_actor_id is 'Who did the last action that the trail has.';
+comment on column audit.disagreements.version is 'How often it has been written.';
+comment on column audit.disagreements.audited_changes is 'How many entries the trail has of it.';
+comment on column audit.disagreements.is_deleted is 'Whether it is deleted.';
 grant select on table audit.disagreements to assent_auditor;
 
 create view audit.failing_jobs as
@@ -1083,6 +1183,13 @@ create view audit.failing_jobs as
     created_at
    FROM app_private.failing_jobs() j(id, task, attempts, max_attempts, next_try, error, created_at);
 comment on view audit.failing_jobs is 'Jobs whose last attempt has failed: select * from audit.failing_jobs order by attempts desc. A job whose next_try is null was given up. It has no rows when all is well.';
+comment on column audit.failing_jobs.id is 'The id of the job.';
+comment on column audit.failing_jobs.task is 'What it does.';
+comment on column audit.failing_jobs.attempts is 'How often it was tried.';
+comment on column audit.failing_jobs.max_attempts is 'How often it is tried at most.';
+comment on column audit.failing_jobs.next_try is 'When it is tried again; null if it was given up.';
+comment on column audit.failing_jobs.error is 'Why the last attempt failed.';
+comment on column audit.failing_jobs.created_at is 'When it was added.';
 grant select on table audit.failing_jobs to assent_auditor;
 
 create view audit.mails as
@@ -1102,28 +1209,49 @@ create view audit.mails as
      JOIN app_public.users p ON p.id = n.recipient_id
      LEFT JOIN app_private.credentials c ON c.user_id = n.recipient_id;
 comment on view audit.mails is 'Who was notified of what, and what became of the mail: select * from audit.mails where recipient_email = … order by created_at.';
+comment on column audit.mails.created_at is 'When the notification was made.';
+comment on column audit.mails.kind is 'The kind of notification.';
+comment on column audit.mails.recipient_id is 'Who was notified.';
+comment on column audit.mails.recipient_name is 'Their name, as it is now.';
+comment on column audit.mails.recipient_email is 'Their email address, as it is now.';
+comment on column audit.mails.request_id is 'The request that it was about.';
+comment on column audit.mails.state is 'What became of the mail: QUEUED, SENT, FAILED, CANCELLED, DIGEST or NONE.';
+comment on column audit.mails.attempts is 'How often it was tried.';
+comment on column audit.mails.message_id is 'Its Message-ID.';
+comment on column audit.mails.error is 'Why the last attempt failed.';
+comment on column audit.mails.mailed_at is 'When the SMTP server accepted it.';
+comment on column audit.mails.notification_id is 'The id of the notification.';
 grant select on table audit.mails to assent_auditor;
 
 create view audit.person_actions as
- SELECT a.actor_id,
-    p.name AS actor_name,
-    c.email AS actor_email,
-    a."timestamp",
-    a.action,
-    a.request_id,
-    r.title,
-    a.user_id,
-    u.name AS user_name,
-    a.metadata,
-    a.ip_address,
-    a.id AS audit_log_id,
-    a.database_login
-   FROM app_public.audit_logs a
-     LEFT JOIN app_public.users p ON p.id = a.actor_id
-     LEFT JOIN app_private.credentials c ON c.user_id = a.actor_id
-     LEFT JOIN app_public.requests r ON r.id = a.request_id
-     LEFT JOIN app_public.users u ON u.id = a.user_id;
-comment on view audit.person_actions is 'What somebody did: select * from audit.person_actions where actor_email = … order by "timestamp". Rows without an actor are failed logins, requests for a password reset, and what was done by SQL.';
+ SELECT actor_id,
+    actor_name,
+    actor_email,
+    "timestamp",
+    action,
+    request_id,
+    title,
+    user_id,
+    user_name,
+    metadata,
+    ip_address,
+    audit_log_id,
+    database_login
+   FROM audit.actions;
+comment on view audit.person_actions is 'The same as audit.actions, under its former name.';
+comment on column audit.person_actions.actor_id is 'Who did it; null if that is not known.';
+comment on column audit.person_actions.actor_name is 'Their name, as it is now.';
+comment on column audit.person_actions.actor_email is 'Their email address, as it is now.';
+comment on column audit.person_actions."timestamp" is 'When it was done.';
+comment on column audit.person_actions.action is 'What was done.';
+comment on column audit.person_actions.request_id is 'The request that it was about.';
+comment on column audit.person_actions.title is 'Its title, as it is now.';
+comment on column audit.person_actions.user_id is 'The person that it was about.';
+comment on column audit.person_actions.user_name is 'Their name, as it is now.';
+comment on column audit.person_actions.metadata is 'What was changed.';
+comment on column audit.person_actions.ip_address is 'The IP address that it was done from.';
+comment on column audit.person_actions.audit_log_id is 'The id of the entry.';
+comment on column audit.person_actions.database_login is 'The login whose statement wrote the entry.';
 grant select on table audit.person_actions to assent_auditor;
 
 create view audit.request_history as
@@ -1145,7 +1273,48 @@ create view audit.request_history as
      LEFT JOIN app_public.users p ON p.id = a.actor_id
      LEFT JOIN app_private.credentials c ON c.user_id = a.actor_id;
 comment on view audit.request_history is 'The history of a request, with one row for every action: select * from audit.request_history where request_id = … order by "timestamp".';
+comment on column audit.request_history.request_id is 'The request.';
+comment on column audit.request_history.title is 'Its title, as it is now.';
+comment on column audit.request_history."timestamp" is 'When it was done.';
+comment on column audit.request_history.action is 'What was done.';
+comment on column audit.request_history.actor_id is 'Who did it.';
+comment on column audit.request_history.actor_name is 'Their name, as it is now.';
+comment on column audit.request_history.actor_email is 'Their email address, as it is now.';
+comment on column audit.request_history.old_status is 'The status before, if the action changed it.';
+comment on column audit.request_history.new_status is 'The status after, if the action changed it.';
+comment on column audit.request_history.metadata is 'The statuses, or each changed field with its old and new value.';
+comment on column audit.request_history.ip_address is 'The IP address that it was done from.';
+comment on column audit.request_history.audit_log_id is 'The id of the entry.';
+comment on column audit.request_history.database_login is 'The login whose statement wrote the entry.';
 grant select on table audit.request_history to assent_auditor;
+
+create view audit.turnaround as
+ SELECT r.reviewed_at AS decided_at,
+    r.submitted_at,
+    r.reviewed_at - r.submitted_at AS waited,
+    r.status,
+    r.id AS request_id,
+    r.title,
+    r.creator_id,
+    creator.name AS creator_name,
+    r.reviewed_by_id AS decider_id,
+    decider.name AS decider_name
+   FROM app_public.requests r
+     JOIN app_public.users creator ON creator.id = r.creator_id
+     JOIN app_public.users decider ON decider.id = r.reviewed_by_id
+  WHERE r.reviewed_at IS NOT NULL;
+comment on view audit.turnaround is 'How long each request had waited when it was decided: select * from audit.turnaround where decided_at >= … and decided_at < … order by waited desc.';
+comment on column audit.turnaround.decided_at is 'When it was decided.';
+comment on column audit.turnaround.submitted_at is 'When it was submitted.';
+comment on column audit.turnaround.waited is 'How long it had waited.';
+comment on column audit.turnaround.status is 'What was decided.';
+comment on column audit.turnaround.request_id is 'The request.';
+comment on column audit.turnaround.title is 'Its title.';
+comment on column audit.turnaround.creator_id is 'Who created it.';
+comment on column audit.turnaround.creator_name is 'Their name.';
+comment on column audit.turnaround.decider_id is 'Who decided it.';
+comment on column audit.turnaround.decider_name is 'Their name.';
+grant select on table audit.turnaround to assent_auditor;
 
 create view audit.unproven_entries as
  SELECT a."timestamp",
@@ -1166,7 +1335,50 @@ create view audit.unproven_entries as
                    FROM app_public.audit_logs o
                   WHERE o.user_id = s.user_id AND o.action = 'SESSION_OPEN'::text AND (o.metadata ->> 'session_id'::text) = s.id::text))));
 comment on view audit.unproven_entries is 'Entries of the last 30 days whose actor had no session at that time, or only one that was opened by SQL: somebody else acted in their name. It has no rows when all is well. It reads all of those entries: run it at night.';
+comment on column audit.unproven_entries."timestamp" is 'When it was done.';
+comment on column audit.unproven_entries.action is 'What was done.';
+comment on column audit.unproven_entries.actor_id is 'Who is said to have done it.';
+comment on column audit.unproven_entries.actor_name is 'Their name, as it is now.';
+comment on column audit.unproven_entries.request_id is 'The request that it was about.';
+comment on column audit.unproven_entries.user_id is 'The person that it was about.';
+comment on column audit.unproven_entries.metadata is 'What was changed.';
+comment on column audit.unproven_entries.ip_address is 'The IP address that it was done from.';
+comment on column audit.unproven_entries.database_login is 'The login whose statement wrote the entry.';
+comment on column audit.unproven_entries.audit_log_id is 'The id of the entry.';
 grant select on table audit.unproven_entries to assent_auditor;
+
+create view audit.waiting as
+ SELECT r.submitted_at,
+    now() - r.submitted_at AS waiting,
+    r.id AS request_id,
+    r.title,
+    r.creator_id,
+    creator.name AS creator_name,
+    r.assigned_to_id,
+    assignee.name AS assigned_to_name,
+    d.ids AS decider_ids,
+    d.names AS decider_names
+   FROM app_public.requests r
+     JOIN app_public.users creator ON creator.id = r.creator_id
+     LEFT JOIN app_public.users assignee ON assignee.id = r.assigned_to_id
+     CROSS JOIN LATERAL ( SELECT COALESCE(array_agg(p.id ORDER BY p.name, p.id), '{}'::uuid[]) AS ids,
+            COALESCE(array_agg(p.name ORDER BY p.name, p.id), '{}'::text[]) AS names
+           FROM app_hidden.request_deciders d_1
+             JOIN app_public.users p ON p.id = d_1.user_id
+          WHERE (d_1.request).id = r.id) d
+  WHERE app_hidden.is_waiting(r.*);
+comment on view audit.waiting is 'What is waiting for a decision, since when, and who can decide it: select * from audit.waiting order by submitted_at.';
+comment on column audit.waiting.submitted_at is 'Since when it has been waiting.';
+comment on column audit.waiting.waiting is 'How long that is.';
+comment on column audit.waiting.request_id is 'The request.';
+comment on column audit.waiting.title is 'Its title.';
+comment on column audit.waiting.creator_id is 'Who created it.';
+comment on column audit.waiting.creator_name is 'Their name.';
+comment on column audit.waiting.assigned_to_id is 'Who was asked to decide it, if anybody in particular.';
+comment on column audit.waiting.assigned_to_name is 'Their name.';
+comment on column audit.waiting.decider_ids is 'Who can decide it now.';
+comment on column audit.waiting.decider_names is 'Their names, in the same order.';
+grant select on table audit.waiting to assent_auditor;
 
 create view audit.webhooks as
  SELECT id,
@@ -1339,7 +1551,7 @@ AS $function$
   select reads_all or (not is_deleted and (creator_id = person_id or (reads_others and status <> 'DRAFT')))
 $function$;
 comment on routine app_hidden.can_see(uuid,text,boolean,uuid,boolean,boolean) is 'The rule of which requests a person sees: their own; with request.read, also those of others once submitted; with request.read_all, all of them, including deleted ones. PostgreSQL inlines it, so that each policy below is a plain condition.';
-grant execute on routine app_hidden.can_see(uuid,text,boolean,uuid,boolean,boolean) to assent_admin, assent_manager, assent_user;
+grant execute on routine app_hidden.can_see(uuid,text,boolean,uuid,boolean,boolean) to assent_admin, assent_auditor, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.change_password(attempt_id uuid, old_digest text, new_digest text, typed_digest text DEFAULT NULL::text, OUT user_id uuid, OUT retry_after integer)
  RETURNS record
@@ -2101,6 +2313,25 @@ end
 $function$;
 comment on routine app_hidden.user_document(app_public.users) is 'A person as REST shows them, made of a row that the caller has read. Null without a live session.';
 grant execute on routine app_hidden.user_document(app_public.users) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.viewers_of(request_ids uuid[], user_ids uuid[])
+ RETURNS TABLE(user_id uuid, seen uuid[])
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return query
+  select v.user_id, array_agg(r.id)
+  from app_hidden.viewers v
+  join app_public.requests r
+    on app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v.user_id, v.reads_others, v.reads_all)
+  where v.user_id = any (user_ids) and r.id = any (request_ids)
+  group by v.user_id;
+end
+$function$;
+comment on routine app_hidden.viewers_of(uuid[],uuid[]) is 'Which of these people see which of these requests. The server asks for all its live subscribers at once; it tells nothing but ids that the server has heard by NOTIFY.';
+grant execute on routine app_hidden.viewers_of(uuid[],uuid[]) to assent_authenticator;
 
 CREATE OR REPLACE FUNCTION app_hidden.visible_user(user_id uuid)
  RETURNS app_public.users
@@ -4408,6 +4639,56 @@ $function$;
 comment on routine app_public.submit_request(uuid,integer) is 'Submits one of your drafts for decision. It can no longer be edited.';
 grant execute on routine app_public.submit_request(uuid,integer) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_public.turnaround("from" timestamp with time zone, "to" timestamp with time zone)
+ RETURNS app_public.turnarounds[]
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+declare
+  -- Both bound what one call costs.
+  v_longest constant interval := '366 days';
+  v_most constant integer := 100000;
+  v_fault text;
+begin
+  -- So that infinity is refused too, before anything is computed with it.
+  if ("from" between "to" - v_longest and "to" and isfinite("from") and isfinite("to")) is not true then
+    v_fault := 'It must be at most 366 days after from, and not before it.';
+  elsif v_most < (select count(*) from (
+    select from app_public.requests r where r.reviewed_at >= "from" and r.reviewed_at < "to" limit v_most + 1
+  ) decided) then
+    v_fault := format('More than %s requests were decided until then: choose a shorter time.', v_most);
+  end if;
+  if v_fault is not null then
+    raise exception using errcode = 'RQ422', column = 'to', message = v_fault;
+  end if;
+  return array(
+    select (d.reviewed_by_id, d.day, count(*), count(*) filter (where d.status = 'APPROVED'),
+      count(*) filter (where d.status = 'REJECTED'), percentile_cont(0.5) within group (order by d.hours), avg(d.hours)
+    )::app_public.turnarounds
+    from (
+      select r.reviewed_by_id, date_trunc('day', r.reviewed_at, 'UTC') as day, r.status,
+        extract(epoch from r.reviewed_at - r.submitted_at)::double precision / 3600 as hours
+      from app_public.requests r
+      where r.reviewed_at >= "from" and r.reviewed_at < "to"
+    ) d
+    group by grouping sets ((), (d.reviewed_by_id), (d.day))
+    order by grouping(d.day) desc, grouping(d.reviewed_by_id) desc, count(*) desc, d.day, d.reviewed_by_id
+  );
+end
+$function$;
+comment on routine app_public.turnaround(timestamp with time zone,timestamp with time zone) is 'How fast the requests were decided that you can see and that were decided from the first moment to before the second: first all together, then by decider, whoever decided most first, then by day. VALIDATION_FAILED: the time is longer than 366 days, or more than 100,000 were decided in it.';
+grant execute on routine app_public.turnaround(timestamp with time zone,timestamp with time zone) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.turnarounds_decider(t app_public.turnarounds)
+ RETURNS app_public.users
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select u.* from app_public.users u where u.id = t.decider_id
+$function$;
+comment on routine app_public.turnarounds_decider(app_public.turnarounds) is 'Whose decisions they are; null for those of everybody.';
+grant execute on routine app_public.turnarounds_decider(app_public.turnarounds) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_public.unread_notification_count()
  RETURNS integer
  LANGUAGE sql
@@ -4506,6 +4787,120 @@ AS $function$
 $function$;
 comment on routine app_public.users_permissions(app_public.users) is 'The permissions of the person''s role, including inherited ones.';
 grant execute on routine app_public.users_permissions(app_public.users) to assent_admin, assent_anonymous, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION audit.deciders_at(request uuid, moment timestamp with time zone)
+ RETURNS TABLE(user_id uuid, name text, role text, is_assignee boolean)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  -- What was true at a moment is what the first change after it has replaced; without such a change, it is what is true now.
+  with permissions as (
+    select p.permission, case when later.id is null then today.role else later.metadata #>> '{old,role}' end as role
+    from (values ('request.decide'), ('request.decide_any')) p (permission)
+    left join app_public.role_permissions today on today.permission = p.permission
+    left join lateral (
+      select a.id, a.metadata
+      from app_public.audit_logs a
+      where a.action = 'PERMISSION_CHANGE' and a."timestamp" > moment and a.metadata ->> 'table' = 'role_permissions'
+        and p.permission in (a.metadata #>> '{old,permission}', a.metadata #>> '{new,permission}')
+      order by a."timestamp", a.id
+      limit 1
+    ) later on true
+  ),
+  people as (
+    select u.id, u.name,
+      case when later_role.id is null then u.role else later_role.metadata #>> '{role,old}' end as role
+    from app_public.users u
+    left join lateral (
+      select a.id, a.metadata
+      from app_public.audit_logs a
+      where a.user_id = u.id and a."timestamp" > moment and a.action in ('USER_UPDATE', 'USER_DEACTIVATE', 'USER_REACTIVATE')
+        and a.metadata ? 'role'
+      order by a."timestamp", a.id
+      limit 1
+    ) later_role on true
+    left join lateral (
+      select a.id, a.metadata
+      from app_public.audit_logs a
+      where a.user_id = u.id and a."timestamp" > moment and a.action in ('USER_DEACTIVATE', 'USER_REACTIVATE')
+      order by a."timestamp", a.id
+      limit 1
+    ) later_state on true
+    where u.created_at <= moment
+      and not case when later_state.id is null then u.is_deleted else (later_state.metadata #>> '{is_deleted,old}')::boolean end
+  ),
+  deciders as (
+    select p.id, p.name, p.role, coalesce(mine.level >= any_lowest.level, false) as decides_any
+    from people p
+    join app_public.roles mine on mine.role = p.role
+    join permissions decide on decide.permission = 'request.decide'
+    join app_public.roles lowest on lowest.role = decide.role and lowest.level <= mine.level
+    join permissions decide_any on decide_any.permission = 'request.decide_any'
+    left join app_public.roles any_lowest on any_lowest.role = decide_any.role
+  ),
+  that as (
+    select r.creator_id, case when later.id is null then r.assigned_to_id
+      else (later.metadata #>> '{assigned_to_id,old}')::uuid end as assigned_to_id
+    from app_public.requests r
+    cross join lateral (
+      select a.metadata ->> 'new_status' as status
+      from app_public.audit_logs a
+      where a.request_id = r.id and a."timestamp" <= moment and a.metadata ? 'new_status'
+      order by a."timestamp" desc, a.id desc
+      limit 1
+    ) earlier
+    left join lateral (
+      select a.id, a.metadata
+      from app_public.audit_logs a
+      where a.request_id = r.id and a."timestamp" > moment and a.metadata ? 'assigned_to_id'
+      order by a."timestamp", a.id
+      limit 1
+    ) later on true
+    where r.id = request
+      and earlier.status in (select t.from_status from app_public.request_transitions t where t.who = 'DECIDER')
+  )
+  select d.id, d.name, d.role, d.id is not distinct from that.assigned_to_id
+  from that
+  left join deciders assignee on assignee.id = that.assigned_to_id
+  join deciders d on app_hidden.can_decide(that.creator_id, assignee.id, d.id, d.decides_any)
+  order by d.name, d.id
+$function$;
+comment on routine audit.deciders_at(uuid,timestamp with time zone) is 'Who could have decided a request at a moment, and with which role: select * from audit.deciders_at(…, ''2026-03-03 12:00Z''). It is rebuilt from the trail: status and assignee of the request, roles and deactivations of people, and permissions of roles. Names, the ranks of roles and the rule itself, app_hidden.can_decide, are those of today. Changes of permissions from before migration 000011 left no entry. No rows if it was not waiting for a decision.';
+grant execute on routine audit.deciders_at(uuid,timestamp with time zone) to assent_auditor;
+
+CREATE OR REPLACE FUNCTION audit.turnaround_by_decider(since timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, until timestamp with time zone DEFAULT 'infinity'::timestamp with time zone)
+ RETURNS TABLE(decider_id uuid, decider_name text, decided bigint, approved bigint, rejected bigint, median_waited interval, average_waited interval, longest_waited interval)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select t.decider_id, t.decider_name, count(*), count(*) filter (where t.status = 'APPROVED'),
+    count(*) filter (where t.status = 'REJECTED'), percentile_cont(0.5) within group (order by t.waited), avg(t.waited),
+    max(t.waited)
+  from audit.turnaround t
+  where t.decided_at >= since and t.decided_at < until
+  group by t.decider_id, t.decider_name
+  order by count(*) desc, t.decider_name
+$function$;
+comment on routine audit.turnaround_by_decider(timestamp with time zone,timestamp with time zone) is 'How many requests each person decided between two moments, and how long those had waited: select * from audit.turnaround_by_decider(''2026-03-01'', ''2026-04-01'').';
+grant execute on routine audit.turnaround_by_decider(timestamp with time zone,timestamp with time zone) to assent_auditor;
+
+CREATE OR REPLACE FUNCTION audit.visible_requests(person uuid)
+ RETURNS TABLE(request_id uuid, title text, status text, creator_id uuid, creator_name text, is_deleted boolean)
+ LANGUAGE plpgsql
+ STABLE
+AS $function$
+begin
+  return query
+  select r.id, r.title, r.status, r.creator_id, u.name, r.is_deleted
+  from app_hidden.viewers v
+  join app_public.requests r
+    on app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v.user_id, v.reads_others, v.reads_all)
+  join app_public.users u on u.id = r.creator_id
+  where v.user_id = person;
+end
+$function$;
+comment on routine audit.visible_requests(uuid) is 'The requests that a person sees now, by the same rule as row-level security, app_hidden.can_see; none if the person is deactivated: select * from audit.visible_requests(…).';
+grant execute on routine audit.visible_requests(uuid) to assent_auditor;
 
 alter default privileges for role assent_owner revoke execute on functions from public;
 
