@@ -210,3 +210,16 @@ comment on column app_public.webhooks.is_deleted is
 create index if not exists requests_reviewed_at_idx on app_public.requests (reviewed_at)
   include (status, creator_id, reviewed_by_id, submitted_at, is_deleted)
   where reviewed_at is not null;
+
+-- Ports of webhooks
+-- One that there is not can have received nothing; its webhook would be in the way of the constraint at every change.
+update app_public.webhooks set url = regexp_replace(url, '^(https?://[^/?#]*:)[0-9]+', '\1' || 65535)
+where coalesce(substring(url from '^https?://[^/?#]*:([0-9]+)(?:[/?#].*)?$')::numeric, 0) <= 65535 is not true;
+alter table app_public.webhooks drop constraint if exists webhooks_url_port;
+alter table app_public.webhooks add constraint webhooks_url_port check (
+  coalesce(substring(url from '^https?://[^/?#]*:([0-9]+)(?:[/?#].*)?$')::numeric, 0) <= 65535
+) not valid;
+-- The table is small.
+-- squawk-ignore constraint-missing-not-valid
+alter table app_public.webhooks validate constraint webhooks_url_port;
+comment on constraint webhooks_url_port on app_public.webhooks is 'The port of the URL must be at most 65535.';

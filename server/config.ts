@@ -252,7 +252,7 @@ function secret(value: string): string {
 }
 
 /** Does a URL lead to this machine alone? */
-function isLoopback(address: string): boolean {
+export function isLoopback(address: string): boolean {
   const { hostname } = new URL(address)
   return hostname === 'localhost' || hostname.endsWith('.localhost') || hostname === '[::1]' || /^127\./.test(hostname)
 }

@@ -38,6 +38,9 @@ create table if not exists app_public.webhooks (
   is_deleted boolean not null default false,
   constraint webhooks_url_length check (char_length(url) <= 2000),
   constraint webhooks_url_form check (url ~ '^https?://[^[:space:][:cntrl:]/?#@\\]+([/?#][^[:space:][:cntrl:]]*)?$'),
+  constraint webhooks_url_port check (
+    coalesce(substring(url from '^https?://[^/?#]*:([0-9]+)(?:[/?#].*)?$')::numeric, 0) <= 65535
+  ),
   constraint webhooks_events_check check (cardinality(events) > 0)
 );
 comment on table app_public.webhooks is
@@ -66,6 +69,7 @@ comment on column app_public.webhooks.is_deleted is
 comment on constraint webhooks_url_length on app_public.webhooks is 'The URL must have at most 2,000 characters.';
 comment on constraint webhooks_url_form on app_public.webhooks is
   'The URL must begin with https:// or http://, and must not contain a user name.';
+comment on constraint webhooks_url_port on app_public.webhooks is 'The port of the URL must be at most 65535.';
 comment on constraint webhooks_events_check on app_public.webhooks is 'A webhook needs at least one event.';
 create index if not exists webhooks_created_at_idx on app_public.webhooks (created_at, id);
 

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import Handlebars from 'handlebars'
 import { convert } from 'html-to-text'
 import { createTransport } from 'nodemailer'
-import type { Config } from '../config.ts'
+import { isLoopback, type Config } from '../config.ts'
 
 /** What app_private.mail_to_send returns: all data that the text of a mail is made of. */
 export interface MailDocument {
@@ -97,12 +97,24 @@ export const TIMEOUTS = {
   idleTimeout: 20_000,
 }
 
+/**
+ * The same URL, with TLS required where it does not say otherwise: else whoever is on the way to the server could keep it from
+ * offering TLS, and read every link to a new password.
+ */
+function withTls(smtpUrl: string): string {
+  const url = new URL(smtpUrl)
+  if (url.protocol === 'smtp:' && !isLoopback(smtpUrl) && !url.searchParams.has('requireTLS')) {
+    url.searchParams.set('requireTLS', 'true')
+  }
+  return url.href
+}
+
 /** Makes what sends mails to the SMTP server or, without one, writes them to files under `DATA_DIR/mail`. */
 export function makeMailer({ smtpUrl, mailFrom = DEFAULT_FROM, publicUrl, dataDir }: Config, timeouts = TIMEOUTS): Mailer {
   const safe = { disableFileAccess: true, disableUrlAccess: true }
   const transport = smtpUrl
     ? // The job tries again, not the pool, because only the job records the outcome of each attempt.
-      createTransport({ ...safe, ...timeouts, url: smtpUrl, pool: true, maxConnections: MAILS_AT_ONCE, maxRequeues: 0 })
+      createTransport({ ...safe, ...timeouts, url: withTls(smtpUrl), pool: true, maxConnections: MAILS_AT_ONCE, maxRequeues: 0 })
     : createTransport({ ...safe, streamTransport: true, buffer: true, newline: 'unix' })
 
   return {

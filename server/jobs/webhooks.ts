@@ -1,5 +1,7 @@
+import dns from 'node:dns'
 import http from 'node:http'
 import https from 'node:https'
+import { BlockList, type LookupFunction } from 'node:net'
 import { useAgent } from 'request-filtering-agent'
 import { Webhook } from 'standardwebhooks'
 
@@ -15,6 +17,21 @@ export const TIMEOUT = 15_000
 /** Bytes of a response that are read, and characters of it that are kept if it is an error. */
 const MOST_READ = 65_536
 const MOST_KEPT = 200
+
+/** Addresses of IPv6 that mean one of IPv4 (RFC 4291, 2.5.5.1), and that the agent takes for public ones. */
+const EMBEDDED = new BlockList()
+EMBEDDED.addSubnet('::', 96, 'ipv6')
+const isEmbedded = (address: string) => EMBEDDED.check(address, 'ipv6')
+/** Says no more than that: the address, or whether the name has one, is for nobody outside of this network to know. */
+const leadsInside = () => new DeliveryError('It leads to a private address.', null, true)
+
+/** Looks a name up, for the agent to check what is found. */
+const lookup: LookupFunction = (host, options, callback) =>
+  dns.lookup(host, { ...options, all: true }, (error, found) => {
+    if (found?.some(({ address, family }) => family === 6 && isEmbedded(address))) callback(leadsInside(), [])
+    else if (error || options.all) callback(error, found ?? [])
+    else callback(null, found[0]!.address, found[0]!.family)
+  })
 
 /** An attempt that has failed. */
 export class DeliveryError extends Error {
@@ -43,9 +60,11 @@ export async function deliver(
   const { request } = url.startsWith('https:') ? https : http
   const agent = useAgent(url, { allowPrivateIPAddress: allowPrivate, allowMetaIPAddress: allowPrivate })
   try {
+    if (!allowPrivate && isEmbedded(new URL(url).hostname.replace(/^\[|\]$/g, ''))) throw leadsInside()
     const req = request(url, {
       method: 'POST',
       agent,
+      ...(!allowPrivate && { lookup }),
       signal: AbortSignal.timeout(timeout),
       headers: {
         'content-type': 'application/json',
@@ -80,7 +99,8 @@ export async function deliver(
     // If there are several addresses, each has an error of its own, and the AggregateError has no message.
     const why = message || (errors ?? []).map((each: Error) => each.message).join('; ')
     // The agent refuses addresses of private networks with such a message.
-    throw new DeliveryError(why, null, why.startsWith('DNS lookup'))
+    if (why.startsWith('DNS lookup')) throw leadsInside()
+    throw new DeliveryError(why, null)
   }
 }
 

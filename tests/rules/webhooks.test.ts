@@ -245,6 +245,7 @@ describe('who may', () => {
 describe('a webhook is refused', () => {
   const form = 'The URL must begin with https:// or http://, and must not contain a user name.'
   const events = `Each event must be one of: ${EVENTS.join(', ')}.`
+  const port = 'The port of the URL must be at most 65535.'
   const long = (length: number) => 'https://example.com/'.padEnd(length, 'ü')
 
   const refused: [string, { url?: string | null; events?: (string | null)[] | null }, string, string][] = [
@@ -266,6 +267,9 @@ describe('a webhook is refused', () => {
     ['a line end', { url: 'https://example.com/\n' }, 'url', form],
     ['a tab', { url: 'https://exa\tmple.com/' }, 'url', form],
     ['a control character', { url: 'https://example.com/\u0001' }, 'url', form],
+    ['a port that there is not', { url: 'https://example.com:65536/' }, 'url', port],
+    ['a port without end', { url: `http://[::1]:${'9'.repeat(1900)}` }, 'url', port],
+    ['such a port before a query', { url: 'https://example.com:99999?a=:1' }, 'url', port],
     ['2,001 characters', { url: long(2001) }, 'url', 'The URL must have at most 2,000 characters.'],
     ['events that are none', { events: null }, 'events', 'A value for events is required.'],
     ['no event', { events: [] }, 'events', 'A webhook needs at least one event.'],

@@ -529,6 +529,20 @@ describe('the connection', () => {
     }),
   )
 
+  test('without TLS, nothing is sent to another machine, unless that is waived; to this one it is', () =>
+    withServer({ disabledCommands: ['AUTH', 'STARTTLS'] }, async (server) => {
+      // It leads here as well, but does not say so.
+      const elsewhere = server.url.replace('127.0.0.1', '0.0.0.0')
+      const id = await queue(await api.person())
+      await sendDue(elsewhere)
+      expect([server.arrived, (await kept(id)).state]).toEqual([[], 'QUEUED'])
+      await makeDue(id)
+      await sendDue(`${elsewhere}?requireTLS=false`)
+      expect([server.arrived.length, (await kept(id)).state]).toEqual([1, 'SENT'])
+      await send(server.url)
+      expect(server.arrived.map(({ isSecure }) => isSecure)).toEqual([false, false])
+    }))
+
   test('a login is sent encrypted, with whatever characters it has', () =>
     withServer(accounts, async (server) => {
       await send(withLogin(`${server.url}${LAX}`, LOGIN))
