@@ -843,7 +843,8 @@ create table app_public.webhooks (
   constraint webhooks_pkey PRIMARY KEY (id),
   constraint webhooks_events_check CHECK (cardinality(events) > 0),
   constraint webhooks_url_form CHECK (url ~ '^https?://[^[:space:][:cntrl:]/?#@\\]+([/?#][^[:space:][:cntrl:]]*)?$'::text),
-  constraint webhooks_url_length CHECK (char_length(url) <= 2000)
+  constraint webhooks_url_length CHECK (char_length(url) <= 2000),
+  constraint webhooks_url_port CHECK (COALESCE("substring"(url, '^https?://[^/?#]*:([0-9]+)(?:[/?#].*)?$'::text)::numeric, 0::numeric) <= 65535::numeric)
 );
 comment on table app_public.webhooks is '@defaultOrderBy CREATED_AT_DESC
 A URL that receives events as signed POST requests (Standard Webhooks). For admins.';
@@ -866,6 +867,7 @@ Whether it was removed. What was sent to it stays on record, for auditors.';
 comment on constraint webhooks_events_check on app_public.webhooks is 'A webhook needs at least one event.';
 comment on constraint webhooks_url_form on app_public.webhooks is 'The URL must begin with https:// or http://, and must not contain a user name.';
 comment on constraint webhooks_url_length on app_public.webhooks is 'The URL must have at most 2,000 characters.';
+comment on constraint webhooks_url_port on app_public.webhooks is 'The port of the URL must be at most 65535.';
 CREATE INDEX webhooks_created_at_idx ON app_public.webhooks USING btree (created_at, id);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.webhooks FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_check_events BEFORE INSERT OR UPDATE OF events ON app_public.webhooks FOR EACH ROW EXECUTE FUNCTION app_private.tg_webhooks__check_events();
