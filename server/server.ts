@@ -20,6 +20,7 @@ import { health } from './http/health.ts'
 import { makeAddressOf, makeIdentify, makeIsSecure } from './http/identity.ts'
 import { makeMetrics } from './http/metrics.ts'
 import { PROBLEM, sendProblem } from './http/problem.ts'
+import { makeRefusals } from './http/refusals.ts'
 import { makeTokens } from './http/tokens.ts'
 import { makeChanges } from './live/changes.ts'
 import { makeLive } from './live/listener.ts'
@@ -116,6 +117,8 @@ export async function startServer(
   const isOwnOrigin = makeIsOwnOrigin(config, isSecure)
   const tokens = makeTokens(config.jwtSecrets)
   const addressOf = makeAddressOf(config.trustProxy)
+  const identify = makeIdentify(tokens, addressOf, isSecure)
+  const refusals = makeRefusals(log, identify, addressOf, sessions.userOf)
   const services = {
     db,
     slowDb,
@@ -124,15 +127,18 @@ export async function startServer(
     log,
     passwords: makePasswords(db, slowDb),
     tokens,
-    identify: makeIdentify(tokens, addressOf, isSecure),
+    identify,
     spend: makeSpend(addressOf, sessions.userOf),
     isSecure,
     isOwnOrigin,
     checkCsrf: makeCheckCsrf(db, isOwnOrigin),
     explain(thrown: unknown): ClientError {
       const error = toClientError(thrown, log)
-      // An error that was explained before is counted already.
-      if (!explained.has(error)) metrics.error(error.code)
+      // An error that was explained before is counted and logged already.
+      if (!explained.has(error)) {
+        metrics.error(error.code)
+        refusals.note(error)
+      }
       explained.add(error)
       return error
     },
@@ -143,7 +149,7 @@ export async function startServer(
   const subscribers = makeSubscribers(live, liveDb, services.explain)
   const { production } = config
   const graphql = makeGraphQL({ ...services, schema, resolvedPreset, production, live, changes, subscribers })
-  const sockets = makeWebSockets({ ...services, schema, graphql, subscribers })
+  const sockets = makeWebSockets({ ...services, schema, graphql, subscribers, during: refusals.during })
   const { jwtSecrets } = config
   const rest = makeRestHandler({ ...services, routes: resources.flatMap(({ routes }) => routes), jwtSecrets })
   const openApi = JSON.stringify(makeOpenApi(resources, reference, config.publicUrl))
@@ -210,10 +216,9 @@ export async function startServer(
           res.destroy()
         },
       )
-    if (req.headers.origin === undefined) respond()
-    else allowOrigins(req, res, respond)
+    refusals.during(req, () => (req.headers.origin === undefined ? respond() : allowOrigins(req, res, respond)))
   })
-  server.on('upgrade', sockets.upgrade)
+  server.on('upgrade', (req, socket, head) => refusals.during(req, () => sockets.upgrade(req, socket, head)))
   server.on('clientError', refuseConnection)
   server.on('checkExpectation', (_req, res) =>
     sendProblem(

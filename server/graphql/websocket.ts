@@ -7,6 +7,7 @@ import { WebSocketServer, type ServerOptions, type WebSocket } from 'ws'
 import { ClientError } from '../errors.ts'
 import { foreignOrigin } from '../http/csrf.ts'
 import { sendProblem } from '../http/problem.ts'
+import type { Refusals } from '../http/refusals.ts'
 import type { Farewell, Subscriber } from '../live/subscribers.ts'
 import { readCall } from './documents.ts'
 import type { GraphQL, GraphQLServices, Operation } from './handler.ts'
@@ -41,7 +42,7 @@ interface Extra {
 /** What graphql-ws hands on from hook to hook. */
 type Args = ExecutionArgs & { operation: Operation; subscriber: Subscriber }
 
-type Services = { graphql: GraphQL } & Pick<
+type Services = { graphql: GraphQL; during: Refusals['during'] } & Pick<
   GraphQLServices,
   'schema' | 'subscribers' | 'identify' | 'spend' | 'isOwnOrigin' | 'explain'
 >
@@ -55,7 +56,7 @@ export const isWebSocket = ({ url, headers: { upgrade, host } }: IncomingMessage
  * the token that opened it. Each operation on it is treated as one by POST: by the same rules and limits, from the same
  * allowance, and with a token that is still good. A mutation by cookie is refused, since no CSRF token comes with it.
  */
-export function makeWebSockets({ graphql, schema, subscribers, identify, spend, isOwnOrigin, explain }: Services) {
+export function makeWebSockets({ graphql, schema, subscribers, identify, spend, isOwnOrigin, explain, during }: Services) {
   const sockets = new WebSocketServer({
     noServer: true,
     maxPayload: MAX_MESSAGE,
@@ -121,7 +122,7 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
         close: (code, reason) => socket.close(code, reason),
         onMessage: (handle) =>
           socket.on('message', (data) =>
-            handle(String(data)).catch((error: Error) => {
+            during(request, () => handle(String(data))).catch((error: Error) => {
               // This is how graphql-ws reports a message that only a server may send.
               end(error.message.startsWith('Unexpected message of type') ? 'BAD_REQUEST' : explain(error).code)
             }),

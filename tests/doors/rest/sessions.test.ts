@@ -758,6 +758,62 @@ describe('POST /auth/password/', () => {
   })
 })
 
+describe('a refusal', () => {
+  type Line = Record<string, unknown>
+  const refusals = (ip: string): Line[] =>
+    api
+      .log()
+      .split('\n')
+      .filter((line) => line.includes('"refused"'))
+      .map((line) => JSON.parse(line) as Line)
+      .filter((line) => line['ip'] === ip)
+
+  test('is one line of the log that says who was refused what, and holds no secret', async () => {
+    const person = await api.person()
+    const { cookie } = await openBrowser(person)
+    const tokens = await logInByToken(person)
+    const from = { 'x-forwarded-for': '198.51.100.41' }
+    const as = { ...from, ...bearer(tokens.access_token) }
+    const { rows } = await owner.query(
+      `select left(encode(secret_hash, 'hex'), 16) as hash from app_private.sessions where user_id = $1 order by created_at desc limit 1`,
+      [person.id],
+    )
+    await rest('POST', '/users/', { email: 'x@assent.test', name: 'x' }, as)
+    await rest('POST', '/auth/password/', { old_password: 'wrong', new_password: GOOD }, as)
+    await graphql('{ requests { totalCount } }', {}, from)
+    await graphql(mutation('updateUser', 'user { id }'), { input: { userId: person.id, name: 'x' } }, as)
+    await rest('POST', '/requests/', { title: 'x' }, { ...from, ...cookie })
+    await rest('GET', '/users/me/', undefined, { ...from, ...bearer('x.y.z') })
+    await refresh(tokens.refresh_token)
+    await refresh(`${tokens.refresh_token.split('.')[0]}.made-up`, from)
+    const lines = refusals('198.51.100.41').map(({ code, method, route, userId, session }) => [
+      code,
+      method,
+      route,
+      userId,
+      session,
+    ])
+    const known = [person.id, rows[0].hash]
+    expect(lines).toEqual([
+      ['FORBIDDEN', 'POST', '/api/v1/users/', ...known],
+      ['VALIDATION_FAILED', 'POST', '/api/v1/auth/password/', ...known],
+      ['UNAUTHENTICATED', 'POST', '/graphql', undefined, ''],
+      ['FORBIDDEN', 'POST', '/graphql', ...known],
+      ['FORBIDDEN', 'POST', '/api/v1/requests/', person.id, expect.stringMatching(/^[0-9a-f]{16}$/)],
+      ['UNAUTHENTICATED', 'GET', '/api/v1/users/me/', undefined, ''],
+      ['UNAUTHENTICATED', 'POST', '/api/v1/auth/refresh/', undefined, ''],
+    ])
+    for (const line of refusals('198.51.100.41')) expect(line['level']).toBe(40)
+  })
+
+  test('by a flood of them leaves a line a second, and says how many left none', async () => {
+    const from = { 'x-forwarded-for': '198.51.100.42' }
+    for (let i = 0; i < 9; i++) await Promise.all(Array.from({ length: 10 }, () => rest('GET', '/users/me/', undefined, from)))
+    expect(refusals('198.51.100.42').length).toBeGreaterThanOrEqual(60)
+    expect(refusals('198.51.100.42').length).toBeLessThan(75)
+  })
+})
+
 describe('a forged token', () => {
   const base64 = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')
   const inAnHour = Math.floor(Date.now() / 1000) + 3600
