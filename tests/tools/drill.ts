@@ -1,14 +1,16 @@
 import { spawn } from 'node:child_process'
-import { readdir, readFile, rm } from 'node:fs/promises'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import pg from 'pg'
 import { mutations, type Mutation } from './mutations.ts'
 import { startCluster, type Cluster } from '../harness/postgres.ts'
 
 // `npm run drill [pattern]`: is there a test for it? Changes one thing in the migrated database at a time, by
-// tests/tools/mutations.ts, runs tests/rules and the model on that until a test fails that passes without the change, and says which changes none
-// has noticed. With a pattern (a regular expression), only the changes that match it.
+// tests/tools/mutations.ts, runs tests/rules and the model on that in one process, until a test fails that passes without the
+// change, and says which changes none has noticed. With a pattern (a regular expression), only the changes that match it.
 
 const root = join(import.meta.dirname, '../..')
 // The quick ones first: most changes go no further. The catalog's is last, as it notices any change there is: what it
@@ -55,41 +57,56 @@ const at = (url: string, database: string) => Object.assign(new URL(url), { path
 const secretsOf = ({ secrets }: Cluster, database: string) =>
   JSON.stringify({ ...secrets, DATABASE_URL: at(secrets.DATABASE_URL, database) })
 
-/** The names of the tests that fail in one file, with the database as template; undefined where Jest itself failed. */
-async function failures(cluster: Cluster, database: string, file: string): Promise<Set<string>> {
-  const output = join(tmpdir(), `drill-${database}-${file.replace('/', '-')}.json`)
+/**
+ * Runs these files in this order, with the database as template, until a test fails that is not among the usual ones; answers
+ * that one alone, as `file: test`. Without usual ones, all run, and all that fail are answered.
+ */
+async function failures(cluster: Cluster, database: string, files: readonly string[], usual?: string[]): Promise<string[]> {
+  const folder = await mkdtemp(join(tmpdir(), 'drill-'))
+  const [output, news] = [join(folder, 'output.json'), join(folder, 'news')]
+  const flags = ['--json', '--silent', '--ci', '--runInBand', '--testTimeout', '20000', `--outputFile=${output}`]
+  const ours = usual ? ['--testEnvironment', './tests/tools/noticing.ts'] : []
   const child = spawn(
     process.execPath,
     [
       '--no-warnings',
       '--experimental-vm-modules',
       'node_modules/jest/bin/jest.js',
-      `tests/${file}.test.ts`,
+      ...files.map((file) => `tests/${file}.test.ts`),
       '--selectProjects',
       'PostgreSQL 18',
-      '--json',
-      `--outputFile=${output}`,
-      '--silent',
-      '--ci',
-      '--runInBand',
-      '--testTimeout',
-      '20000',
+      '--testSequencer',
+      './tests/tools/sequence.ts',
+      ...flags,
+      ...ours,
     ],
     {
       cwd: root,
       stdio: 'ignore',
-      env: { ...process.env, TEST_POSTGRES_18: secretsOf(cluster, database), TEST_POSTGRES_15: '{}' },
+      env: {
+        ...process.env,
+        TEST_POSTGRES_18: secretsOf(cluster, database),
+        TEST_POSTGRES_15: '{}',
+        DRILL: JSON.stringify({ usual, news }),
+      },
     },
   )
-  await new Promise((resolve) => child.once('exit', resolve))
-  const { testResults } = JSON.parse(await readFile(output, 'utf8'))
-  await rm(output)
-  const failed = new Set<string>()
-  for (const { assertionResults, message } of testResults) {
-    for (const { status, fullName } of assertionResults) if (status === 'failed') failed.add(fullName)
-    if (assertionResults.length === 0) failed.add(message.slice(0, 200))
+  try {
+    await once(child, 'exit')
+    if (existsSync(news)) return [await readFile(news, 'utf8')]
+    // Jest has come to its end: what is left is what fails usually, or outside of a test.
+    const { testResults } = JSON.parse(await readFile(output, 'utf8'))
+    const failed: string[] = []
+    for (const { name, status, assertionResults, message } of testResults) {
+      const file = relative(join(root, 'tests'), name).replace('.test.ts', '')
+      for (const { status, fullName } of assertionResults) if (status === 'failed') failed.push(`${file}: ${fullName}`)
+      const isOutside = status === 'failed' && !assertionResults.some((one: { status: string }) => one.status === 'failed')
+      if (isOutside) failed.push(`${file}: ${message.slice(0, 200)}`)
+    }
+    return failed.filter((name) => !usual?.includes(name))
+  } finally {
+    await rm(folder, { recursive: true })
   }
-  return failed
 }
 
 async function withDatabase<Result>(
@@ -113,22 +130,6 @@ async function withDatabase<Result>(
   }
 }
 
-/** The file and the test that noticed, or null. */
-async function noticed(
-  cluster: Cluster,
-  mutation: Mutation,
-  files: string[],
-  usual: Map<string, Set<string>>,
-): Promise<string | null> {
-  return withDatabase(cluster, mutation, async (database) => {
-    for (const file of files) {
-      const news = [...(await failures(cluster, database, file))].filter((name) => !usual.get(file)!.has(name))
-      if (news.length > 0) return `${file}: ${news[0]}${news.length > 1 ? ` and ${news.length - 1} more` : ''}`
-    }
-    return null
-  })
-}
-
 const pattern = new RegExp(process.argv[2] ?? '')
 const last = 'rules/catalog'
 const present = (await readdir(join(root, 'tests/rules')))
@@ -141,12 +142,9 @@ try {
   await database.connect()
   const every = await mutations(database).finally(() => database.end())
   const all = every.filter(({ name }) => pattern.test(name))
-  const usual = await withDatabase(clusters[0]!, { name: 'nothing', sql: 'select 1' }, async (name) => {
-    const found = new Map<string, Set<string>>()
-    for (const file of files) found.set(file, await failures(clusters[0]!, name, file))
-    return found
-  })
-  for (const [file, failed] of usual) for (const name of failed) console.log(`fails anyway: ${file}: ${name}`)
+  const nothing = { name: 'nothing', sql: 'select 1' }
+  const usual = await withDatabase(clusters[0]!, nothing, (name) => failures(clusters[0]!, name, files))
+  for (const name of usual) console.log(`fails anyway: ${name}`)
 
   const missed: string[] = []
   const onlyCatalog: string[] = []
@@ -159,7 +157,12 @@ try {
         const fit = files.filter((file) => file === last || name.startsWith('drop index') === (file === 'rules/plans'))
         const first = likely.find(([words]) => words.test(name))?.[1]
         fit.sort((a, b) => Number(b === first) - Number(a === first))
-        const by = await noticed(cluster, mutation, fit, usual).catch((error: Error) => `the database itself: ${error.message}`)
+        const [by] = await withDatabase(cluster, mutation, (database) => failures(cluster, database, fit, usual)).catch(
+          (error: unknown) => {
+            if (!(error instanceof pg.DatabaseError)) throw error
+            return [`the database itself: ${error.message}`]
+          },
+        )
         if (!by) missed.push(name)
         if (by?.startsWith(`${last}: `)) onlyCatalog.push(name)
         console.log(`${by ? 'noticed' : 'MISSED '}  ${name}  —  ${by ?? 'by none'}`)
