@@ -45,7 +45,7 @@ export const TypesPlugin: GraphileConfig.Plugin = {
           const isNeverNull =
             (isMutationPayload && pgCodec?.attributes && fieldName !== 'clientMutationId') ||
             isCursorField ||
-            (isConnectionType && /aggregates$/i.test(fieldName)) ||
+            (isConnectionType && fieldName === 'groupedAggregates') ||
             isPgAggregateField ||
             (pgAggregateSpec?.id === 'distinctCount' && fieldName !== 'keys')
           if (!isNeverNull || graphql.isNonNullType(field.type)) return field
