@@ -18,6 +18,10 @@ export interface Live {
   close(): Promise<void>
 }
 
+/** Every login to the database can announce anything. Whatever has not the form of ours is passed over. */
+const ID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'
+const ANNOUNCEMENT = new RegExp(`^(request|inbox|session|notification(?= ${ID} ${ID}$)) (${ID})(?: (${ID}))?$`)
+
 /** Milliseconds. The end of a session must be known within 5 seconds, so no silence may stay unexplained for longer. */
 const PROBE_EVERY = 2_000
 const ANSWER_WITHIN = 2_000
@@ -32,9 +36,10 @@ export function makeLive(connectionString: string, log: Logger, lost: () => void
   let closed = false
 
   function dispatch({ payload = '' }: pg.Notification): void {
-    const [kind, id, detail = ''] = payload.split(' ')
+    const [, kind, id, detail = ''] = ANNOUNCEMENT.exec(payload) ?? []
+    if (!kind || !id) return
     for (const listener of topics.get(`${kind} ${id}`) ?? []) listener(detail)
-    for (const listener of topics.get(kind!) ?? []) listener(id!)
+    for (const listener of topics.get(kind) ?? []) listener(id)
   }
 
   async function connect(): Promise<pg.Client> {

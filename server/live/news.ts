@@ -6,7 +6,7 @@ import type { Changes } from './changes.ts'
 import type { Listener, Live } from './listener.ts'
 import type { Subscriber } from './subscribers.ts'
 
-/** Announcements of one topic that may wait while earlier ones are looked at. */
+/** Announcements of one topic that may wait while earlier ones are looked at: of more, which can only be made up, the newest. */
 const MAX_WAITING = 1_000
 
 export interface NewsServices {
@@ -69,8 +69,8 @@ export function makeNews(
     if (!ended) {
       off = listen((detail) => {
         waiting.add(detail)
-        if (waiting.size > MAX_WAITING) subscriber.end('UNAVAILABLE')
-        else wake()
+        if (waiting.size > MAX_WAITING) waiting.delete(waiting.values().next().value!)
+        wake()
       })
     }
 

@@ -80,7 +80,10 @@ export function makeSubscribers(live: Live, db: Database, explain: (error: unkno
           const message = `You already have ${MAX_CONNECTIONS_PER_PERSON} live connections: close one.`
           throw new ClientError('RATE_LIMITED', message, { retryAfter: 60 })
         }
-        off = live.on(`session ${session_id}`, () => end('UNAUTHENTICATED'))
+        // Any login to the database can announce this: the database is asked whether it is so.
+        let asked: Promise<unknown> | undefined
+        const ask = () => sessionOf(caller).catch((error: unknown) => end(explain(error).code))
+        off = live.on(`session ${session_id}`, () => (asked ??= ask().finally(() => (asked = undefined))))
         if (!all.has(subscriber)) off() // It left while it was being admitted.
         // Had the session ended before its end could be heard, nobody would hear of it: ask once more.
         await sessionOf(caller)

@@ -324,6 +324,35 @@ describe('notificationReceived', () => {
   })
 })
 
+test('what is made up with a stolen login ends no socket, and hides no news', async () => {
+  const thief = await api.db.connect('auth')
+  const id = await newRequest(api)
+  const socket = await connect(api, 'user')
+  const heard = [await socket.subscribe(RECEIVED), await socket.subscribe(UPDATED, { id })]
+  const me = api.db.people.user.id
+  const { rows } = await owner.query('select id from app_private.sessions where user_id = $1', [me])
+  expect(rows.length).toBeGreaterThan(0)
+  const made = [
+    ...rows.map((session) => `session ${session.id}`),
+    ...['', ' ', 'notification', `notification ${me}`, `notification ${me} nonsense`, `notification ${me} ${NOBODY} ${NOBODY}`],
+    ...['session', 'session nonsense', 'request', `request ${id} nonsense`, 'constructor', '__proto__ x', `inbox ${me} x`],
+  ]
+  await thief.query(`select pg_notify('assent', payload) from unnest($1::text[]) payload`, [made])
+  await thief.query(
+    `select pg_notify('assent', format('notification %s %s', $1::uuid, gen_random_uuid())) from generate_series(1, 3000)`,
+    [me],
+  )
+  await act(api, 'submitRequest', id, 'user')
+  expect(await statusOf(heard[1]!)).toBe('SUBMITTED')
+  const told = await owner.query(
+    `insert into app_public.notifications (recipient_id, kind, event, mail_state)
+     values ($1, 'ROLE_CHANGED', gen_random_uuid()::text, 'NONE') returning id`,
+    [me],
+  )
+  expect((await heard[0]!.data()).notificationReceived.notification.id).toBe(told.rows[0].id)
+  expect(socket.isOpen).toBe(true)
+})
+
 describe('the listening connection', () => {
   const listeners = async () =>
     (
