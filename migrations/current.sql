@@ -223,3 +223,56 @@ alter table app_public.webhooks add constraint webhooks_url_port check (
 -- squawk-ignore constraint-missing-not-valid
 alter table app_public.webhooks validate constraint webhooks_url_port;
 comment on constraint webhooks_url_port on app_public.webhooks is 'The port of the URL must be at most 65535.';
+-- Accounts by invitation
+alter table app_private.credentials alter column password_hash drop not null;
+comment on column app_private.credentials.password_hash is
+  'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password. Null until the person has chosen a '
+  'password; nobody can log in without one.';
+comment on table app_private.password_resets is
+  'Links by which somebody can choose a password, once: the first one, or another for one that is forgotten.';
+comment on column app_private.password_resets.user_id is 'Who can choose a password by it.';
+comment on column app_private.password_resets.expires_at is
+  'When the link expires: 30 minutes after its mail was made, or 72 hours if the mail is an invitation.';
+comment on column app_public.notifications.kind is
+  E'@behavior -orderBy\n'
+  'SUBMITTED, ASSIGNED and REMINDER ask for a decision; APPROVED and REJECTED report one; ACCOUNT_CREATED, INVITATION, '
+  'ROLE_CHANGED, PASSWORD_CHANGED and PASSWORD_RESET are about the recipient''s account.';
+insert into app_public.audit_actions (action, is_told, description) values
+  ('SESSION_REVOKE',  false, 'Sessions were ended: by their owner, by an admin, by another login in the same browser,'
+    ' because there were more than 20 or, without an actor, because a refresh token was used twice.'),
+  ('INVITATION_RESEND', true, 'Somebody who had not chosen a password yet was invited again, which ended the earlier link.')
+on conflict (action) do update
+  set description = excluded.description, is_told = excluded.is_told
+  where (audit_actions.*) is distinct from (excluded.*);
+insert into app_public.notification_kinds (kind, action, headline, is_shown, is_mandatory, asks_for_decision) values
+  ('INVITATION', 'INVITATION_RESEND', 'Choose your password', false, true, false)
+on conflict (kind) do update
+  set action = excluded.action, headline = excluded.headline, is_shown = excluded.is_shown,
+    is_mandatory = excluded.is_mandatory, asks_for_decision = excluded.asks_for_decision
+  where (notification_kinds.*) is distinct from (excluded.*);
+
+-- Sessions
+comment on column app_private.sessions.refresh_hash is
+  'SHA-256 of the refresh token that was issued last; null for a session by cookie.';
+create table if not exists app_private.refresh_tokens (
+  token_hash bytea primary key,
+  session_id uuid not null references app_private.sessions on delete cascade,
+  is_used boolean not null,
+  good_until timestamptz not null
+);
+create index if not exists refresh_tokens_session_id_idx on app_private.refresh_tokens (session_id);
+comment on table app_private.refresh_tokens is
+  'The refresh tokens of a session that are good beside the one that was issued last. See app_hidden.refresh_session.';
+comment on column app_private.refresh_tokens.token_hash is 'SHA-256 of the token.';
+comment on column app_private.refresh_tokens.session_id is 'Which session it refreshes.';
+comment on column app_private.refresh_tokens.is_used is
+  'True if it was exchanged, and serves a second caller; false if another was issued after it, to a second caller.';
+comment on column app_private.refresh_tokens.good_until is
+  'When it ends: 10 seconds after it was exchanged, or 12 hours after a token was first exchanged twice.';
+
+-- Idempotency keys
+alter table app_private.idempotency_keys add column if not exists permissions text[] not null default '{}';
+comment on column app_private.idempotency_keys.permissions is
+  'What the person was allowed to do then. Whoever has lost a permission since is not shown the response.';
+comment on column app_private.idempotency_keys.fingerprint is
+  'A digest of method, path, body and If-Match. It is keyed, because bodies can hold passwords.';

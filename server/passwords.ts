@@ -193,21 +193,15 @@ export function makePasswords(db: Database, slowDb: Database) {
       })
     },
 
-    /** Answers the id of a new person. Throws what app_hidden.create_user raises. */
+    /** Answers the id of a new person, who chooses their own password. Throws what app_hidden.create_user raises. */
     async createUser(
       caller: Identity,
-      { email, name, role, password }: Record<string, unknown>,
-      ask: Ask = slowly(caller),
+      { email, name, role }: Record<string, unknown>,
+      ask: Ask = asking(db, caller, 'write'),
     ): Promise<string> {
       const [user] = await ask<{ id: string }>({
-        text: 'select id from app_hidden.create_user($1, $2, $3, $4, $5)',
-        values: [
-          email,
-          name,
-          role,
-          typeof password === 'string' ? passwordDigest(password) : null,
-          await weaknessOf(password, []),
-        ],
+        text: 'select id from app_hidden.create_user($1, $2, $3)',
+        values: [email, name, role],
       })
       return user!.id
     },

@@ -56,6 +56,41 @@ create or replace view audit.decisions as
 comment on view audit.decisions is
   'Who approved or rejected what: select * from audit.decisions where "timestamp" >= … and "timestamp" < … order by "timestamp".';
 
+create or replace view audit.entangled_decisions as
+  select d."timestamp", d.action, d.actor_id, p.name as actor_name, c.email as actor_email,
+    d.request_id, r.title, d.request_creator_id as creator_id, creator.name as creator_name,
+    tie.action as tie, tie."timestamp" as tied_at, tie.metadata as tie_metadata,
+    d.id as audit_log_id, tie.id as tie_audit_log_id
+  from app_public.audit_logs tie
+  join app_public.audit_logs d
+    on d.request_creator_id = tie.actor_id and d.actor_id = tie.user_id and d."timestamp" > tie."timestamp"
+  join app_public.requests r on r.id = d.request_id
+  join app_public.users creator on creator.id = d.request_creator_id
+  join app_public.users p on p.id = d.actor_id
+  left join app_private.credentials c on c.user_id = d.actor_id
+  where d.action in ('APPROVE', 'REJECT')
+    and (tie.action in ('USER_CREATE', 'INVITATION_RESEND') or (tie.action = 'USER_UPDATE' and tie.metadata ? 'role'));
+comment on view audit.entangled_decisions is
+  'Decisions by accounts that the request''s own creator had created, invited again or given another role before: two accounts, '
+  'but perhaps one person. select * from audit.entangled_decisions where "timestamp" >= … and "timestamp" < … order by '
+  '"timestamp". There is a row for each such tie of a decision. An account that was registered by SQL has no creator. It has '
+  'no rows when all is well.';
+comment on column audit.entangled_decisions."timestamp" is 'When it was decided.';
+comment on column audit.entangled_decisions.action is 'The decision: APPROVE or REJECT.';
+comment on column audit.entangled_decisions.actor_id is 'Whose account decided it.';
+comment on column audit.entangled_decisions.actor_name is 'Their name.';
+comment on column audit.entangled_decisions.actor_email is 'The address that they log in with.';
+comment on column audit.entangled_decisions.request_id is 'What was decided.';
+comment on column audit.entangled_decisions.title is 'The title of that request.';
+comment on column audit.entangled_decisions.creator_id is 'Who created the request and, before, did something to the account.';
+comment on column audit.entangled_decisions.creator_name is 'Their name.';
+comment on column audit.entangled_decisions.tie is
+  'What they had done to the account: USER_CREATE, INVITATION_RESEND, or USER_UPDATE if they had changed its role.';
+comment on column audit.entangled_decisions.tied_at is 'When they had done that.';
+comment on column audit.entangled_decisions.tie_metadata is 'The metadata of that entry, such as the old role and the new one.';
+comment on column audit.entangled_decisions.audit_log_id is 'The entry of the decision.';
+comment on column audit.entangled_decisions.tie_audit_log_id is 'The entry of the tie.';
+
 create or replace view audit.disagreements as
   select r.id as request_id, r.title, r.status, last.new_status as audited_status, r.reviewed_by_id,
     last.actor_id as audited_actor_id,
@@ -268,7 +303,7 @@ revoke execute on function
   from public;
 
 grant select on
-  audit.request_history, audit.actions, audit.person_actions, audit.decisions, audit.disagreements, audit.waiting,
+  audit.request_history, audit.actions, audit.person_actions, audit.decisions, audit.entangled_decisions, audit.disagreements, audit.waiting,
   audit.turnaround
   to assent_auditor;
 grant execute on function

@@ -31,7 +31,7 @@ as $$
   select entry.request_creator_id where entry.action in ('APPROVE', 'REJECT')
   union all
   select entry.user_id
-  where entry.action in ('PASSWORD_CHANGE', 'PASSWORD_RESET_REQUEST')
+  where entry.action in ('PASSWORD_CHANGE', 'PASSWORD_RESET_REQUEST', 'INVITATION_RESEND')
     or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
     -- Nobody is mailed about an account that was made by SQL, as those of the demo are.
     or (entry.action = 'USER_CREATE' and entry.actor_id is not null)

@@ -252,7 +252,6 @@ create or replace function app_hidden.finish_login(
 as $$
 declare
   v_known_id uuid;
-  v_replaced record;
 begin
   v_known_id := app_private.account_of(email);
   select v.user_id, v.retry_after into user_id, retry_after
@@ -266,18 +265,6 @@ begin
     return;
   end if;
 
-  -- The new session replaces the one that the browser had.
-  if by_cookie then
-    update app_private.sessions s
-    set revoked_at = now()
-    from app_private.live_session(current_setting('assent.session', true)) l
-    where s.id = l.session_id and app_private.is_live(s)
-    returning s.id, s.user_id into v_replaced;
-    if found then
-      perform app_private.log_action('SESSION_REVOKE', v_replaced.user_id, v_replaced.user_id,
-        jsonb_build_object('session_id', v_replaced.id, 'reason', 'Its browser logged in again.'));
-    end if;
-  end if;
   select o.session_secret, o.refresh_token into session_secret, refresh_token
   from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
 end

@@ -41,6 +41,15 @@ as $$
 $$;
 comment on function app_private.has_to_decide(uuid) is 'Is there a waiting request that this person can decide?';
 
+create or replace function app_private.is_invitation(kind text)
+  returns boolean
+  language sql
+  immutable
+as $$
+  select kind in ('ACCOUNT_CREATED', 'INVITATION')
+$$;
+comment on function app_private.is_invitation(text) is 'Does a mail of this kind hold the link to choose a first password?';
+
 create or replace function app_private.is_pointless(n app_public.notifications)
   returns boolean
   language sql
@@ -51,12 +60,20 @@ as $$
       select from app_private.deciders_to_notify(n.request_id) p where p.user_id = n.recipient_id))
     or (k.kind = 'DIGEST' and not app_private.has_to_decide(n.recipient_id)
       and not exists (select from app_public.notifications w where w.recipient_id = n.recipient_id and w.mail_state = 'DIGEST'))
+    -- A mail of a new account is still worth sending to somebody who has a password: it only has no link.
+    or (k.kind = 'INVITATION' and exists (
+      select from app_private.credentials c where c.user_id = n.recipient_id and c.password_hash is not null))
+    or (app_private.is_invitation(k.kind) and exists (
+      select from app_public.audit_logs a
+      join app_public.audit_logs later
+        on later.user_id = a.user_id and later.action = 'INVITATION_RESEND' and later."timestamp" > a."timestamp"
+      where a.id::text = n.event and a.user_id = n.recipient_id))
   from app_public.users u, app_public.notification_kinds k
   where u.id = n.recipient_id and k.kind = n.kind
 $$;
 comment on function app_private.is_pointless(app_public.notifications) is
   'Is there no point in mailing it any more? The recipient is deactivated, can no longer take the decision that it asks for, '
-  'or the digest would be empty.';
+  'or has chosen a password or been invited again since; or the digest would be empty.';
 
 create or replace function app_private.digest_document(of_user_id uuid)
   returns jsonb
@@ -98,7 +115,7 @@ comment on function app_private.digest_document(uuid) is
 create or replace function app_private.mail_document(n app_public.notifications)
   returns jsonb
   language sql
-  volatile -- because it makes the link to reset a password
+  volatile -- because it makes the link to choose a password
   set search_path to pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
@@ -112,9 +129,12 @@ as $$
     'title', r.title,
     'creator', creator.name,
     'comment', r.review_comment
-  ) || case n.kind
-    when 'PASSWORD_RESET' then jsonb_build_object('token', app_private.issue_reset_token(n.recipient_id))
-    when 'DIGEST' then app_private.digest_document(n.recipient_id)
+  ) || case
+    when n.kind = 'PASSWORD_RESET' then
+      jsonb_build_object('token', app_private.issue_reset_token(n.recipient_id, interval '30 minutes'))
+    when app_private.is_invitation(n.kind) and c.password_hash is null then
+      jsonb_build_object('token', app_private.issue_reset_token(n.recipient_id, interval '72 hours'))
+    when n.kind = 'DIGEST' then app_private.digest_document(n.recipient_id)
     else '{}'
   end
   from app_public.users u

@@ -132,7 +132,8 @@ grant execute on function app_hidden.begin_password_change(text), app_hidden.cha
 -- A forgotten password ---------------------------------------------------------------------------------------------
 --
 -- A request for a link only adds a job, whether or not there is such an account, so that the response and its time are the same.
--- The secret of the link is made together with the mail (mail_document in mails.sql), and only its hash is kept.
+-- The secret of the link is made together with the mail (mail_document in mails.sql), and only its hash is kept. By the same
+-- kind of link, somebody who was invited chooses their first password; if they have lost the invitation, they request another.
 
 create or replace function app_public.request_password_reset(email text)
   returns void
@@ -189,7 +190,7 @@ comment on function app_private.begin_password_reset(text, text) is
   'entry for an unknown or deactivated account, nor after 3 requests for the address or 20 from the network within 15 minutes. '
   'Strangers'' requests keep nobody from a link, because the links that they request are mailed to its owner.';
 
-create or replace function app_private.issue_reset_token(of_user_id uuid)
+create or replace function app_private.issue_reset_token(of_user_id uuid, lifetime interval)
   returns text
   language plpgsql
   volatile
@@ -199,12 +200,13 @@ declare
   v_secret text := app_private.random_secret();
 begin
   insert into app_private.password_resets (secret_hash, user_id, expires_at)
-  values (app_private.hash_secret(v_secret), of_user_id, now() + interval '30 minutes');
+  values (app_private.hash_secret(v_secret), of_user_id, now() + lifetime);
   return v_secret;
 end
 $$;
-comment on function app_private.issue_reset_token(uuid) is
-  'The secret of a new link. Each attempt to mail it makes another, because nobody knows which attempt will arrive.';
+comment on function app_private.issue_reset_token(uuid, interval) is
+  'The secret of a new link to choose a password. Each attempt to mail it makes another, because nobody knows which attempt '
+  'will arrive.';
 
 create or replace function app_hidden.reset_password(token text, new_digest text, weakness text)
   returns void
@@ -256,7 +258,8 @@ begin
   return null;
 end
 $$;
-comment on function app_private.tg_credentials__end_resets() is 'A new password, however it was set, ends all links to reset it.';
+comment on function app_private.tg_credentials__end_resets() is
+  'A new password, however it was set, ends all links to choose one.';
 
 create or replace trigger _500_end_resets
   after update of password_hash on app_private.credentials

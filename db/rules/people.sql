@@ -10,7 +10,7 @@ create or replace function app_private.person_faults(email text, name text, role
   stable
 as $$
   select app_private.violations('app_private.credentials',
-      jsonb_build_object('user_id', gen_random_uuid(), 'email', app_private.clean_email(email), 'password_hash', ''))
+      jsonb_build_object('user_id', gen_random_uuid(), 'email', app_private.clean_email(email)))
     || case when app_private.account_of(email) is not null
       then '[{"field": "email", "message": "This email address is taken."}]' else '[]' end::jsonb
     || app_private.violations('app_public.users', jsonb_build_object('name', name, 'role', role))
@@ -36,10 +36,11 @@ exception
 end
 $$;
 comment on function app_private.register_user(text, text, text, text) is
-  'Adds a person and what they log in with. A trigger writes USER_CREATE to the audit trail. Raises RQ422 for an address that '
-  'is invalid, or taken in any letter case even by somebody deactivated, for a blank name and for an unknown role.';
+  'Adds a person and what they log in with; without a digest, the account has no password yet. A trigger writes USER_CREATE '
+  'to the audit trail. Raises RQ422 for an address that is invalid, or taken in any letter case even by somebody '
+  'deactivated, for a blank name and for an unknown role.';
 
-create or replace function app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
+create or replace function app_hidden.create_user(email text, name text, role text)
   returns app_public.users
   language plpgsql
   volatile
@@ -48,17 +49,64 @@ create or replace function app_hidden.create_user(email text, name text, role te
 as $$
 begin
   perform app_private.require_permission('user.manage');
-  if weakness is not null then
-    perform app_private.raise_faults(app_private.person_faults(email, name, coalesce(role, 'USER'))
-      || jsonb_build_object('field', 'password', 'message', weakness));
-  end if;
-  return app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
+  return app_private.register_user(email, name, coalesce(role, 'USER'), null);
 end
 $$;
-comment on function app_hidden.create_user(text, text, text, text, text) is
-  'Adds a person, as USER unless a role is given. Raises RQ401, RQ403, and RQ422 for a weak password (weakness is the fault '
-  'that the server, which alone sees the password, has found) and for what register_user refuses.';
-grant execute on function app_hidden.create_user(text, text, text, text, text) to assent_user, assent_manager, assent_admin;
+comment on function app_hidden.create_user(text, text, text) is
+  'Adds a person, as USER unless a role is given. Nobody chooses another''s password: the person is mailed a link to choose '
+  'one. Raises RQ401, RQ403, and RQ422 for what register_user refuses.';
+grant execute on function app_hidden.create_user(text, text, text) to assent_user, assent_manager, assent_admin;
+
+create or replace function app_private.require_management_of(user_id uuid)
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from app_public.users u where u.id = user_id) and exists (select from app_private.caller()) then
+    raise exception using errcode = 'RQ404', message = 'There is no such person.';
+  end if;
+  perform app_private.require_permission('user.manage');
+end
+$$;
+comment on function app_private.require_management_of(uuid) is
+  'Raises RQ401 without a live session, RQ404 if there is no such person, and RQ403 if the caller may not administer people.';
+
+create or replace function app_public.resend_invitation(user_id uuid)
+  returns app_public.users
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_user app_public.users;
+  v_is_invited boolean;
+begin
+  perform app_private.require_management_of(user_id);
+  -- If the person is just choosing a password, this waits for it.
+  select c.password_hash is null into v_is_invited
+  from app_private.credentials c where c.user_id = resend_invitation.user_id for update;
+  select * into v_user from app_public.users u where u.id = resend_invitation.user_id;
+  if v_user.is_deleted then
+    raise exception using errcode = 'RQ409', message = 'This person is deactivated: reactivate them first.';
+  elsif v_is_invited is not true then
+    raise exception using errcode = 'RQ409',
+      message = 'This person has chosen a password. If they forget it, they can request a link to reset it.';
+  end if;
+  -- The earlier link ends, be its mail sent, being sent or queued. One that is being sent is waited for.
+  update app_public.notifications n set mail_state = 'CANCELLED'
+  where n.recipient_id = resend_invitation.user_id and n.mail_state = 'QUEUED' and app_private.is_invitation(n.kind);
+  delete from app_private.password_resets r where r.user_id = resend_invitation.user_id;
+  perform app_private.log_action('INVITATION_RESEND', app_hidden.current_user_id(), resend_invitation.user_id);
+  return v_user;
+end
+$$;
+comment on function app_public.resend_invitation(uuid) is
+  'Mails somebody who has not chosen a password yet a new link to choose one, which works once and for 72 hours, for admins; '
+  'earlier links end. INVALID_TRANSITION: they have chosen a password, or are deactivated.';
+grant execute on function app_public.resend_invitation(uuid) to assent_user, assent_manager, assent_admin;
 
 create or replace function app_private.keep_an_admin(person app_public.users, new_role text, new_is_deleted boolean)
   returns void
@@ -95,10 +143,7 @@ declare
   v_new app_public.users;
   v_faults jsonb;
 begin
-  if not exists (select from app_public.users u where u.id = user_id) and exists (select from app_private.caller()) then
-    raise exception using errcode = 'RQ404', message = 'There is no such person.';
-  end if;
-  perform app_private.require_permission('user.manage');
+  perform app_private.require_management_of(user_id);
   -- One at a time: if two admins demote each other, the second is no longer an admin. Therefore the permission is checked again.
   perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
   select * into v_old from app_public.users u where u.id = user_id for no key update;
@@ -164,8 +209,8 @@ begin
 end
 $$;
 comment on function app_private.tg_users__end_sessions() is
-  'Ends all sessions and reset links of somebody who is deactivated, and again when they are reactivated, so that they have '
-  'to log in.';
+  'Ends all sessions of somebody who is deactivated, and all links to choose a password, and again when they are reactivated, '
+  'so that they have to log in.';
 
 create or replace trigger _500_end_sessions
   after update of is_deleted on app_public.users

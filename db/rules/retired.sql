@@ -25,6 +25,20 @@ $$;
 -- The server of migration 000010 calls their successors, whose last argument has a default.
 drop function if exists app_hidden.finish_login(uuid, text, text, boolean, text);
 drop function if exists app_hidden.change_password(uuid, text, text);
+drop function if exists app_private.issue_reset_token(uuid);
+
+-- The server of migration 000010 calls this.
+create or replace function app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
+  returns app_public.users
+  language sql
+  volatile
+as $$
+  select app_hidden.create_user(email, name, role)
+$$;
+comment on function app_hidden.create_user(text, text, text, text, text) is
+  'For servers of migration 000010: see create_user(text, text, text). Nobody chooses another''s password any more, so the '
+  'password is ignored, and the person chooses their own by the mailed link.';
+grant execute on function app_hidden.create_user(text, text, text, text, text) to assent_user, assent_manager, assent_admin;
 
 -- The server and the worker of migration 000009 call these.
 create or replace function app_hidden.visible_user(user_id uuid)

@@ -61,10 +61,50 @@ create or replace function app_private.open_session(
   volatile
   set search_path to pg_catalog, pg_temp
 as $$
+declare
+  v_ended record;
 begin
+  -- One at a time for each person, so that of two logins at once each counts the other's session.
+  perform from app_private.credentials c where c.user_id = open_session.user_id for no key update;
+
+  -- A browser's new session replaces the one that it had.
+  if by_cookie then
+    update app_private.sessions s
+    set revoked_at = now()
+    from app_private.live_session(current_setting('assent.session', true)) l
+    where s.id = l.session_id and app_private.is_live(s)
+    returning s.id, s.user_id into v_ended;
+    if found then
+      perform app_private.log_action('SESSION_REVOKE', v_ended.user_id, v_ended.user_id,
+        jsonb_build_object('session_id', v_ended.id, 'reason', 'Its browser logged in again.'));
+    end if;
+  end if;
+
+  -- With this one, there are at most 20. A session that is locked is just being used or ended, and so not the one to end.
+  for v_ended in
+    update app_private.sessions s
+    set revoked_at = now()
+    where s.id in (
+      select o.id
+      from app_private.sessions o
+      where o.user_id = open_session.user_id and app_private.is_live(o)
+      order by o.last_used_at, o.id
+      limit greatest(0, -19 + (
+        select count(*) from app_private.sessions n where n.user_id = open_session.user_id and app_private.is_live(n)))
+      for no key update skip locked
+    )
+    returning s.id
+  loop
+    -- What is done by SQL is recorded by a trigger.
+    if not app_private.is_by_sql() then
+      perform app_private.log_action('SESSION_REVOKE', open_session.user_id, open_session.user_id,
+        jsonb_build_object('session_id', v_ended.id, 'reason', 'There were more than 20 sessions.'));
+    end if;
+  end loop;
+
   -- A secret shows how it may be presented: the secret in a token never works as a cookie, even after the token has expired.
   session_secret := case when by_cookie then 'cookie:' else '' end || app_private.random_secret();
-  -- A refresh token names its session, so that one which is used twice can be recognized without keeping any old ones.
+  -- A refresh token names its session, so that one which was used before can be recognized without keeping any old ones.
   refresh_token := case when not by_cookie then session_secret || '.' || app_private.random_secret() end;
   insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at, ip_address, user_agent)
   values (
@@ -78,8 +118,16 @@ begin
 end
 $$;
 comment on function app_private.open_session(uuid, boolean, text) is
-  'Opens a session, always with new secrets: for an access token and its refresh token, or for a cookie.';
+  'Opens a session, always with new secrets: for an access token and its refresh token, or for a cookie. Of more than 20 '
+  'live sessions of a person, it ends those that were not used for the longest time.';
 
+-- A refresh token is exchanged for the next one. Tabs, and callers whose answer was lost, exchange the same one twice within
+-- seconds: for 10 seconds it serves again, and each caller gets a token of its own, because only hashes are kept and nobody can
+-- be told the first answer again. From then on, two hold tokens of one session, and one of them may be a thief. Both go on as
+-- usual, but not for ever: after 12 hours, only the token that was issued last is good. If two still take turns, one of them
+-- then comes with a token that is no longer good, which ends the session for both; if only one is left, it notices nothing.
+-- That deadline is the session's, not the token's: no further exchange postpones it. RFC 9700, 4.14.2, asks for such a
+-- rotation, and leaves open how long the second of two is served.
 create or replace function app_hidden.refresh_session(
   given_token text,
   out user_id uuid,
@@ -93,9 +141,10 @@ create or replace function app_hidden.refresh_session(
 as $$
 declare
   v_secret text := split_part(given_token, '.', 1);
+  v_given bytea := app_private.hash_secret(given_token);
   v_session app_private.sessions;
 begin
-  -- The second of two refreshes at once sees what the first has done.
+  -- Of two refreshes at once, the second sees what the first has done.
   select * into v_session from app_private.sessions s
   where s.secret_hash = app_private.hash_secret(v_secret) and s.refresh_hash is not null
   for no key update;
@@ -103,7 +152,12 @@ begin
     return;
   end if;
 
-  if v_session.refresh_hash <> app_private.hash_secret(given_token) then
+  delete from app_private.refresh_tokens t where t.session_id = v_session.id and t.good_until <= now();
+  if v_session.refresh_hash <> v_given and (
+    not exists (select from app_private.refresh_tokens t where t.session_id = v_session.id and t.token_hash = v_given)
+    -- No browser has as many tabs; somebody could make up any number of tokens.
+    or (select count(*) from app_private.refresh_tokens t where t.session_id = v_session.id) >= 100
+  ) then
     update app_private.sessions s set revoked_at = now() where s.id = v_session.id;
     perform app_private.log_action('SESSION_REVOKE', null, v_session.user_id,
       jsonb_build_object('session_id', v_session.id, 'reason', 'A refresh token was used twice.'));
@@ -113,16 +167,25 @@ begin
   user_id := v_session.user_id;
   session_secret := v_secret;
   refresh_token := v_secret || '.' || app_private.random_secret();
+  if v_session.refresh_hash <> v_given then
+    insert into app_private.refresh_tokens (token_hash, session_id, is_used, good_until)
+    select v_session.refresh_hash, v_session.id, false, coalesce(min(t.good_until), now() + interval '12 hours')
+    from app_private.refresh_tokens t
+    where t.session_id = v_session.id and not t.is_used;
+  end if;
+  insert into app_private.refresh_tokens as t (token_hash, session_id, is_used, good_until)
+  values (v_given, v_session.id, true, now() + interval '10 seconds')
+  on conflict (token_hash) do update set is_used = true, good_until = excluded.good_until where not t.is_used;
   update app_private.sessions s
   set refresh_hash = app_private.hash_secret(refresh_session.refresh_token), last_used_at = now()
   where s.id = v_session.id;
 end
 $$;
 comment on function app_hidden.refresh_session(text) is
-  'Exchanges a refresh token for the next one. A token of the session that is not the current one was used before, and so is '
-  'known to two parties, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). Without '
-  'a user_id, the token is not, or no longer, valid. It does not raise an error, because that would roll back the end of the '
-  'session.';
+  'Exchanges a refresh token for the next one, and serves it for 10 seconds more, as the comment above explains. Any other '
+  'token of the session is known to two parties, or was made up by somebody who has the access token: it ends the session '
+  '(RFC 9700, 4.14.2). Without a user_id, the token is not, or no longer, valid. It does not raise an error, because that '
+  'would roll back the end of the session.';
 grant execute on function app_hidden.refresh_session(text) to assent_anonymous, assent_user, assent_manager, assent_admin;
 
 create or replace function app_public.logout()
@@ -216,6 +279,34 @@ end
 $$;
 comment on function app_hidden.end_other_sessions() is
   'Ends all sessions of the caller but the current one. Raises RQ401 without a live session.';
+
+create or replace function app_public.end_sessions(user_id uuid)
+  returns app_public.users
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_me uuid := app_hidden.current_user_id();
+  v_count integer;
+  v_user app_public.users;
+begin
+  perform app_private.require_management_of(user_id);
+  update app_private.sessions s set revoked_at = now()
+  where s.user_id = end_sessions.user_id and app_private.is_live(s);
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    perform app_private.log_action('SESSION_REVOKE', v_me, end_sessions.user_id, jsonb_build_object('sessions', v_count));
+  end if;
+  select * into v_user from app_public.users u where u.id = end_sessions.user_id;
+  return v_user;
+end
+$$;
+comment on function app_public.end_sessions(uuid) is
+  'Ends all sessions of somebody, for admins, at once: they have to log in again. If a password may be known to others, have '
+  'its owner change it as well.';
+grant execute on function app_public.end_sessions(uuid) to assent_user, assent_manager, assent_admin;
 
 create or replace function app_hidden.touch_session()
   returns uuid

@@ -24,12 +24,13 @@ insert into app_public.audit_actions (action, is_told, description) values
   ('LOGIN',           false, 'Somebody logged in.'),
   ('LOGIN_FAILED',    false, 'A login failed. The entry has no actor; it is about the account, if there is one.'),
   ('LOGOUT',          false, 'Somebody logged out.'),
-  ('SESSION_REVOKE',  false, 'Sessions were ended: by their owner, by another login in the same browser,'
-    ' or, without an actor, because a refresh token was used twice.'),
+  ('SESSION_REVOKE',  false, 'Sessions were ended: by their owner, by an admin, by another login in the same browser,'
+    ' because there were more than 20 or, without an actor, because a refresh token was used twice.'),
   ('PASSWORD_RESET_REQUEST', true,
     'Somebody asked for a link to reset a password. The entry has no actor; it is about the account.'),
   ('PASSWORD_CHANGE', true,  'Somebody changed their password, which ended their other sessions.'),
   ('USER_CREATE',     true,  'A person was added.'),
+  ('INVITATION_RESEND', true, 'Somebody who had not chosen a password yet was invited again, which ended the earlier link.'),
   ('USER_UPDATE',     true,  'A person''s name or role was changed.'),
   ('USER_DEACTIVATE', true,  'A person was deactivated.'),
   ('USER_REACTIVATE', true,  'A person was reactivated.'),

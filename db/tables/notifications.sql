@@ -30,6 +30,7 @@ insert into app_public.notification_kinds (kind, action, headline, is_shown, is_
   ('REJECTED',         'REJECT',                 'Rejected',                      true,  false, false),
   ('DIGEST',           null,                     'Your daily digest',             false, false, false),
   ('ACCOUNT_CREATED',  'USER_CREATE',            'Your new account',              true,  true,  false),
+  ('INVITATION',       'INVITATION_RESEND',      'Choose your password',          false, true,  false),
   ('ROLE_CHANGED',     'USER_UPDATE',            'Your role has changed',         true,  true,  false),
   ('PASSWORD_CHANGED', 'PASSWORD_CHANGE',        'Your password has changed',     true,  true,  false),
   ('PASSWORD_RESET',   'PASSWORD_RESET_REQUEST', 'Reset your password',           true,  true,  false)
@@ -62,8 +63,8 @@ comment on column app_public.notifications.id is 'Time-ordered UUID (version 7).
 comment on column app_public.notifications.recipient_id is E'@behavior -*\nWho is notified.';
 comment on column app_public.notifications.kind is
   E'@behavior -orderBy\n'
-  'SUBMITTED, ASSIGNED and REMINDER ask for a decision; APPROVED and REJECTED report one; ACCOUNT_CREATED, ROLE_CHANGED, '
-  'PASSWORD_CHANGED and PASSWORD_RESET are about the recipient''s account.';
+  'SUBMITTED, ASSIGNED and REMINDER ask for a decision; APPROVED and REJECTED report one; ACCOUNT_CREATED, INVITATION, '
+  'ROLE_CHANGED, PASSWORD_CHANGED and PASSWORD_RESET are about the recipient''s account.';
 comment on column app_public.notifications.event is
   E'@behavior -*\nWhat happened: the id of the audit entry, or the name of the scheduled event.';
 comment on column app_public.notifications.request_id is E'@behavior -orderBy\nThe request it is about.';

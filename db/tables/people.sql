@@ -30,7 +30,7 @@ alter index app_public.users_grams_idx alter column 1 set statistics 0;
 create table if not exists app_private.credentials (
   user_id uuid primary key references app_public.users on delete cascade,
   email text not null,
-  password_hash text not null,
+  password_hash text,
   collides boolean not null default false,
   -- Quoted local parts and comments (RFC 5321, 4.1.2) are refused: a mail program could read another address in them.
   constraint credentials_email_check check (
@@ -45,7 +45,8 @@ comment on column app_private.credentials.user_id is 'Whose credentials they are
 comment on column app_private.credentials.email is
   'The email address, cleaned by app_private.clean_email and compared by app_private.email_key.';
 comment on column app_private.credentials.password_hash is
-  'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password.';
+  'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password. Null until the person has chosen a '
+  'password; nobody can log in without one.';
 comment on constraint credentials_email_check on app_private.credentials is 'This is not an email address.';
 comment on constraint credentials_email_shows on app_private.credentials is
   'The email address must not contain blanks or characters that show nothing.';

@@ -20,7 +20,7 @@ comment on column app_private.sessions.user_id is 'Who logged in.';
 comment on column app_private.sessions.secret_hash is
   'SHA-256 of the secret that the access token carries, or the cookie after "cookie:".';
 comment on column app_private.sessions.refresh_hash is
-  'SHA-256 of the one refresh token that is valid now; null for a session by cookie.';
+  'SHA-256 of the refresh token that was issued last; null for a session by cookie.';
 comment on column app_private.sessions.created_at is 'When they logged in.';
 comment on column app_private.sessions.expires_at is 'When the session ends at the latest.';
 comment on column app_private.sessions.revoked_at is 'When it was ended before that.';
@@ -30,6 +30,22 @@ comment on column app_private.sessions.user_agent is 'The User-Agent that they l
 create index if not exists sessions_user_id_idx on app_private.sessions (user_id);
 -- For clear_away().
 create index if not exists sessions_expires_at_idx on app_private.sessions (expires_at);
+
+create table if not exists app_private.refresh_tokens (
+  token_hash bytea primary key,
+  session_id uuid not null references app_private.sessions on delete cascade,
+  is_used boolean not null,
+  good_until timestamptz not null
+);
+create index if not exists refresh_tokens_session_id_idx on app_private.refresh_tokens (session_id);
+comment on table app_private.refresh_tokens is
+  'The refresh tokens of a session that are good beside the one that was issued last. See app_hidden.refresh_session.';
+comment on column app_private.refresh_tokens.token_hash is 'SHA-256 of the token.';
+comment on column app_private.refresh_tokens.session_id is 'Which session it refreshes.';
+comment on column app_private.refresh_tokens.is_used is
+  'True if it was exchanged, and serves a second caller; false if another was issued after it, to a second caller.';
+comment on column app_private.refresh_tokens.good_until is
+  'When it ends: 10 seconds after it was exchanged, or 12 hours after a token was first exchanged twice.';
 
 -- Login attempts -----------------------------------------------------------------------------------------------------
 
@@ -56,7 +72,7 @@ create index if not exists login_attempts_account_key_idx on app_private.login_a
 create index if not exists login_attempts_network_idx on app_private.login_attempts (network, attempted_at);
 create index if not exists login_attempts_attempted_at_idx on app_private.login_attempts (attempted_at);
 
--- Links to reset a password ------------------------------------------------------------------------------------------
+-- Links to choose a password -----------------------------------------------------------------------------------------
 
 create table if not exists app_private.password_resets (
   secret_hash bytea primary key,
@@ -65,10 +81,12 @@ create table if not exists app_private.password_resets (
 );
 create index if not exists password_resets_user_id_idx on app_private.password_resets (user_id);
 create index if not exists password_resets_expires_at_idx on app_private.password_resets (expires_at);
-comment on table app_private.password_resets is 'Links by which a password can be reset, once.';
+comment on table app_private.password_resets is
+  'Links by which somebody can choose a password, once: the first one, or another for one that is forgotten.';
 comment on column app_private.password_resets.secret_hash is 'SHA-256 of the secret in the link.';
-comment on column app_private.password_resets.user_id is 'Whose password can be reset.';
-comment on column app_private.password_resets.expires_at is 'When the link expires: 30 minutes after its mail was made.';
+comment on column app_private.password_resets.user_id is 'Who can choose a password by it.';
+comment on column app_private.password_resets.expires_at is
+  'When the link expires: 30 minutes after its mail was made, or 72 hours if the mail is an invitation.';
 
 create table if not exists app_private.password_reset_requests (
   id uuid primary key default app_private.uuid_v7(),

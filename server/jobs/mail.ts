@@ -16,7 +16,7 @@ export interface MailDocument {
   readonly request_id: string | null
   readonly title: string | null
   readonly comment: string | null
-  /** The secret of the link to reset the password. */
+  /** The secret of the link to choose a password. */
   readonly token?: string
   readonly waiting?: readonly Listed[]
   readonly news?: readonly (Listed & { readonly notification_id: string })[]

@@ -170,7 +170,9 @@ export function makeRestHandler(services: RestServices) {
       const run = async (ask: Ask) => withTag(await route.run({ ...call, body, ask }))
       const work = faults.length > 0 ? (ask: Ask) => refuse(ask, run, faults) : run
       const key = keyOf(req, route)
-      if (key !== undefined) return await once(routeDb, caller, key, [route.method, route.path, params, body], work)
+      const conditions = req.headers['if-match'] === undefined ? [] : [req.headers['if-match']]
+      const asked = [route.method, route.path, params, body, ...conditions]
+      if (key !== undefined) return await once(routeDb, caller, key, asked, work)
       return await (faults.length > 0 ? inTransaction(routeDb, caller, work) : run(asking(routeDb, caller, mode)))
     } catch (error) {
       // That the session has ended comes before all else that is wrong. The database keeps this order itself.

@@ -475,6 +475,7 @@ function effectOfMutation(me: string, field: string, input: any, { body }: Answe
   if (field === 'resetPassword') return [passwordReset(input.token)]
   if (/Notification|Mail|requestPasswordReset/.test(field)) return []
   if (/Webhook$/.test(field)) return webhookChanged(me, field, payload.webhook)
+  if (field === 'resendInvitation') return [{ action: 'INVITATION_RESEND', actor: me, user: payload.user.id }]
   if (/User$/.test(field)) return personChanged(me, payload.user)
   return requestChanged(me, field.replace('Request', '').toUpperCase(), payload.request)
 }
@@ -635,7 +636,9 @@ const MUTATIONS: Record<string, readonly string[]> = {
   login: ['email', 'password'],
   logout: [],
   changePassword: ['oldPassword', 'newPassword'],
-  createUser: ['email', 'name', 'role', 'password'],
+  createUser: ['email', 'name', 'role'],
+  resendInvitation: ['userId'],
+  endSessions: ['userId'],
   updateUser: ['userId', 'name', 'role'],
   deactivateUser: ['userId'],
   reactivateUser: ['userId'],
@@ -659,13 +662,15 @@ const MUTATIONS: Record<string, readonly string[]> = {
 function selectionOf(field: string): string {
   if (/Request$/.test(field)) return 'request { id version status }'
   if (/Webhook$/.test(field)) return 'webhook { id url events isEnabled }'
-  if (!/login|User$/.test(field)) return ''
+  if (!/login|User$|Invitation$/.test(field)) return ''
   return `user { id name role is_deleted: isDeleted ${field === 'createUser' ? 'email' : ''} }`
 }
 
 function mutationCall(): Hostile {
   if (odds(5)) return documentCall()
-  const field = weighted(Object.keys(MUTATIONS), (name) => (/Request$|User$/.test(name) ? 8 : /Webhook$/.test(name) ? 10 : 2))
+  const field = weighted(Object.keys(MUTATIONS), (name) =>
+    /Request$|User$|Invitation$/.test(name) ? 8 : /Webhook$/.test(name) ? 10 : 2,
+  )
   action = field
   // What only admins may do would nearly always end at the door.
   if (/(User|Webhook)$/.test(field) && odds(50)) by = actor(cast.filter(({ role }) => role === 'ADMIN'))
@@ -820,7 +825,7 @@ async function beginAct(passwordHash: string): Promise<void> {
   known.notifications = [NOBODY, ...told.rows.map(({ id }) => id)]
   known.resets = ['x']
   for (const { id } of cast.slice(0, 4)) {
-    const { rows } = await owner.query('select app_private.issue_reset_token($1) as token', [id])
+    const { rows } = await owner.query(`select app_private.issue_reset_token($1, '30 minutes') as token`, [id])
     known.resets.push(rows[0].token)
     resets.set(rows[0].token, id)
   }

@@ -206,18 +206,21 @@ describe('GraphQL', () => {
     const person = (role?: 'USER') => api.person(role)
     const email = () => `${crypto.randomUUID()}@assent.test`
     const resetOf = async ({ id }: NewPerson) =>
-      (await root.query('select app_private.issue_reset_token($1) as token', [id])).rows[0].token
+      (await root.query(`select app_private.issue_reset_token($1, '30 minutes') as token`, [id])).rows[0].token
+    const invited = async () =>
+      (await root.query(`select id from app_private.register_user($1, 'Invited', 'USER', null)`, [email()])).rows[0]
     /** What each takes, and as whom: the admin unless somebody is named. */
     const inputs: Record<string, () => Promise<[input: object, who?: Name | NewPerson]>> = {
       approveRequest: async () => [{ requestId: await submitted(), comment: 'Yes.', version: 2 }],
       assignRequest: async () => [{ requestId: await submitted(), assignedToId: api.db.people.manager.id, version: 2 }],
       changePassword: async () => [{ oldPassword: PASSWORD, newPassword: 'another long passphrase' }, await person()],
       createRequest: async () => [{ title: 'T', description: 'D', assignedToId: api.db.people.manager.id }],
-      createUser: async () => [{ email: email(), name: 'Somebody', role: 'MANAGER', password: 'another long passphrase' }],
+      createUser: async () => [{ email: email(), name: 'Somebody', role: 'MANAGER' }],
       createWebhook: async () => [WEBHOOK],
       deactivateUser: async () => [{ userId: (await person()).id }],
       deleteRequest: async () => [{ requestId: await draft(), version: 1 }, 'user'],
       deleteWebhook: async () => [{ webhookId: await newWebhook() }],
+      endSessions: async () => [{ userId: (await person()).id }],
       login: async () => [{ email: api.db.people.user.email, password: PASSWORD }],
       logout: async () => [{}, await person()],
       markAllNotificationsRead: async () => [{}, 'manager'],
@@ -229,6 +232,7 @@ describe('GraphQL', () => {
       },
       rejectRequest: async () => [{ requestId: await submitted(), comment: 'No.', version: 2 }],
       requestPasswordReset: async () => [{ email: api.db.people.user2.email }],
+      resendInvitation: async () => [{ userId: (await invited()).id }],
       resendMail: async () => {
         const { rows } = await root.query(
           `insert into app_public.notifications (recipient_id, kind, event, mail_state)
@@ -357,7 +361,7 @@ describe('REST', () => {
       'POST /auth/password-reset': async () => ['', { email: people.user2.email }],
       'POST /auth/password-reset/confirm': async () => {
         const { id } = await api.person()
-        const { rows } = await root.query('select app_private.issue_reset_token($1) as token', [id])
+        const { rows } = await root.query(`select app_private.issue_reset_token($1, '30 minutes') as token`, [id])
         return ['', { token: rows[0].token, new_password: newPassword }]
       },
       'POST /requests': async () => [
@@ -377,10 +381,7 @@ describe('REST', () => {
       'POST /requests/{id}/approve': async () => [await submitted(), { comment: 'Yes.' }],
       'POST /requests/{id}/reject': async () => [await submitted(), { comment: 'No.' }],
       'POST /requests/{id}/assign': async () => [await submitted(), { assigned_to_id: people.manager.id }],
-      'POST /users': async () => [
-        '',
-        { email: `${crypto.randomUUID()}@assent.test`, name: 'Somebody', role: 'MANAGER', password: newPassword },
-      ],
+      'POST /users': async () => ['', { email: `${crypto.randomUUID()}@assent.test`, name: 'Somebody', role: 'MANAGER' }],
       'PATCH /users/{id}': async () => [(await api.person()).id, { name: 'Another name', role: 'MANAGER', is_deleted: false }],
       'DELETE /users/{id}': async () => [(await api.person()).id],
       'POST /notifications/{id}/read': async () => (await plantNotification(), [ids.notification]),

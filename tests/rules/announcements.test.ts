@@ -263,7 +263,7 @@ describe('the end of a session', () => {
     [
       'by a mailed link',
       async () => {
-        const { rows } = await worker.query('select app_private.issue_reset_token($1) as token', [stage.id.user2])
+        const { rows } = await worker.query(`select app_private.issue_reset_token($1, '30 minutes') as token`, [stage.id.user2])
         await by('', 'select app_hidden.reset_password($1, $2, null)', [rows[0].token, digest('assent-demo-password')])
       },
       'both',

@@ -143,6 +143,27 @@ test('what is over is cleared away a few at a time, oldest first, and not waited
   expect(await keys()).toEqual([])
 })
 
+test.each<[string, Person, string, string, typeof ANSWERED | null]>([
+  ['a demoted admin', 'admin2', 'ADMIN', 'MANAGER', null],
+  ['a demoted manager', 'manager2', 'MANAGER', 'USER', null],
+  ['somebody promoted', 'user2', 'USER', 'ADMIN', ANSWERED],
+])('%s is shown the answer only with the permissions of then', async (_, person, then, now, expected) => {
+  const become = (role: string) =>
+    stage.root.query('update app_public.users set role = $1 where id = $2', [role, stage.id[person]])
+  await answered(person)
+  try {
+    await become(now)
+    const met = await claimed(person).catch(({ code }: pg.DatabaseError) => code)
+    expect(met).toEqual(expected ?? 'RQ403')
+    // Of another request it is told as before, and other keys are new.
+    expect(await claimed(person, { prints: ['bb'] })).toEqual(OTHER)
+    expect(await claimed(person, { key: 'other' })).toEqual(NEW)
+  } finally {
+    await become(then)
+  }
+  expect(await claimed(person)).toEqual(ANSWERED)
+})
+
 test('a key that is over can be used for another request', async () => {
   await answered('user')
   await stage.root.query(`update app_private.idempotency_keys set created_at = now() - interval '25 hours'`)

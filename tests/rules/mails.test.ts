@@ -79,12 +79,95 @@ describe('what is to be sent', () => {
     const { rows: kinds } = await stage.root.query('select kind from app_public.notification_kinds')
     for (const { kind } of kinds) {
       const mail = await attempt(await queue({ kind, to: 'manager', request }))
+      if (kind === 'INVITATION') {
+        expect(mail).toBe(null) // They have a password.
+        continue
+      }
       expect(
         Object.keys(mail!)
           .filter((key) => ['token', 'waiting', 'waiting_count', 'news'].includes(key))
           .sort(),
       ).toEqual({ PASSWORD_RESET: ['token'], DIGEST: ['news', 'waiting', 'waiting_count'] }[kind as string] ?? [])
     }
+  })
+
+  describe('to somebody invited', () => {
+    let newcomer: string
+    let count = 0
+    beforeEach(async () => {
+      await stage.tell()
+      const create = `select * from app_hidden.create_user('invited${++count}@assent.test', 'New', 'USER')`
+      newcomer = (await stage.rows('admin', create))[0]!['id']
+    })
+    const again = () => stage.rows('admin', `select app_public.resend_invitation('${newcomer}')`)
+    /** The mails that are queued now, the oldest first. */
+    const queued = async () => {
+      await stage.tell()
+      const { rows } = await stage.root.query(
+        `select id, kind from app_public.notifications where recipient_id = $1 and mail_state = 'QUEUED' order by created_at, id`,
+        [newcomer],
+      )
+      return rows as { id: string; kind: string }[]
+    }
+    const links = async () =>
+      (
+        await stage.root.query(
+          `select secret_hash, extract(epoch from expires_at - now())::float as seconds
+           from app_private.password_resets where user_id = $1`,
+          [newcomer],
+        )
+      ).rows
+
+    test('has a link of 72 hours, another at each attempt', async () => {
+      const [mail, ...others] = await queued()
+      expect([mail!.kind, others]).toEqual(['ACCOUNT_CREATED', []])
+      const tokens = [(await attempt(mail!.id))!['token'], (await attempt(mail!.id))!['token']]
+      expect(new Set(tokens).size).toBe(2)
+      const made = await links()
+      expect(made).toHaveLength(2)
+      for (const { seconds } of made) expect(Math.abs(72 * 3600 - seconds)).toBeLessThan(60)
+    })
+
+    test('is not sent a second time when they have chosen a password', async () => {
+      await again()
+      const { id } = (await queued()).at(-1)!
+      const { token } = (await attempt(id))!
+      await stage.rows('anonymous', `select app_hidden.reset_password('${token}', 'digest', null)`)
+      expect(await attempt(id)).toBe(null)
+      expect(await kept(id)).toMatchObject({ mail_state: 'CANCELLED' })
+    })
+
+    test('is sent without a link when they have a password, and were not told of their account', async () => {
+      const [mail] = await queued()
+      await stage.root.query(`update app_private.credentials set password_hash = 'x' where user_id = $1`, [newcomer])
+      expect(await attempt(mail!.id)).not.toHaveProperty('token')
+      expect(await links()).toEqual([])
+    })
+
+    test.each<[string, number, (first: string) => Promise<unknown>]>([
+      ['is queued', 0, async () => {}],
+      ['has been begun', 1, attempt],
+      ['is sent', 1, async (first) => (await attempt(first), sent(first))],
+    ])('has one good link when they are invited again, and the first mail %s', async (_, before, happens) => {
+      const [first] = await queued()
+      await happens(first!.id)
+      expect(await links()).toHaveLength(before)
+      await again()
+      expect(await attempt(first!.id)).toBe(null)
+      const [second, ...others] = await queued()
+      expect([second!.kind, others]).toEqual(['INVITATION', []])
+      await attempt(second!.id)
+      expect(await links()).toHaveLength(1)
+    })
+
+    test('has that of the last one, when none was dispatched before they were invited again, and again', async () => {
+      for (let i = 0; i < 2; i++) await again()
+      const mails = await queued()
+      expect(mails.map(({ kind }) => kind)).toEqual(['ACCOUNT_CREATED', 'INVITATION', 'INVITATION'])
+      const sent = []
+      for (const { id } of mails) sent.push((await attempt(id)) !== null)
+      expect(sent).toEqual([false, false, true])
+    })
   })
 
   test('no mail of a kind that there is not', async () => {

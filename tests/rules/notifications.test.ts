@@ -197,13 +197,24 @@ describe('who is told is found when the job runs', () => {
 })
 
 describe("of one's account", () => {
-  const create = `select * from app_hidden.create_user('new@assent.test', 'New', 'USER', 'digest', null)`
+  const create = `select * from app_hidden.create_user('new@assent.test', 'New', 'USER')`
   test('who is invited is told; who is added by SQL is not', async () => {
     const [invited, ...others] = await telling(() => stage.rows('admin', create))
     expect(others).toEqual([])
     expect(invited).toMatchObject({ kind: 'ACCOUNT_CREATED', actor_id: stage.id.admin, request_id: null, mail_state: 'QUEUED' })
     const by = `select app_private.register_user('new@assent.test', 'New', 'ADMIN', 'digest')`
     expect(await telling(() => stage.root.query(by))).toEqual([])
+  })
+
+  test('who is invited again is told by mail alone', async () => {
+    const told = await telling(async () => {
+      const [{ id }] = (await stage.rows('admin', create)) as [Row]
+      await stage.rows('admin', `select app_public.resend_invitation('${id}')`)
+    })
+    expect(told).toMatchObject(
+      ['ACCOUNT_CREATED', 'INVITATION'].map((kind) => ({ kind, actor_id: stage.id.admin, mail_state: 'QUEUED' })),
+    )
+    expect(told[0]!['recipient_id']).toBe(told[1]!['recipient_id'])
   })
 
   const update = (changes: string) => `select * from app_public.update_user('${stage.id.user2}', ${changes})`
@@ -233,9 +244,15 @@ describe("of one's account", () => {
 })
 
 describe('the job', () => {
-  const isTold = ['SUBMIT', 'ASSIGN', 'APPROVE', 'REJECT', 'PASSWORD_RESET_REQUEST', 'PASSWORD_CHANGE'].concat(
-    ['CREATE', 'UPDATE', 'DEACTIVATE', 'REACTIVATE'].map((action) => `USER_${action}`),
-  )
+  const isTold = [
+    'SUBMIT',
+    'ASSIGN',
+    'APPROVE',
+    'REJECT',
+    'PASSWORD_RESET_REQUEST',
+    'PASSWORD_CHANGE',
+    'INVITATION_RESEND',
+  ].concat(['CREATE', 'UPDATE', 'DEACTIVATE', 'REACTIVATE'].map((action) => `USER_${action}`))
 
   test('is there for each action that is told, and for no other', async () => {
     await stage.tell()

@@ -45,7 +45,7 @@ async function asked(address: string, count: number, ago: string, ip: string | n
   )
 }
 const link = async (person: Person): Promise<string> =>
-  (await owner.query('select app_private.issue_reset_token($1) as token', [stage.id[person]])).rows[0].token
+  (await owner.query(`select app_private.issue_reset_token($1, '30 minutes') as token`, [stage.id[person]])).rows[0].token
 const links = async (person: Person): Promise<Buffer[]> =>
   (await stage.root.query('select secret_hash from app_private.password_resets where user_id = $1', [stage.id[person]])).rows.map(
     ({ secret_hash }) => secret_hash,

@@ -31,14 +31,15 @@ const NOBODY = '00000000-0000-7000-8000-000000000000'
 const quote = (value: string | null) => (value === null ? 'null' : `'${value.replaceAll("'", "''")}'`)
 const id = (person: Person) => `'${stage.id[person]}'`
 
-const create = ({ email = 'new@assent.test', name = 'New', role = 'USER', weakness = null }: Row = {}) =>
-  `select * from app_hidden.create_user(${[email, name, role, 'digest', weakness].map(quote).join(', ')})`
+const create = ({ email = 'new@assent.test', name = 'New', role = 'USER' }: Row = {}) =>
+  `select * from app_hidden.create_user(${[email, name, role].map(quote).join(', ')})`
 const changes = {
   rename: (who: string) => `select * from app_public.update_user(${who}, name => 'Renamed')`,
   promote: (who: string) => `select * from app_public.update_user(${who}, role => 'ADMIN')`,
   deactivate: (who: string) => `select * from app_public.deactivate_user(${who})`,
   reactivate: (who: string) => `select * from app_public.reactivate_user(${who})`,
 }
+const invite = (who: string) => `select * from app_public.resend_invitation(${who})`
 
 /** The entries that something has left, as stage.entry() makes them. */
 const leaves = async (act: () => Promise<unknown>) => (await stage.leaves(act)).map(bare)
@@ -48,6 +49,10 @@ const person = async (who: Person): Promise<Row> =>
 
 /** The entries of a statement that has to succeed, and whose effects stay. */
 const done = (actor: Actor, statement: string) => leaves(() => stage.rows(actor, statement))
+
+const isWaiting = async () =>
+  (await stage.root.query(`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`))
+    .rowCount! > 0
 
 /** A statement that has to fail with RQ422, in words, and leave nothing: the column that it is about. */
 async function invalid(actor: Actor, statement: string): Promise<string | null> {
@@ -81,17 +86,14 @@ describe('who may administer people', () => {
     ['auditor', '42501'],
     ['authenticator', '42501'],
   ])('%s adds nobody, and hears of nothing else that is wrong', async (actor, code) => {
-    for (const statement of [
-      create(),
-      create({ email: 'user@assent.test', name: '', role: 'BOSS', weakness: 'This is weak.' }),
-    ]) {
+    for (const statement of [create(), create({ email: 'user@assent.test', name: '', role: 'BOSS' })]) {
       expect((await stage.attempt(actor, statement)).code).toBe(code)
     }
   })
 
   test('nor does a role without a person behind it', async () => {
     for (const role of ['assent_user', 'assent_manager', 'assent_admin']) {
-      const outcome = await stage.attempt('anonymous', create({ weakness: 'This is weak.' }), { role })
+      const outcome = await stage.attempt('anonymous', create(), { role })
       expect(outcome.code).toBe('RQ401')
     }
   })
@@ -105,15 +107,34 @@ describe('who may administer people', () => {
 })
 
 describe('adding somebody', () => {
-  test('leaves one entry without their address, and they can log in', async () => {
-    const statement = `select * from app_hidden.create_user('New.One@assent.test', 'New One', null, '${digest('a password of theirs')}', null)`
-    const entries = await done('admin', statement)
+  test('leaves one entry without their address, and an account without a password, by which nobody logs in', async () => {
+    const entries = await done('admin', create({ email: 'New.One@assent.test', name: 'New One', role: null }))
     const { rows } = await stage.root.query(`select * from app_public.users where name = 'New One'`)
     expect(rows).toMatchObject([{ role: 'USER', is_deleted: false }])
     expect(entries).toEqual([
       { ...stage.entry('USER_CREATE', 'admin', null, { name: 'New One', role: 'USER' }), user_id: rows[0].id },
     ])
-    expect((await login(api, 'new.one@assent.test', 'a password of theirs')).user_id).toBe(rows[0].id)
+    const unknown = await login(api, 'nobody@assent.test', '')
+    expect(unknown).toMatchObject({ user_id: null, retry_after: null })
+    for (const password of ['', 'null', 'a password of theirs']) {
+      const failed = { ...stage.entry('LOGIN_FAILED', null, null), user_id: rows[0].id }
+      expect(await leaves(async () => expect(await login(api, 'new.one@assent.test', password)).toEqual(unknown))).toEqual([
+        failed,
+      ])
+    }
+  })
+
+  test('as the server of migration 000010 does sets no password either', async () => {
+    const statement = `select * from app_hidden.create_user('old@assent.test', 'Old', 'USER', '${digest('chosen by an admin')}', null)`
+    expect(await done('admin', statement)).toMatchObject([{ action: 'USER_CREATE' }])
+    expect((await login(api, 'old@assent.test', 'chosen by an admin')).user_id).toBe(null)
+  })
+
+  test('by SQL, with a password or without, is up to the owner', async () => {
+    await done('owner', `select app_private.register_user('with@assent.test', 'With', 'USER', '${digest('one of the owner')}')`)
+    await done('owner', `select app_private.register_user('without@assent.test', 'Without', 'USER', null)`)
+    expect((await login(api, 'with@assent.test', 'one of the owner')).user_id).toEqual(expect.any(String))
+    expect((await login(api, 'without@assent.test', '')).user_id).toBe(null)
   })
 
   test.each(['USER', 'MANAGER', 'ADMIN'])('as %s', async (role) => {
@@ -137,16 +158,11 @@ describe('adding somebody', () => {
     ['an unknown role', { role: 'BOSS' }, 'role'],
     ['a role in small letters', { role: 'user' }, 'role'],
     ['an empty role', { role: '' }, 'role'],
-    ['a weak password', { weakness: 'This is weak.' }, 'password'],
   ])('with %s is refused', async (_, values, column) => {
     const count = async () => (await stage.root.query('select from app_public.users')).rowCount
     const before = await count()
     expect(await invalid('admin', create(values))).toBe(column)
     expect(await count()).toBe(before)
-  })
-
-  test('says what is wrong with the password as the server has it', async () => {
-    expect((await stage.attempt('admin', create({ weakness: 'This is weak.' }))).message).toBe('This is weak.')
   })
 
   test('twice at once under one address: the second is refused', async () => {
@@ -161,6 +177,84 @@ describe('adding somebody', () => {
     expect(entries).toMatchObject([{ action: 'USER_CREATE' }])
     expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
     expect(outcomes.filter(({ status }) => status === 'rejected')).toMatchObject([{ reason: { code: 'RQ422', column: 'email' } }])
+  })
+})
+
+describe('inviting somebody again', () => {
+  let newcomer: string
+  let count = 0
+  beforeEach(async () => {
+    const [row] = await stage.rows('admin', create({ email: `invited${++count}@assent.test` }))
+    newcomer = row!['id']
+  })
+  const about = (action: string, metadata: Row = {}) => ({ ...stage.entry(action, 'admin', null, metadata), user_id: newcomer })
+  const link = async (lifetime = '72 hours') =>
+    (await stage.rows('owner', `select app_private.issue_reset_token('${newcomer}', '${lifetime}') as token`))[0]![
+      'token'
+    ] as string
+  const choose = (token: string) =>
+    asSession(api, '', 'select app_hidden.reset_password($1, $2, null)', [token, digest('a password of theirs')]).then(
+      () => null,
+      (error: pg.DatabaseError) => error.column,
+    )
+
+  test('leaves one entry, and ends the links of before', async () => {
+    const first = await link()
+    expect(await done('admin', invite(`'${newcomer}'`))).toEqual([about('INVITATION_RESEND')])
+    expect(await choose(first)).toBe('token')
+    expect(await choose(await link())).toBe(null)
+    expect((await login(api, `invited${count}@assent.test`, 'a password of theirs')).user_id).toBe(newcomer)
+  })
+
+  const conflict = async (target: string) => {
+    let outcome: Outcome
+    expect(await leaves(async () => void (outcome = await stage.attempt('admin', invite(target), keep)))).toEqual([])
+    return outcome!.code
+  }
+
+  test.each([
+    ['has a password', async () => id('user')],
+    ['has chosen one', async () => (await choose(await link()), `'${newcomer}'`)],
+    ['is deactivated', async () => (await stage.rows('admin', changes.deactivate(`'${newcomer}'`)), `'${newcomer}'`)],
+  ])('is refused for somebody who %s', async (_, target) => {
+    expect(await conflict(await target())).toBe('RQ409')
+  })
+
+  test('waits for somebody who is just choosing a password', async () => {
+    const [other, token] = [await stage.db.connect('auth'), await link()]
+    await other.query(`begin; select app_hidden.become('', '')`)
+    await other.query('select app_hidden.reset_password($1, $2, null)', [token, digest('a password of theirs')])
+    const later = asSession(api, stage.secret.admin, invite(`'${newcomer}'`)).catch((error: pg.DatabaseError) => error.code)
+    while (!(await isWaiting()));
+    await other.query('commit')
+    expect(await later).toBe('RQ409')
+  })
+
+  test.each<[Actor, string]>([
+    ['user', 'RQ403'],
+    ['manager', 'RQ403'],
+    ['gone', 'RQ401'],
+    ['anonymous', '42501'],
+  ])('is not for %s', async (actor, code) => {
+    expect((await stage.attempt(actor, invite(`'${newcomer}'`))).code).toBe(code)
+  })
+
+  test('is NOT_FOUND for an id never used, for everybody', async () => {
+    for (const actor of ['user', 'manager', 'admin'] as const) {
+      expect((await stage.attempt(actor, invite(quote(NOBODY)))).code).toBe('RQ404')
+    }
+  })
+
+  test('ends with a deactivation, and is not brought back by a reactivation; a changed role changes nothing of it', async () => {
+    const token = await link()
+    await done('admin', `select * from app_public.update_user('${newcomer}', role => 'MANAGER')`)
+    expect(await choose(token)).toBe(null)
+    const [row] = await stage.rows('admin', create({ email: 'another@assent.test' }))
+    newcomer = row!['id']
+    const second = await link()
+    for (const change of [changes.deactivate, changes.reactivate]) await done('admin', change(`'${newcomer}'`))
+    expect(await choose(second)).toBe('token')
+    expect(await done('admin', invite(`'${newcomer}'`))).toEqual([about('INVITATION_RESEND')])
   })
 })
 
@@ -428,9 +522,6 @@ describe('the last active admin', () => {
     await clients[1]!.query('commit')
     return code
   }
-  const isWaiting = async () =>
-    (await stage.root.query(`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`))
-      .rowCount! > 0
 
   test.each<[string, Rival, Rival, string, string | null, Person[]]>([
     [

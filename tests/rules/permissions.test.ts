@@ -60,6 +60,7 @@ const readers: Record<string, Role[]> = {
   'app_private.applied_rules': [],
   'app_private.people': [],
   'app_private.credentials': [],
+  'app_private.refresh_tokens': [],
   'app_private.sessions': [],
   'app_private.login_attempts': [],
   'app_private.idempotency_keys': [],
@@ -73,6 +74,7 @@ const readers: Record<string, Role[]> = {
   'audit.colliding_addresses': [],
   'audit.waiting': ['assent_auditor'],
   'audit.turnaround': ['assent_auditor'],
+  'audit.entangled_decisions': ['assent_auditor'],
   'audit.disagreements': ['assent_auditor'],
   'audit.unproven_entries': ['assent_auditor'],
   'audit.webhooks': ['assent_auditor'],
@@ -100,7 +102,9 @@ const executors: Record<string, Role[]> = {
   'app_public.update_user(uuid,text,text)': people3,
   'app_public.deactivate_user(uuid)': people3,
   'app_public.reactivate_user(uuid)': people3,
+  'app_public.resend_invitation(uuid)': people3,
   'app_public.logout()': people3,
+  'app_public.end_sessions(uuid)': people3,
   'app_public.request_password_reset(text)': callers,
   'app_public.unread_notification_count()': people3,
   'app_public.mark_notification_read(uuid)': people3,
@@ -153,6 +157,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.act_on_request(uuid,text,integer[],jsonb)': people3,
   'app_hidden.matching_requests(text,text,uuid,uuid)': people3,
   'app_hidden.visible_user(uuid)': people3,
+  'app_hidden.create_user(text,text,text)': people3,
   'app_hidden.create_user(text,text,text,text,text)': people3,
   'app_hidden.change_user(app_public.users,jsonb)': people3,
   'app_hidden.change_user(uuid,jsonb)': people3,
@@ -250,7 +255,9 @@ const executors: Record<string, Role[]> = {
   'app_private.mail_sent(uuid,uuid[])': jobs,
   'app_private.mail_failed(uuid,text,boolean)': jobs,
   'app_private.begin_password_reset(text,text)': jobs,
-  'app_private.issue_reset_token(uuid)': [],
+  'app_private.issue_reset_token(uuid,interval)': [],
+  'app_private.is_invitation(text)': [],
+  'app_private.require_management_of(uuid)': [],
   'app_private.reminder_interval()': [],
   'app_private.remind()': jobs,
   'app_private.make_digests(date)': jobs,
@@ -305,7 +312,11 @@ beforeAll(async () => {
   await stage.root.query(`insert into app_private.login_attempts (account_key, network) values ('\\x00', '192.0.2.1')`)
   await stage.rows('user', `select app_hidden.keep_answer('key', '\\x00', '{}')`)
   await stage.rows('manager', `select app_public.set_notification_preference('SUBMITTED', 'NONE')`)
-  await stage.root.query('select app_private.issue_reset_token($1)', [stage.id.user])
+  await stage.root.query(`select app_private.issue_reset_token($1, '30 minutes')`, [stage.id.user])
+  await stage.root.query(
+    `insert into app_private.refresh_tokens (token_hash, session_id, is_used, good_until)
+     select '\\x00', id, true, now() from app_private.sessions limit 1`,
+  )
   await stage.root.query(`insert into app_private.password_reset_requests (account_key) values ('\\x00')`)
   await stage.rows('admin', `select app_public.create_webhook('https://example.test/', '{user.created,request.approved}')`)
   // What all of that was told of; and to everybody something of each kind, whose mail has failed or was not wanted.
@@ -607,11 +618,12 @@ describe('rows', () => {
     return new Map((await all('select * from app_public.requests')).map((row) => [row['id'], row]))
   }
 
-  test("notifications: one's own, whoever one is, but for digests; an auditor all", async () => {
+  test("notifications: one's own, whoever one is, but for those that are only mailed; an auditor all", async () => {
     const all: Actor[] = ['auditor', 'owner']
     const { wrong, met } = await matrix(
       'app_public.notifications',
-      (actor, row) => all.includes(actor) || (isMe(actor, row['recipient_id']) && row['kind'] !== 'DIGEST'),
+      (actor, row) =>
+        all.includes(actor) || (isMe(actor, row['recipient_id']) && !['DIGEST', 'INVITATION'].includes(row['kind'])),
     )
     expect(wrong).toEqual([])
     for (const actor of ['user', 'user2', 'demoted', 'manager', 'admin', 'admin2']) expect(met[actor]).toBe('hidden rows')
@@ -904,7 +916,7 @@ describe('rows', () => {
     ['webhook.manage', 'admin', 'select from app_public.webhooks', 0],
     ['webhook.manage', 'admin', 'select from app_public.webhook_deliveries', 0],
     ['webhook.manage', 'admin', `select app_public.create_webhook('https://example.test/', '{user.created}')`, 'RQ403'],
-    ['user.manage', 'admin', `select app_hidden.create_user('new@assent.test', 'New', 'ADMIN', 'digest', null)`, 'RQ403'],
+    ['user.manage', 'admin', `select app_hidden.create_user('new@assent.test', 'New', 'ADMIN')`, 'RQ403'],
     ['user.manage', 'admin', `select app_public.update_user('$user', name => 'New')`, 'RQ403'],
     ['user.manage', 'admin', `select app_hidden.change_user(app_public.get_current_user(), '{"name": "New"}')`, 'RQ403'],
     [

@@ -15,6 +15,13 @@ beforeAll(async () => {
 beforeEach(() => stage.recast())
 afterAll(() => stage?.close())
 
+// More than 20 sessions of one person would end those of the stage.
+let begun: string[]
+beforeAll(async () => {
+  begun = (await stage.root.query('select id from app_private.sessions')).rows.map(({ id }) => id)
+})
+afterEach(() => stage.root.query('delete from app_private.sessions where id <> all ($1)', [begun]))
+
 const NOBODY = '00000000-0000-7000-8000-000000000000'
 const email = (person: Person) => `${person}@assent.test`
 const hash = (secret: string) => createHash('sha256').update(secret).digest()
@@ -203,12 +210,143 @@ describe('a login', () => {
   })
 })
 
+describe('of more than 20 sessions', () => {
+  const live = async (person: Person): Promise<string[]> =>
+    (
+      await stage.root.query(
+        `select id from app_private.sessions s where user_id = $1 and app_private.is_live(s) order by last_used_at, id`,
+        [stage.id[person]],
+      )
+    ).rows.map(({ id }) => id)
+  /** So many sessions of somebody, with that of the stage, which is the last to end. */
+  const full = async (person: Person, count = 20): Promise<Opened[]> => {
+    await stage.root.query(`update app_private.sessions set last_used_at = now() + interval '1 minute' where user_id = $1`, [
+      stage.id[person],
+    ])
+    const opened = []
+    for (let i = 1; i < count; i++) opened.push(await open(person, i % 2 === 0))
+    return opened
+  }
+  const evicted = (person: Person, id: string) =>
+    stage.entry('SESSION_REVOKE', person, person, { session_id: id, reason: 'There were more than 20 sessions.' })
+  /** What a login of somebody leaves beside its own entry. */
+  const logIn = async (person: Person, byCookie = false) => {
+    const [first, ...others] = await leaves(() => login(api, email(person), undefined, undefined, { byCookie }))
+    expect(first).toEqual(stage.entry('LOGIN', person, person))
+    return others
+  }
+  test.each([false, true])(
+    'the one that was not used for the longest time ends, whatever is opened (by cookie: %s)',
+    async (byCookie) => {
+      const sessions = await full('user2')
+      expect(await live('user2')).toHaveLength(20)
+      await set(`last_used_at = now() - interval '1 day'`, sessions[7]!)
+      // What is not live does not count.
+      await set(`last_used_at = now() - interval '4 days'`, sessions[3]!)
+      expect(await logIn('user2', byCookie)).toEqual([])
+      expect(await logIn('user2', byCookie)).toEqual([evicted('user2', sessions[7]!.id)])
+      expect(await live('user2')).toHaveLength(20)
+      expect(await role(sessions[0]!.secret)).toBe('assent_user')
+    },
+  )
+
+  test('those of others do not count', async () => {
+    await full('user2')
+    expect(await logIn('manager2')).toEqual([])
+    expect(await live('user2')).toHaveLength(20)
+  })
+
+  test('as many end as are too many, and by SQL likewise', async () => {
+    await full('user2', 1)
+    const plant = () =>
+      stage.root.query(
+        `insert into app_private.sessions (user_id, secret_hash, expires_at)
+         select $1, sha256(random()::text::bytea), now() + interval '1 day' from generate_series(1, 5) n`,
+        [stage.id.user2],
+      )
+    for (let i = 0; i < 5; i++) await plant()
+    expect(await logIn('user2')).toHaveLength(7)
+    expect(await live('user2')).toHaveLength(20)
+    await plant()
+    const byOwner = await stage.db.connect('owner')
+    await byOwner.query('select app_private.open_session($1, false, null)', [stage.id.user2])
+    expect(await live('user2')).toHaveLength(20)
+  })
+
+  test('none is left over when many are opened at once', async () => {
+    await full('user2', 18)
+    const clients = await Promise.all(Array.from({ length: 6 }, () => stage.db.connect('auth')))
+    await Promise.all(clients.map((client) => login(client, email('user2'))))
+    expect(await live('user2')).toHaveLength(20)
+  })
+
+  test('one that is just being used is not the one, and is not waited for', async () => {
+    const [oldest, second] = await full('user2')
+    await set(`last_used_at = now() - interval '2 hours'`, oldest!)
+    await set(`last_used_at = now() - interval '1 hour'`, second!)
+    const other = await stage.db.connect('auth')
+    await other.query('begin; set local role assent_anonymous')
+    await other.query('select app_hidden.refresh_session($1)', [oldest!.refresh])
+    try {
+      expect(await logIn('user2')).toEqual([evicted('user2', second!.id)])
+    } finally {
+      await other.query('commit')
+    }
+    expect(await live('user2')).toHaveLength(20)
+  })
+})
+
+describe("another's sessions", () => {
+  const endThem = (person: Person | 'nobody') =>
+    `select * from app_public.end_sessions('${person === 'nobody' ? NOBODY : stage.id[person]}')`
+
+  test('are ended by an admin, all at once, with one entry', async () => {
+    const sessions = [await open('manager2'), await open('manager2', true), await open('left')]
+    await set(`last_used_at = now() - interval '3 days'`, await open('manager2'))
+    const { rows } = await stage.root.query(
+      'select count(*)::integer from app_private.sessions s where user_id = $1 and app_private.is_live(s)',
+      [stage.id.manager2],
+    )
+    expect(await leaves(() => by(stage.secret.admin, endThem('manager2')))).toEqual([
+      stage.entry('SESSION_REVOKE', 'admin', 'manager2', { sessions: rows[0].count }),
+    ])
+    expect(await Promise.all(sessions.slice(0, 2).map(async (one) => (await kept(one))['revoked_at'] !== null))).toEqual([
+      true,
+      true,
+    ])
+    expect((await kept(sessions[2]!))['revoked_at']).toBe(null)
+    // There is nothing left to end.
+    expect(await leaves(() => by(stage.secret.admin, endThem('manager2')))).toEqual([])
+  })
+
+  test("may be an admin's own", async () => {
+    const mine = await open('admin2')
+    expect(
+      await leaves(async () => expect(await by(mine.secret, endThem('admin2'))).toMatchObject({ role: 'ADMIN' })),
+    ).toMatchObject([{ actor_id: stage.id.admin2, user_id: stage.id.admin2 }])
+    expect(await role(mine.secret)).toBe('RQ401')
+  })
+
+  test.each<['user' | 'manager' | 'anonymous' | 'admin', Person | 'nobody', string]>([
+    ['user', 'manager', 'RQ403'],
+    ['user', 'user', 'RQ403'],
+    ['manager', 'user', 'RQ403'],
+    ['manager', 'nobody', 'RQ404'],
+    ['admin', 'nobody', 'RQ404'],
+    ['anonymous', 'user', '42501'],
+  ])('are not ended by %s: %s', async (actor, person, code) => {
+    expect(
+      await leaves(async () => expect((await stage.attempt(actor, endThem(person), { keep: true })).code).toBe(code)),
+    ).toEqual([])
+  })
+})
+
 describe("one's own sessions", () => {
   test('are listed, with which of them is asking, and nothing secret', async () => {
     const [token, cookie] = [await open('manager2'), await open('manager2', true)]
     const rows = await asSession(api, cookie.secret, 'select id, document from app_hidden.my_sessions() order by created_at, id')
     const { rows: all } = await stage.root.query(
-      'select id from app_private.sessions where user_id = $1 order by created_at, id',
+      'select id from app_private.sessions where user_id = $1 and revoked_at is null order by created_at, id',
       [stage.id.manager2],
     )
     expect(rows.map(({ id }) => id)).toEqual(all.map(({ id }) => id))
@@ -345,38 +483,120 @@ describe('a refresh token', () => {
     expect(now - last_used_at).toBeLessThan(10_000)
   })
 
-  test('that is used twice ends its session, and nothing but that', async () => {
-    const [session, other] = [await open('user'), await open('user')]
-    const { refresh_token: next } = await refresh(session.refresh)
-    expect(await leaves(async () => expect(await refresh(session.refresh)).toEqual(refused))).toEqual([
-      stage.entry('SESSION_REVOKE', null, 'user', { session_id: session.id, reason: 'A refresh token was used twice.' }),
+  const end = (session: Opened) =>
+    stage.entry('SESSION_REVOKE', null, 'user', { session_id: session.id, reason: 'A refresh token was used twice.' })
+  /** Has so much time gone by for the tokens of a session that are good beside the last. */
+  const later = (session: Opened, by: string) =>
+    stage.root.query('update app_private.refresh_tokens set good_until = good_until - $2::interval where session_id = $1', [
+      session.id,
+      by,
     ])
+  const next = async (token: string): Promise<string> => {
+    const { user_id, refresh_token } = await refresh(token)
+    expect(user_id).toBe(stage.id.user)
+    return refresh_token
+  }
+
+  test('that is used once more later than 10 seconds ends its session, and nothing but that', async () => {
+    const [session, other] = [await open('user'), await open('user')]
+    const second = await next(session.refresh)
+    await later(session, '10 seconds')
+    expect(await leaves(async () => expect(await refresh(session.refresh)).toEqual(refused))).toEqual([end(session)])
     expect(await role(session.secret)).toBe('RQ401')
     // Neither is good any more, nor is the end told of again.
-    for (const token of [next, session.refresh]) {
+    for (const token of [second, session.refresh]) {
       expect(await leaves(async () => expect(await refresh(token)).toEqual(refused))).toEqual([])
     }
     expect(await role(other.secret)).toBe('assent_user')
-    expect(await refresh(other.refresh)).toMatchObject({ user_id: stage.id.user })
+    await next(other.refresh)
   })
 
-  test('that is used twice at once is used twice: the second waits for what the first does', async () => {
+  test('that was never issued ends its session too', async () => {
+    const session = await open('user')
+    expect(await leaves(() => refresh(`${session.secret}.guess`))).toEqual([end(session)])
+  })
+
+  test('that is used again within 10 seconds serves: each caller has tokens of their own, which go on for 12 hours', async () => {
+    const session = await open('user')
+    const entries = await leaves(async () => {
+      const chains = [await next(session.refresh), await next(session.refresh)]
+      await later(session, '9 seconds')
+      chains.push(await next(session.refresh))
+      expect(new Set(chains).size).toBe(3)
+      for (let i = 0; i < 6; i++) {
+        await later(session, '1 hour 50 minutes')
+        for (const [n, token] of chains.entries()) chains[n] = await next(token)
+      }
+      expect(await role(session.secret)).toBe('assent_user')
+      // After that the one that was used last goes on alone.
+      await later(session, '1 hour 50 minutes')
+      const last = await next(chains.at(-1)!)
+      expect(await next(last)).toEqual(expect.any(String))
+    })
+    expect(entries).toEqual([])
+  })
+
+  test.each([0, 1])('of two that go on side by side, ends the session after 12 hours: number %d comes second', async (second) => {
+    const session = await open('user')
+    const chains = [await next(session.refresh), await next(session.refresh)]
+    await later(session, '11 hours 59 minutes')
+    for (const n of [1 - second, second]) chains[n] = await next(chains[n]!)
+    // Exchanging one twice once more puts off nothing.
+    await next(chains[1 - second]!)
+    const last = await next(chains[1 - second]!)
+    await later(session, '2 minutes')
+    await next(last)
+    expect(await leaves(async () => expect(await refresh(chains[second]!)).toEqual(refused))).toEqual([end(session)])
+  })
+
+  test('whose answer was lost is not missed: the other token goes on alone, past the 12 hours', async () => {
+    for (const kept of [0, 1]) {
+      const session = await open('user')
+      let token = [await next(session.refresh), await next(session.refresh)][kept]!
+      for (let i = 0; i < 5; i++) {
+        token = await next(token)
+        await later(session, '3 hours')
+      }
+      expect(await next(token)).toEqual(expect.any(String))
+      const { rows } = await stage.root.query('select is_used from app_private.refresh_tokens where session_id = $1', [
+        session.id,
+      ])
+      expect(rows).toEqual([{ is_used: true }])
+    }
+  })
+
+  test('that is used a hundred times within 10 seconds ends its session', async () => {
+    const session = await open('user')
+    for (let i = 0; i < 100; i++) await next(session.refresh)
+    expect(await leaves(async () => expect(await refresh(session.refresh)).toEqual(refused))).toEqual([end(session)])
+  })
+
+  test('is kept as a hash, whichever it is', async () => {
+    const session = await open('user')
+    const tokens = [session.refresh, await next(session.refresh), await next(session.refresh)]
+    const { rows } = await stage.root.query(
+      `select token_hash from app_private.refresh_tokens where session_id = $1
+       union all select refresh_hash from app_private.sessions where id = $1`,
+      [session.id],
+    )
+    const hex = (hashes: Buffer[]) => hashes.map((one) => one.toString('hex')).sort()
+    expect(hex(rows.map(({ token_hash }) => token_hash))).toEqual(hex(tokens.map(hash)))
+  })
+
+  test('that two use at once serves both: the second waits for what the first does', async () => {
     const session = await open('user')
     const second = await stage.db.connect('auth')
-    expect(
-      await leaves(async () => {
-        await api.query('begin; set local role assent_anonymous')
-        const { rows } = await api.query('select * from app_hidden.refresh_session($1)', [session.refresh])
-        expect(rows[0].user_id).toBe(stage.id.user)
-        const later = refresh(session.refresh, second)
-        await waiting()
-        await api.query('commit')
-        expect(await later).toEqual(refused)
-        expect(await refresh(rows[0].refresh_token)).toEqual(refused)
-      }),
-    ).toMatchObject([{ action: 'SESSION_REVOKE', user_id: stage.id.user, actor_id: null }])
-    expect(await role(session.secret)).toBe('RQ401')
+    await api.query('begin; set local role assent_anonymous')
+    const { rows } = await api.query('select * from app_hidden.refresh_session($1)', [session.refresh])
+    const other = refresh(session.refresh, second)
+    await waiting()
+    await api.query('commit')
+    const tokens = [rows[0].refresh_token, (await other)['refresh_token']]
+    expect(new Set([...tokens, session.refresh, undefined]).size).toBe(4)
+    for (const token of tokens) await next(token)
+    expect(await role(session.secret)).toBe('assent_user')
   })
+
   test.each<[string, string]>([
     ['ended', 'revoked_at = now()'],
     ['over', 'expires_at = now()'],

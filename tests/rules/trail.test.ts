@@ -529,6 +529,98 @@ describe("the auditor's views", () => {
     expect(await whoAt(restricted)).toContain('admin')
     expect(await whoAt(restricted)).not.toContain('manager')
     for (const moment of [asDraft, await now()]) expect(await at(id, moment)).toEqual([])
+  describe('entangled_decisions', () => {
+    const create = (email: string, role: string) =>
+      `select * from app_hidden.create_user('${email}@assent.test', 'Pat Puppet', '${role}')`
+    const promote = (id: string, role = 'MANAGER') => `select * from app_public.update_user('${id}', role => '${role}')`
+    const invite = (id: string) => `select * from app_public.resend_invitation('${id}')`
+    /** An account of no creator, as those are that were registered by SQL. */
+    const registered = async (email: string, role: string): Promise<string> =>
+      (await stage.rows('owner', `select id from app_private.register_user('${email}@assent.test', 'Pat', '${role}', null)`))[0]![
+        'id'
+      ]
+    /** Has an account decide a request. */
+    async function decide(id: string, creator: Person, verdict = `approve_request($1)`): Promise<string> {
+      const request = await stage.request({ creator, assignee: null, status: 'SUBMITTED' })
+      const { rows } = await stage.root.query('select session_secret as secret from app_private.open_session($1, false, null)', [
+        id,
+      ])
+      await asSession(await stage.db.connect('auth'), rows[0].secret, `select app_public.${verdict}`, [request.id])
+      return request.id
+    }
+    const ties = async (request: string) =>
+      (await read('select tie from audit.entangled_decisions where request_id = $1 order by tied_at', [request])).map(
+        ({ tie }) => tie,
+      )
+
+    test('tells of a decision by an account that its creator had made, with what that was and when', async () => {
+      const [{ id }] = (await stage.rows('admin', create('puppet', 'MANAGER'))) as [Row]
+      const request = await decide(id, 'admin')
+      const [found, ...others] = await read('select * from audit.entangled_decisions where request_id = $1', [request])
+      expect(others).toEqual([])
+      expect(found).toEqual({
+        timestamp: expect.any(Date),
+        action: 'APPROVE',
+        actor_id: id,
+        actor_name: 'Pat Puppet',
+        actor_email: 'puppet@assent.test',
+        request_id: request,
+        title: "admin's SUBMITTED",
+        creator_id: stage.id.admin,
+        creator_name: 'Ada Admin',
+        tie: 'USER_CREATE',
+        tied_at: expect.any(Date),
+        tie_metadata: { name: 'Pat Puppet', role: 'MANAGER' },
+        audit_log_id: expect.any(String),
+        tie_audit_log_id: expect.any(String),
+      })
+      const [decision, tie] = ['audit_log_id', 'tie_audit_log_id'].map((key) => found![key])
+      const { rows } = await stage.root.query('select id, action from app_public.audit_logs where id = any ($1)', [
+        [decision, tie],
+      ])
+      expect(rows).toEqual(
+        expect.arrayContaining([
+          { id: decision, action: 'APPROVE' },
+          { id: tie, action: 'USER_CREATE' },
+        ]),
+      )
+      // A decision on anybody else's request is none of these.
+      expect(await ties(await decide(id, 'admin2'))).toEqual([])
+    })
+
+    test.each<[string, (id: string) => [Person | 'owner', string][], string[]]>([
+      ['given another role', (id) => [['admin', promote(id, 'ADMIN')]], ['USER_UPDATE']],
+      ['invited again', (id) => [['admin', invite(id)]], ['INVITATION_RESEND']],
+      [
+        'both',
+        (id) => [
+          ['admin', invite(id)],
+          ['admin', promote(id, 'ADMIN')],
+        ],
+        ['INVITATION_RESEND', 'USER_UPDATE'],
+      ],
+      ['renamed', (id) => [['admin', `select * from app_public.update_user('${id}', name => 'Other')`]], []],
+      ['given another role by somebody else', (id) => [['admin2', promote(id, 'ADMIN')]], []],
+      [
+        'given another role by SQL',
+        (id) => [['owner', `update app_public.users set role = 'ADMIN' where id = '${id}' returning id`]],
+        [],
+      ],
+    ])('of an account that was registered by SQL, and by its creator: %s', async (name, acts, expected) => {
+      const id = await registered(name.replaceAll(' ', '-'), 'MANAGER')
+      for (const [actor, statement] of acts(id)) {
+        if (actor === 'owner') await stage.root.query(statement)
+        else await stage.rows(actor, statement)
+      }
+      expect(await ties(await decide(id, 'admin', `reject_request($1, 'No')`))).toEqual(expected)
+    })
+
+    test('does not tell of what its creator did afterwards', async () => {
+      const id = await registered('later', 'MANAGER')
+      const request = await decide(id, 'admin')
+      await stage.rows('admin', promote(id, 'ADMIN'))
+      expect(await ties(request)).toEqual([])
+    })
   })
 
   test('disagreements is empty when all is sound', async () => {

@@ -68,8 +68,6 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         name: String!
         "What the person may do; USER if left out."
         role: Role
-        "At least ${String(MIN_PASSWORD_LENGTH)} characters; neither a common password nor your name or address."
-        password: String!
       }
 
       type CreateUserPayload {
@@ -105,14 +103,14 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         changePassword(input: ChangePasswordInput!): ChangePasswordPayload
 
         """
-        Adds a person; for admins. VALIDATION_FAILED: the address is invalid or taken, perhaps by somebody deactivated, the
-        name is blank, or the password is weak.
+        Adds a person; for admins. They are mailed a link to choose a password, which works once and for 72 hours.
+        VALIDATION_FAILED: the address is invalid or taken, perhaps by somebody deactivated, or the name is blank.
         """
         createUser(input: CreateUserInput!): CreateUserPayload
 
         """
-        Sets a new password by the link that requestPasswordReset has mailed, and ends all sessions. VALIDATION_FAILED: the
-        link is used, expired or unknown, or the password is weak, in which case the link stays good.
+        Sets a password by a mailed link, that of an invitation or of requestPasswordReset, and ends all sessions.
+        VALIDATION_FAILED: the link is used, expired or unknown, or the password is weak, in which case the link stays good.
         """
         resetPassword(input: ResetPasswordInput!): ResetPasswordPayload
       }

@@ -157,7 +157,7 @@ export const auth = [
       run: async (call) => ({ ...(await requestReset(call)), status: 202, body: '{}' }),
     },
   ),
-  post('/auth/password-reset/confirm/', 'Choose a new password by that link, which ends all sessions', {
+  post('/auth/password-reset/confirm/', 'Choose a password by that link, or by that of an invitation, which ends all sessions', {
     open: true,
     unrepeatable: true,
     // Its length is judged after the link, which is what counts first.

@@ -1,6 +1,6 @@
 import type { List } from '../lists.ts'
 import { bodyOf, create, del, get, idOf, page, patch, perform, post, show, type Reference, type Route } from '../route.ts'
-import { FLAG, oneOf, PASSWORD, TEXT } from '../schemas.ts'
+import { FLAG, oneOf, TEXT } from '../schemas.ts'
 import { showMe } from './auth.ts'
 
 const USER = `select app_hidden.user_document(u)::text as document from app_public.users u where u.id = $1`
@@ -35,10 +35,9 @@ export const people = ({ roles }: Reference): readonly Route[] => [
     shows: 'User',
     run: (call) => (call.query['is_deleted'] === 'true' ? pageOfDeactivated : pageOfActive)(call),
   }),
-  post('/users/', 'Add a person, for admins', {
-    slow: true,
-    body: { email: TEXT, name: TEXT, role: { type: ['string', 'null'], enum: [...roles, null] }, password: PASSWORD },
-    required: ['email', 'name', 'password'],
+  post('/users/', 'Add a person, for admins, who is mailed a link of 72 hours to choose a password', {
+    body: { email: TEXT, name: TEXT, role: { type: ['string', 'null'], enum: [...roles, null] } },
+    required: ['email', 'name'],
     status: 201,
     shows: 'User',
     errors: ['FORBIDDEN'],

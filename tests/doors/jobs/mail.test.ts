@@ -272,19 +272,38 @@ describe('each kind of mail', () => {
 
   part('of an account: made, given another role, and another password', async () => {
     const email = 'New.Person@example.com'
-    const input = { email, name: `Ny O'Name ${TITLE}`, password: PASSWORD }
+    const input = { email, name: `Ny O'Name ${TITLE}` }
     const { createUser } = await api.data(mutation('createUser', 'user { id }'), { input }, 'admin')
     const greeting = flat(`Hello ${input.name}`)
+    await until(() => mailsTo({ email }).length > 0)
+    const [, first] = /#token=([\w-]+)/.exec(mailsTo({ email })[0]!.mail.text!)!
     const { mail } = await expectMail(
       'ACCOUNT_CREATED',
       email,
       'Your new account',
-      ['Ada Admin has created an account', email],
-      '/',
+      ['Ada Admin has created an account', email, '72 hours'],
+      `/reset-password#token=${first}`,
     )
     expect(mail.to).toMatchObject({ value: [{ name: input.name, address: email }] })
     expect(flat(mail.text)).toContain(greeting)
-    expect(mail.text + String(mail.html)).not.toContain(PASSWORD)
+
+    // Who is invited again can use the new link alone.
+    await act('resendInvitation', { userId: createUser.user.id }, 'admin')
+    await until(() => mailsTo({ email }).length > 1)
+    const [, token] = /#token=([\w-]+)/.exec(mailsTo({ email })[1]!.mail.text!)!
+    await expectMail(
+      'INVITATION',
+      email,
+      'Choose your password',
+      ['Ada Admin invites you again', email, '72 hours'],
+      `/reset-password#token=${token}`,
+    )
+    const choose = async (token: string) => {
+      const confirm = { token, new_password: PASSWORD }
+      return (await api.rest('POST', '/auth/password-reset/confirm/', confirm, undefined, fromElsewhere())).status
+    }
+    expect([await choose(first!), await choose(token!)]).toEqual([422, 204])
+    await until(() => mailsTo({ email }).length > 2) // that of the new password
 
     const role = mailbox.arrived.length
     await act('updateUser', { userId: createUser.user.id, role: 'MANAGER' }, 'admin')

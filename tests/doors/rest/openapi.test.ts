@@ -224,7 +224,7 @@ describe('what is documented is what happens', () => {
     await rest(user, `GET ${approved}`, undefined, { 'if-none-match': headers.etag! })
     await rest(user, `GET ${approved}audit-logs/`)
 
-    const newcomer = { email: 'new@x.yz', name: 'New', role: 'USER', password: 'a long enough passphrase' }
+    const newcomer = { email: 'new@x.yz', name: 'New', role: 'USER' }
     const { body: created } = await rest('admin', 'POST /users/', newcomer)
     await rest('admin', `PATCH /users/${created.id}/`, { name: 'Newer', role: 'MANAGER', is_deleted: false })
     await rest('admin', `GET /users/${created.id}/`)
@@ -244,7 +244,7 @@ describe('what is documented is what happens', () => {
     await rest(user, 'GET /notifications/preferences/')
     await rest(user, 'PATCH /notifications/preferences/', { kind: 'APPROVED', delivery: 'DIGEST' })
     await rest(undefined, 'POST /auth/password-reset/', { email })
-    const { rows } = await owner.query('select app_private.issue_reset_token($1) as token', [user.id])
+    const { rows } = await owner.query(`select app_private.issue_reset_token($1, '30 minutes') as token`, [user.id])
     const { token } = rows[0]
     await rest(undefined, 'POST /auth/password-reset/confirm/', { token, new_password: 'another long passphrase' })
 
