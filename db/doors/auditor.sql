@@ -303,8 +303,8 @@ revoke execute on function
   from public;
 
 grant select on
-  audit.request_history, audit.actions, audit.person_actions, audit.decisions, audit.entangled_decisions, audit.disagreements, audit.waiting,
-  audit.turnaround
+  audit.request_history, audit.actions, audit.person_actions, audit.decisions, audit.entangled_decisions, audit.disagreements,
+  audit.waiting, audit.turnaround
   to assent_auditor;
 grant execute on function
   audit.turnaround_by_decider(timestamptz, timestamptz), audit.visible_requests(uuid), audit.deciders_at(uuid, timestamptz)

@@ -529,6 +529,8 @@ describe("the auditor's views", () => {
     expect(await whoAt(restricted)).toContain('admin')
     expect(await whoAt(restricted)).not.toContain('manager')
     for (const moment of [asDraft, await now()]) expect(await at(id, moment)).toEqual([])
+  })
+
   describe('entangled_decisions', () => {
     const create = (email: string, role: string) =>
       `select * from app_hidden.create_user('${email}@assent.test', 'Pat Puppet', '${role}')`
