@@ -69,7 +69,7 @@ create policy owner_all on app_private.applied_rules for all to assent_owner
 create table app_private.credentials (
   user_id uuid not null,
   email text not null,
-  password_hash text not null,
+  password_hash text,
   collides boolean default false not null,
   constraint credentials_pkey PRIMARY KEY (user_id),
   constraint credentials_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE,
@@ -79,7 +79,7 @@ create table app_private.credentials (
 comment on table app_private.credentials is 'What a person logs in with.';
 comment on column app_private.credentials.user_id is 'Whose credentials they are.';
 comment on column app_private.credentials.email is 'The email address, cleaned by app_private.clean_email and compared by app_private.email_key.';
-comment on column app_private.credentials.password_hash is 'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password.';
+comment on column app_private.credentials.password_hash is 'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password. Null until the person has chosen a password; nobody can log in without one.';
 comment on column app_private.credentials.collides is 'Whether the address was already the same as another''s when addresses began to be compared by email_key. Such a person logs in by the address exactly as it is, but for letter case. See audit.colliding_addresses.';
 comment on constraint credentials_email_check on app_private.credentials is 'This is not an email address.';
 comment on constraint credentials_email_shows on app_private.credentials is 'The email address must not contain blanks or characters that show nothing.';
@@ -102,6 +102,7 @@ create table app_private.idempotency_keys (
   fingerprint bytea not null,
   answer json not null,
   created_at timestamp with time zone default now() not null,
+  permissions text[] default '{}'::text[] not null,
   constraint idempotency_keys_pkey PRIMARY KEY (user_id, key),
   constraint idempotency_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE,
   constraint idempotency_keys_key_length CHECK (char_length(key) >= 1 AND char_length(key) <= 255)
@@ -109,9 +110,10 @@ create table app_private.idempotency_keys (
 comment on table app_private.idempotency_keys is 'Responses that are kept for 24 hours, in case the request is repeated.';
 comment on column app_private.idempotency_keys.user_id is 'Whose key it is: the same key of two people is two keys.';
 comment on column app_private.idempotency_keys.key is 'The key as the caller sent it.';
-comment on column app_private.idempotency_keys.fingerprint is 'A digest of method, path and body. It is keyed, because bodies can hold passwords.';
+comment on column app_private.idempotency_keys.fingerprint is 'A digest of method, path, body and If-Match. It is keyed, because bodies can hold passwords.';
 comment on column app_private.idempotency_keys.answer is 'The response: status, headers and body.';
 comment on column app_private.idempotency_keys.created_at is 'When the first response was sent.';
+comment on column app_private.idempotency_keys.permissions is 'What the person was allowed to do then. Whoever has lost a permission since is not shown the response.';
 comment on constraint idempotency_keys_key_length on app_private.idempotency_keys is 'An Idempotency-Key must have 1 to 255 characters.';
 CREATE INDEX idempotency_keys_created_at_idx ON app_private.idempotency_keys USING btree (created_at);
 alter table app_private.idempotency_keys enable row level security;
@@ -197,15 +199,35 @@ create table app_private.password_resets (
   constraint password_resets_pkey PRIMARY KEY (secret_hash),
   constraint password_resets_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE
 );
-comment on table app_private.password_resets is 'Links by which a password can be reset, once.';
+comment on table app_private.password_resets is 'Links by which somebody can choose a password, once: the first one, or another for one that is forgotten.';
 comment on column app_private.password_resets.secret_hash is 'SHA-256 of the secret in the link.';
-comment on column app_private.password_resets.user_id is 'Whose password can be reset.';
-comment on column app_private.password_resets.expires_at is 'When the link expires: 30 minutes after its mail was made.';
+comment on column app_private.password_resets.user_id is 'Who can choose a password by it.';
+comment on column app_private.password_resets.expires_at is 'When the link expires: 30 minutes after its mail was made, or 72 hours if the mail is an invitation.';
 CREATE INDEX password_resets_expires_at_idx ON app_private.password_resets USING btree (expires_at);
 CREATE INDEX password_resets_user_id_idx ON app_private.password_resets USING btree (user_id);
 alter table app_private.password_resets enable row level security;
 alter table app_private.password_resets force row level security;
 create policy owner_all on app_private.password_resets for all to assent_owner
+  using (true)
+  with check (true);
+
+create table app_private.refresh_tokens (
+  token_hash bytea not null,
+  session_id uuid not null,
+  is_used boolean not null,
+  good_until timestamp with time zone not null,
+  constraint refresh_tokens_pkey PRIMARY KEY (token_hash),
+  constraint refresh_tokens_session_id_fkey FOREIGN KEY (session_id) REFERENCES app_private.sessions(id) ON DELETE CASCADE
+);
+comment on table app_private.refresh_tokens is 'The refresh tokens of a session that are good beside the one that was issued last. See app_hidden.refresh_session.';
+comment on column app_private.refresh_tokens.token_hash is 'SHA-256 of the token.';
+comment on column app_private.refresh_tokens.session_id is 'Which session it refreshes.';
+comment on column app_private.refresh_tokens.is_used is 'True if it was exchanged, and serves a second caller; false if another was issued after it, to a second caller.';
+comment on column app_private.refresh_tokens.good_until is 'When it ends: 10 seconds after it was exchanged, or 12 hours after a token was first exchanged twice.';
+CREATE INDEX refresh_tokens_session_id_idx ON app_private.refresh_tokens USING btree (session_id);
+alter table app_private.refresh_tokens enable row level security;
+alter table app_private.refresh_tokens force row level security;
+create policy owner_all on app_private.refresh_tokens for all to assent_owner
   using (true)
   with check (true);
 
@@ -229,7 +251,7 @@ comment on table app_private.sessions is 'One row for each login. Secrets are 25
 comment on column app_private.sessions.id is 'Time-ordered UUID (version 7).';
 comment on column app_private.sessions.user_id is 'Who logged in.';
 comment on column app_private.sessions.secret_hash is 'SHA-256 of the secret that the access token carries, or the cookie after "cookie:".';
-comment on column app_private.sessions.refresh_hash is 'SHA-256 of the one refresh token that is valid now; null for a session by cookie.';
+comment on column app_private.sessions.refresh_hash is 'SHA-256 of the refresh token that was issued last; null for a session by cookie.';
 comment on column app_private.sessions.created_at is 'When they logged in.';
 comment on column app_private.sessions.expires_at is 'When the session ends at the latest.';
 comment on column app_private.sessions.revoked_at is 'When it was ended before that.';
@@ -425,7 +447,7 @@ comment on column app_public.notifications.id is 'Time-ordered UUID (version 7).
 comment on column app_public.notifications.recipient_id is '@behavior -*
 Who is notified.';
 comment on column app_public.notifications.kind is '@behavior -orderBy
-SUBMITTED, ASSIGNED and REMINDER ask for a decision; APPROVED and REJECTED report one; ACCOUNT_CREATED, ROLE_CHANGED, PASSWORD_CHANGED and PASSWORD_RESET are about the recipient''s account.';
+SUBMITTED, ASSIGNED and REMINDER ask for a decision; APPROVED and REJECTED report one; ACCOUNT_CREATED, INVITATION, ROLE_CHANGED, PASSWORD_CHANGED and PASSWORD_RESET are about the recipient''s account.';
 comment on column app_public.notifications.event is '@behavior -*
 What happened: the id of the audit entry, or the name of the scheduled event.';
 comment on column app_public.notifications.request_id is '@behavior -orderBy
@@ -1175,6 +1197,45 @@ comment on column audit.disagreements.audited_changes is 'How many entries the t
 comment on column audit.disagreements.is_deleted is 'Whether it is deleted.';
 grant select on table audit.disagreements to assent_auditor;
 
+create view audit.entangled_decisions as
+ SELECT d."timestamp",
+    d.action,
+    d.actor_id,
+    p.name AS actor_name,
+    c.email AS actor_email,
+    d.request_id,
+    r.title,
+    d.request_creator_id AS creator_id,
+    creator.name AS creator_name,
+    tie.action AS tie,
+    tie."timestamp" AS tied_at,
+    tie.metadata AS tie_metadata,
+    d.id AS audit_log_id,
+    tie.id AS tie_audit_log_id
+   FROM app_public.audit_logs tie
+     JOIN app_public.audit_logs d ON d.request_creator_id = tie.actor_id AND d.actor_id = tie.user_id AND d."timestamp" > tie."timestamp"
+     JOIN app_public.requests r ON r.id = d.request_id
+     JOIN app_public.users creator ON creator.id = d.request_creator_id
+     JOIN app_public.users p ON p.id = d.actor_id
+     LEFT JOIN app_private.credentials c ON c.user_id = d.actor_id
+  WHERE (d.action = ANY (ARRAY['APPROVE'::text, 'REJECT'::text])) AND ((tie.action = ANY (ARRAY['USER_CREATE'::text, 'INVITATION_RESEND'::text])) OR tie.action = 'USER_UPDATE'::text AND tie.metadata ? 'role'::text);
+comment on view audit.entangled_decisions is 'Decisions by accounts that the request''s own creator had created, invited again or given another role before: two accounts, but perhaps one person. select * from audit.entangled_decisions where "timestamp" >= … and "timestamp" < … order by "timestamp". There is a row for each such tie of a decision. An account that was registered by SQL has no creator. It has no rows when all is well.';
+comment on column audit.entangled_decisions."timestamp" is 'When it was decided.';
+comment on column audit.entangled_decisions.action is 'The decision: APPROVE or REJECT.';
+comment on column audit.entangled_decisions.actor_id is 'Whose account decided it.';
+comment on column audit.entangled_decisions.actor_name is 'Their name.';
+comment on column audit.entangled_decisions.actor_email is 'The address that they log in with.';
+comment on column audit.entangled_decisions.request_id is 'What was decided.';
+comment on column audit.entangled_decisions.title is 'The title of that request.';
+comment on column audit.entangled_decisions.creator_id is 'Who created the request and, before, did something to the account.';
+comment on column audit.entangled_decisions.creator_name is 'Their name.';
+comment on column audit.entangled_decisions.tie is 'What they had done to the account: USER_CREATE, INVITATION_RESEND, or USER_UPDATE if they had changed its role.';
+comment on column audit.entangled_decisions.tied_at is 'When they had done that.';
+comment on column audit.entangled_decisions.tie_metadata is 'The metadata of that entry, such as the old role and the new one.';
+comment on column audit.entangled_decisions.audit_log_id is 'The entry of the decision.';
+comment on column audit.entangled_decisions.tie_audit_log_id is 'The entry of the tie.';
+grant select on table audit.entangled_decisions to assent_auditor;
+
 create view audit.failing_jobs as
  SELECT id,
     task,
@@ -1611,10 +1672,7 @@ declare
   v_new app_public.users;
   v_faults jsonb;
 begin
-  if not exists (select from app_public.users u where u.id = user_id) and exists (select from app_private.caller()) then
-    raise exception using errcode = 'RQ404', message = 'There is no such person.';
-  end if;
-  perform app_private.require_permission('user.manage');
+  perform app_private.require_management_of(user_id);
   -- One at a time: if two admins demote each other, the second is no longer an admin. Therefore the permission is checked again.
   perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
   select * into v_old from app_public.users u where u.id = user_id for no key update;
@@ -1654,6 +1712,7 @@ AS $function$
 declare
   v_me uuid := app_private.require_session();
   v_fingerprint bytea;
+  v_permissions text[];
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('idempotency key ' || claim_idempotency_key.key || ' of ' || v_me, 0)) then
     state := 'RUNNING';
@@ -1669,20 +1728,23 @@ begin
   );
   delete from app_private.idempotency_keys k
   where k.user_id = v_me and k.key = claim_idempotency_key.key and k.created_at < now() - interval '24 hours';
-  select k.fingerprint, k.answer into v_fingerprint, answer
+  select k.fingerprint, k.permissions, k.answer into v_fingerprint, v_permissions, answer
   from app_private.idempotency_keys k
   where k.user_id = v_me and k.key = claim_idempotency_key.key;
   if not found then
     state := 'NEW';
-  elsif v_fingerprint = any (fingerprints) then
-    state := 'ANSWERED';
-  else
+  elsif v_fingerprint <> all (fingerprints) then
     state := 'OTHER';
     answer := null;
+  elsif not exists (select from app_private.caller_with_permissions() c where c.permissions @> v_permissions) then
+    raise exception using errcode = 'RQ403',
+      message = 'This request was answered when you had more permissions, and you may no longer see the response.';
+  else
+    state := 'ANSWERED';
   end if;
 end
 $function$;
-comment on routine app_hidden.claim_idempotency_key(text,bytea[]) is 'NEW: go on, and call keep_answer at the end of the same transaction. ANSWERED: answer holds the first response. OTHER: the key belongs to a request with another fingerprint. RUNNING: another transaction is processing the request. Raises RQ401.';
+comment on routine app_hidden.claim_idempotency_key(text,bytea[]) is 'NEW: go on, and call keep_answer at the end of the same transaction. ANSWERED: answer holds the first response. OTHER: the key belongs to a request with another fingerprint. RUNNING: another transaction is processing the request. Raises RQ401, and RQ403 if the caller has lost a permission since the first response, which may show what they can no longer see.';
 grant execute on routine app_hidden.claim_idempotency_key(text,bytea[]) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.count_jobs()
@@ -1712,7 +1774,7 @@ $function$;
 comment on routine app_hidden.count_jobs() is 'How many jobs of each task are waiting, scheduled, running, failing (they will be tried again) or given up, counted up to 100,000, and how many mails were refused for good. For /metrics.';
 grant execute on routine app_hidden.count_jobs() to assent_authenticator;
 
-CREATE OR REPLACE FUNCTION app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
+CREATE OR REPLACE FUNCTION app_hidden.create_user(email text, name text, role text)
  RETURNS app_public.users
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -1720,14 +1782,19 @@ CREATE OR REPLACE FUNCTION app_hidden.create_user(email text, name text, role te
 AS $function$
 begin
   perform app_private.require_permission('user.manage');
-  if weakness is not null then
-    perform app_private.raise_faults(app_private.person_faults(email, name, coalesce(role, 'USER'))
-      || jsonb_build_object('field', 'password', 'message', weakness));
-  end if;
-  return app_private.register_user(email, name, coalesce(role, 'USER'), password_digest);
+  return app_private.register_user(email, name, coalesce(role, 'USER'), null);
 end
 $function$;
-comment on routine app_hidden.create_user(text,text,text,text,text) is 'Adds a person, as USER unless a role is given. Raises RQ401, RQ403, and RQ422 for a weak password (weakness is the fault that the server, which alone sees the password, has found) and for what register_user refuses.';
+comment on routine app_hidden.create_user(text,text,text) is 'Adds a person, as USER unless a role is given. Nobody chooses another''s password: the person is mailed a link to choose one. Raises RQ401, RQ403, and RQ422 for what register_user refuses.';
+grant execute on routine app_hidden.create_user(text,text,text) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
+ RETURNS app_public.users
+ LANGUAGE sql
+AS $function$
+  select app_hidden.create_user(email, name, role)
+$function$;
+comment on routine app_hidden.create_user(text,text,text,text,text) is 'For servers of migration 000010: see create_user(text, text, text). Nobody chooses another''s password any more, so the password is ignored, and the person chooses their own by the mailed link.';
 grant execute on routine app_hidden.create_user(text,text,text,text,text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.current_user_id()
@@ -1806,7 +1873,6 @@ CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, 
 AS $function$
 declare
   v_known_id uuid;
-  v_replaced record;
 begin
   v_known_id := app_private.account_of(email);
   select v.user_id, v.retry_after into user_id, retry_after
@@ -1820,18 +1886,6 @@ begin
     return;
   end if;
 
-  -- The new session replaces the one that the browser had.
-  if by_cookie then
-    update app_private.sessions s
-    set revoked_at = now()
-    from app_private.live_session(current_setting('assent.session', true)) l
-    where s.id = l.session_id and app_private.is_live(s)
-    returning s.id, s.user_id into v_replaced;
-    if found then
-      perform app_private.log_action('SESSION_REVOKE', v_replaced.user_id, v_replaced.user_id,
-        jsonb_build_object('session_id', v_replaced.id, 'reason', 'Its browser logged in again.'));
-    end if;
-  end if;
   select o.session_secret, o.refresh_token into session_secret, refresh_token
   from app_private.open_session(finish_login.user_id, by_cookie, user_agent) o;
 end
@@ -1912,8 +1966,11 @@ CREATE OR REPLACE FUNCTION app_hidden.keep_answer(key text, fingerprint bytea, a
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  insert into app_private.idempotency_keys (user_id, key, fingerprint, answer)
-  values (app_private.require_session(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer)
+  insert into app_private.idempotency_keys (user_id, key, fingerprint, answer, permissions)
+  values (
+    app_private.require_session(), keep_answer.key, keep_answer.fingerprint, keep_answer.answer,
+    coalesce((select c.permissions from app_private.caller_with_permissions() c), '{}')
+  )
 $function$;
 comment on routine app_hidden.keep_answer(text,bytea,json) is 'Keeps the response under the key that this transaction has claimed. Raises RQ401 without a live session.';
 grant execute on routine app_hidden.keep_answer(text,bytea,json) to assent_admin, assent_manager, assent_user;
@@ -2132,9 +2189,10 @@ CREATE OR REPLACE FUNCTION app_hidden.refresh_session(given_token text, OUT user
 AS $function$
 declare
   v_secret text := split_part(given_token, '.', 1);
+  v_given bytea := app_private.hash_secret(given_token);
   v_session app_private.sessions;
 begin
-  -- The second of two refreshes at once sees what the first has done.
+  -- Of two refreshes at once, the second sees what the first has done.
   select * into v_session from app_private.sessions s
   where s.secret_hash = app_private.hash_secret(v_secret) and s.refresh_hash is not null
   for no key update;
@@ -2142,7 +2200,12 @@ begin
     return;
   end if;
 
-  if v_session.refresh_hash <> app_private.hash_secret(given_token) then
+  delete from app_private.refresh_tokens t where t.session_id = v_session.id and t.good_until <= now();
+  if v_session.refresh_hash <> v_given and (
+    not exists (select from app_private.refresh_tokens t where t.session_id = v_session.id and t.token_hash = v_given)
+    -- No browser has as many tabs; somebody could make up any number of tokens.
+    or (select count(*) from app_private.refresh_tokens t where t.session_id = v_session.id) >= 100
+  ) then
     update app_private.sessions s set revoked_at = now() where s.id = v_session.id;
     perform app_private.log_action('SESSION_REVOKE', null, v_session.user_id,
       jsonb_build_object('session_id', v_session.id, 'reason', 'A refresh token was used twice.'));
@@ -2152,12 +2215,21 @@ begin
   user_id := v_session.user_id;
   session_secret := v_secret;
   refresh_token := v_secret || '.' || app_private.random_secret();
+  if v_session.refresh_hash <> v_given then
+    insert into app_private.refresh_tokens (token_hash, session_id, is_used, good_until)
+    select v_session.refresh_hash, v_session.id, false, coalesce(min(t.good_until), now() + interval '12 hours')
+    from app_private.refresh_tokens t
+    where t.session_id = v_session.id and not t.is_used;
+  end if;
+  insert into app_private.refresh_tokens as t (token_hash, session_id, is_used, good_until)
+  values (v_given, v_session.id, true, now() + interval '10 seconds')
+  on conflict (token_hash) do update set is_used = true, good_until = excluded.good_until where not t.is_used;
   update app_private.sessions s
   set refresh_hash = app_private.hash_secret(refresh_session.refresh_token), last_used_at = now()
   where s.id = v_session.id;
 end
 $function$;
-comment on routine app_hidden.refresh_session(text) is 'Exchanges a refresh token for the next one. A token of the session that is not the current one was used before, and so is known to two parties, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). Without a user_id, the token is not, or no longer, valid. It does not raise an error, because that would roll back the end of the session.';
+comment on routine app_hidden.refresh_session(text) is 'Exchanges a refresh token for the next one, and serves it for 10 seconds more, as the comment above explains. Any other token of the session is known to two parties, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). Without a user_id, the token is not, or no longer, valid. It does not raise an error, because that would roll back the end of the session.';
 grant execute on routine app_hidden.refresh_session(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.request_document(seen app_public.requests)
@@ -2987,6 +3059,15 @@ AS $function$
 $function$;
 comment on routine app_private.is_by_sql() is 'Asked by what runs as the owner: has somebody logged in who is or may become the owner, and can therefore do anything by SQL? The logins of the API and the worker reach tables only through functions, which write their own entries.';
 
+CREATE OR REPLACE FUNCTION app_private.is_invitation(kind text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select kind in ('ACCOUNT_CREATED', 'INVITATION')
+$function$;
+comment on routine app_private.is_invitation(text) is 'Does a mail of this kind hold the link to choose a first password?';
+
 CREATE OR REPLACE FUNCTION app_private.is_live(s app_private.sessions)
  RETURNS boolean
  LANGUAGE sql
@@ -3006,10 +3087,18 @@ AS $function$
       select from app_private.deciders_to_notify(n.request_id) p where p.user_id = n.recipient_id))
     or (k.kind = 'DIGEST' and not app_private.has_to_decide(n.recipient_id)
       and not exists (select from app_public.notifications w where w.recipient_id = n.recipient_id and w.mail_state = 'DIGEST'))
+    -- A mail of a new account is still worth sending to somebody who has a password: it only has no link.
+    or (k.kind = 'INVITATION' and exists (
+      select from app_private.credentials c where c.user_id = n.recipient_id and c.password_hash is not null))
+    or (app_private.is_invitation(k.kind) and exists (
+      select from app_public.audit_logs a
+      join app_public.audit_logs later
+        on later.user_id = a.user_id and later.action = 'INVITATION_RESEND' and later."timestamp" > a."timestamp"
+      where a.id::text = n.event and a.user_id = n.recipient_id))
   from app_public.users u, app_public.notification_kinds k
   where u.id = n.recipient_id and k.kind = n.kind
 $function$;
-comment on routine app_private.is_pointless(app_public.notifications) is 'Is there no point in mailing it any more? The recipient is deactivated, can no longer take the decision that it asks for, or the digest would be empty.';
+comment on routine app_private.is_pointless(app_public.notifications) is 'Is there no point in mailing it any more? The recipient is deactivated, can no longer take the decision that it asks for, or has chosen a password or been invited again since; or the digest would be empty.';
 
 CREATE OR REPLACE FUNCTION app_private.is_visible(request_id uuid)
  RETURNS boolean
@@ -3028,7 +3117,7 @@ end
 $function$;
 comment on routine app_private.is_visible(uuid) is 'Does the caller see this request? It is for functions that run as the owner, to whom the policies for callers do not apply.';
 
-CREATE OR REPLACE FUNCTION app_private.issue_reset_token(of_user_id uuid)
+CREATE OR REPLACE FUNCTION app_private.issue_reset_token(of_user_id uuid, lifetime interval)
  RETURNS text
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -3037,11 +3126,11 @@ declare
   v_secret text := app_private.random_secret();
 begin
   insert into app_private.password_resets (secret_hash, user_id, expires_at)
-  values (app_private.hash_secret(v_secret), of_user_id, now() + interval '30 minutes');
+  values (app_private.hash_secret(v_secret), of_user_id, now() + lifetime);
   return v_secret;
 end
 $function$;
-comment on routine app_private.issue_reset_token(uuid) is 'The secret of a new link. Each attempt to mail it makes another, because nobody knows which attempt will arrive.';
+comment on routine app_private.issue_reset_token(uuid,interval) is 'The secret of a new link to choose a password. Each attempt to mail it makes another, because nobody knows which attempt will arrive.';
 
 CREATE OR REPLACE FUNCTION app_private.keep_an_admin(person app_public.users, new_role text, new_is_deleted boolean)
  RETURNS void
@@ -3121,9 +3210,12 @@ AS $function$
     'title', r.title,
     'creator', creator.name,
     'comment', r.review_comment
-  ) || case n.kind
-    when 'PASSWORD_RESET' then jsonb_build_object('token', app_private.issue_reset_token(n.recipient_id))
-    when 'DIGEST' then app_private.digest_document(n.recipient_id)
+  ) || case
+    when n.kind = 'PASSWORD_RESET' then
+      jsonb_build_object('token', app_private.issue_reset_token(n.recipient_id, interval '30 minutes'))
+    when app_private.is_invitation(n.kind) and c.password_hash is null then
+      jsonb_build_object('token', app_private.issue_reset_token(n.recipient_id, interval '72 hours'))
+    when n.kind = 'DIGEST' then app_private.digest_document(n.recipient_id)
     else '{}'
   end
   from app_public.users u
@@ -3259,10 +3351,50 @@ CREATE OR REPLACE FUNCTION app_private.open_session(user_id uuid, by_cookie bool
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  v_ended record;
 begin
+  -- One at a time for each person, so that of two logins at once each counts the other's session.
+  perform from app_private.credentials c where c.user_id = open_session.user_id for no key update;
+
+  -- A browser's new session replaces the one that it had.
+  if by_cookie then
+    update app_private.sessions s
+    set revoked_at = now()
+    from app_private.live_session(current_setting('assent.session', true)) l
+    where s.id = l.session_id and app_private.is_live(s)
+    returning s.id, s.user_id into v_ended;
+    if found then
+      perform app_private.log_action('SESSION_REVOKE', v_ended.user_id, v_ended.user_id,
+        jsonb_build_object('session_id', v_ended.id, 'reason', 'Its browser logged in again.'));
+    end if;
+  end if;
+
+  -- With this one, there are at most 20. A session that is locked is just being used or ended, and so not the one to end.
+  for v_ended in
+    update app_private.sessions s
+    set revoked_at = now()
+    where s.id in (
+      select o.id
+      from app_private.sessions o
+      where o.user_id = open_session.user_id and app_private.is_live(o)
+      order by o.last_used_at, o.id
+      limit greatest(0, -19 + (
+        select count(*) from app_private.sessions n where n.user_id = open_session.user_id and app_private.is_live(n)))
+      for no key update skip locked
+    )
+    returning s.id
+  loop
+    -- What is done by SQL is recorded by a trigger.
+    if not app_private.is_by_sql() then
+      perform app_private.log_action('SESSION_REVOKE', open_session.user_id, open_session.user_id,
+        jsonb_build_object('session_id', v_ended.id, 'reason', 'There were more than 20 sessions.'));
+    end if;
+  end loop;
+
   -- A secret shows how it may be presented: the secret in a token never works as a cookie, even after the token has expired.
   session_secret := case when by_cookie then 'cookie:' else '' end || app_private.random_secret();
-  -- A refresh token names its session, so that one which is used twice can be recognized without keeping any old ones.
+  -- A refresh token names its session, so that one which was used before can be recognized without keeping any old ones.
   refresh_token := case when not by_cookie then session_secret || '.' || app_private.random_secret() end;
   insert into app_private.sessions (user_id, secret_hash, refresh_hash, expires_at, ip_address, user_agent)
   values (
@@ -3275,7 +3407,7 @@ begin
   );
 end
 $function$;
-comment on routine app_private.open_session(uuid,boolean,text) is 'Opens a session, always with new secrets: for an access token and its refresh token, or for a cookie.';
+comment on routine app_private.open_session(uuid,boolean,text) is 'Opens a session, always with new secrets: for an access token and its refresh token, or for a cookie. Of more than 20 live sessions of a person, it ends those that were not used for the longest time.';
 
 CREATE OR REPLACE FUNCTION app_private.origin(url text)
  RETURNS text
@@ -3376,7 +3508,7 @@ CREATE OR REPLACE FUNCTION app_private.person_faults(email text, name text, role
  STABLE
 AS $function$
   select app_private.violations('app_private.credentials',
-      jsonb_build_object('user_id', gen_random_uuid(), 'email', app_private.clean_email(email), 'password_hash', ''))
+      jsonb_build_object('user_id', gen_random_uuid(), 'email', app_private.clean_email(email)))
     || case when app_private.account_of(email) is not null
       then '[{"field": "email", "message": "This email address is taken."}]' else '[]' end::jsonb
     || app_private.violations('app_public.users', jsonb_build_object('name', name, 'role', role))
@@ -3453,7 +3585,7 @@ AS $function$
   select entry.request_creator_id where entry.action in ('APPROVE', 'REJECT')
   union all
   select entry.user_id
-  where entry.action in ('PASSWORD_CHANGE', 'PASSWORD_RESET_REQUEST')
+  where entry.action in ('PASSWORD_CHANGE', 'PASSWORD_RESET_REQUEST', 'INVITATION_RESEND')
     or (entry.action = 'USER_UPDATE' and entry.metadata ? 'role')
     -- Nobody is mailed about an account that was made by SQL, as those of the demo are.
     or (entry.action = 'USER_CREATE' and entry.actor_id is not null)
@@ -3491,7 +3623,7 @@ exception
     perform app_private.raise_faults(app_private.person_faults(email, name, role));
 end
 $function$;
-comment on routine app_private.register_user(text,text,text,text) is 'Adds a person and what they log in with. A trigger writes USER_CREATE to the audit trail. Raises RQ422 for an address that is invalid, or taken in any letter case even by somebody deactivated, for a blank name and for an unknown role.';
+comment on routine app_private.register_user(text,text,text,text) is 'Adds a person and what they log in with; without a digest, the account has no password yet. A trigger writes USER_CREATE to the audit trail. Raises RQ422 for an address that is invalid, or taken in any letter case even by somebody deactivated, for a blank name and for an unknown role.';
 
 CREATE OR REPLACE FUNCTION app_private.remind()
  RETURNS void
@@ -3549,6 +3681,20 @@ AS $function$
     case when r.id is null then jsonb_strip_nulls(to_jsonb(r)) || changes else to_jsonb(r) end)
 $function$;
 comment on routine app_private.request_faults(app_public.requests,jsonb) is 'What would be wrong with a request after these changes.';
+
+CREATE OR REPLACE FUNCTION app_private.require_management_of(user_id uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if not exists (select from app_public.users u where u.id = user_id) and exists (select from app_private.caller()) then
+    raise exception using errcode = 'RQ404', message = 'There is no such person.';
+  end if;
+  perform app_private.require_permission('user.manage');
+end
+$function$;
+comment on routine app_private.require_management_of(uuid) is 'Raises RQ401 without a live session, RQ404 if there is no such person, and RQ403 if the caller may not administer people.';
 
 CREATE OR REPLACE FUNCTION app_private.require_permission(permission text)
  RETURNS void
@@ -3782,7 +3928,7 @@ begin
   return null;
 end
 $function$;
-comment on routine app_private.tg_credentials__end_resets() is 'A new password, however it was set, ends all links to reset it.';
+comment on routine app_private.tg_credentials__end_resets() is 'A new password, however it was set, ends all links to choose one.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_notification_preferences__audit()
  RETURNS trigger
@@ -3996,7 +4142,7 @@ begin
   return null;
 end
 $function$;
-comment on routine app_private.tg_users__end_sessions() is 'Ends all sessions and reset links of somebody who is deactivated, and again when they are reactivated, so that they have to log in.';
+comment on routine app_private.tg_users__end_sessions() is 'Ends all sessions of somebody who is deactivated, and all links to choose a password, and again when they are reactivated, so that they have to log in.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_users__keep_an_admin()
  RETURNS trigger
@@ -4376,6 +4522,31 @@ $function$;
 comment on routine app_public.delete_webhook(uuid) is 'Removes a webhook, for admins. What was sent to it stays on record, for auditors.';
 grant execute on routine app_public.delete_webhook(uuid) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_public.end_sessions(user_id uuid)
+ RETURNS app_public.users
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_me uuid := app_hidden.current_user_id();
+  v_count integer;
+  v_user app_public.users;
+begin
+  perform app_private.require_management_of(user_id);
+  update app_private.sessions s set revoked_at = now()
+  where s.user_id = end_sessions.user_id and app_private.is_live(s);
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    perform app_private.log_action('SESSION_REVOKE', v_me, end_sessions.user_id, jsonb_build_object('sessions', v_count));
+  end if;
+  select * into v_user from app_public.users u where u.id = end_sessions.user_id;
+  return v_user;
+end
+$function$;
+comment on routine app_public.end_sessions(uuid) is 'Ends all sessions of somebody, for admins, at once: they have to log in again. If a password may be known to others, have its owner change it as well.';
+grant execute on routine app_public.end_sessions(uuid) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_public.get_current_user()
  RETURNS app_public.users
  LANGUAGE sql
@@ -4547,6 +4718,38 @@ end
 $function$;
 comment on routine app_public.requests_waits_for(app_public.requests) is 'Who can decide the request now, by name, up to 100 people; nobody unless it is SUBMITTED.';
 grant execute on routine app_public.requests_waits_for(app_public.requests) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.resend_invitation(user_id uuid)
+ RETURNS app_public.users
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_user app_public.users;
+  v_is_invited boolean;
+begin
+  perform app_private.require_management_of(user_id);
+  -- If the person is just choosing a password, this waits for it.
+  select c.password_hash is null into v_is_invited
+  from app_private.credentials c where c.user_id = resend_invitation.user_id for update;
+  select * into v_user from app_public.users u where u.id = resend_invitation.user_id;
+  if v_user.is_deleted then
+    raise exception using errcode = 'RQ409', message = 'This person is deactivated: reactivate them first.';
+  elsif v_is_invited is not true then
+    raise exception using errcode = 'RQ409',
+      message = 'This person has chosen a password. If they forget it, they can request a link to reset it.';
+  end if;
+  -- The earlier link ends, be its mail sent, being sent or queued. One that is being sent is waited for.
+  update app_public.notifications n set mail_state = 'CANCELLED'
+  where n.recipient_id = resend_invitation.user_id and n.mail_state = 'QUEUED' and app_private.is_invitation(n.kind);
+  delete from app_private.password_resets r where r.user_id = resend_invitation.user_id;
+  perform app_private.log_action('INVITATION_RESEND', app_hidden.current_user_id(), resend_invitation.user_id);
+  return v_user;
+end
+$function$;
+comment on routine app_public.resend_invitation(uuid) is 'Mails somebody who has not chosen a password yet a new link to choose one, which works once and for 72 hours, for admins; earlier links end. INVALID_TRANSITION: they have chosen a password, or are deactivated.';
+grant execute on routine app_public.resend_invitation(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.resend_mail(notification_id uuid)
  RETURNS void
@@ -4911,6 +5114,7 @@ insert into app_public.audit_actions values ('ASSIGN', 'A submitted request was 
 insert into app_public.audit_actions values ('CREATE', 'A request was created.', 'false');
 insert into app_public.audit_actions values ('CREDENTIALS_CHANGE', 'Somebody''s address or credentials were changed by SQL.', 'false');
 insert into app_public.audit_actions values ('DELETE', 'A draft was deleted.', 'false');
+insert into app_public.audit_actions values ('INVITATION_RESEND', 'Somebody who had not chosen a password yet was invited again, which ended the earlier link.', 'true');
 insert into app_public.audit_actions values ('LOGIN', 'Somebody logged in.', 'false');
 insert into app_public.audit_actions values ('LOGIN_FAILED', 'A login failed. The entry has no actor; it is about the account, if there is one.', 'false');
 insert into app_public.audit_actions values ('LOGOUT', 'Somebody logged out.', 'false');
@@ -4922,7 +5126,7 @@ insert into app_public.audit_actions values ('PREFERENCE_CHANGE', 'Somebody chan
 insert into app_public.audit_actions values ('REJECT', 'A request was rejected.', 'true');
 insert into app_public.audit_actions values ('SESSION_CHANGE', 'A session was changed by SQL.', 'false');
 insert into app_public.audit_actions values ('SESSION_OPEN', 'A session was opened by SQL, without a login.', 'false');
-insert into app_public.audit_actions values ('SESSION_REVOKE', 'Sessions were ended: by their owner, by another login in the same browser, or, without an actor, because a refresh token was used twice.', 'false');
+insert into app_public.audit_actions values ('SESSION_REVOKE', 'Sessions were ended: by their owner, by an admin, by another login in the same browser, because there were more than 20 or, without an actor, because a refresh token was used twice.', 'false');
 insert into app_public.audit_actions values ('SUBMIT', 'A request was submitted.', 'true');
 insert into app_public.audit_actions values ('UPDATE', 'A draft was edited.', 'false');
 insert into app_public.audit_actions values ('USER_CREATE', 'A person was added.', 'true');
@@ -4942,6 +5146,7 @@ insert into app_public.notification_kinds values ('ACCOUNT_CREATED', 'USER_CREAT
 insert into app_public.notification_kinds values ('APPROVED', 'APPROVE', 'Approved', 'true', 'false', 'false');
 insert into app_public.notification_kinds values ('ASSIGNED', 'ASSIGN', 'Assigned to you', 'true', 'false', 'true');
 insert into app_public.notification_kinds values ('DIGEST', NULL, 'Your daily digest', 'false', 'false', 'false');
+insert into app_public.notification_kinds values ('INVITATION', 'INVITATION_RESEND', 'Choose your password', 'false', 'true', 'false');
 insert into app_public.notification_kinds values ('PASSWORD_CHANGED', 'PASSWORD_CHANGE', 'Your password has changed', 'true', 'true', 'false');
 insert into app_public.notification_kinds values ('PASSWORD_RESET', 'PASSWORD_RESET_REQUEST', 'Reset your password', 'true', 'true', 'false');
 insert into app_public.notification_kinds values ('REJECTED', 'REJECT', 'Rejected', 'true', 'false', 'false');
