@@ -224,6 +224,7 @@ alter table app_public.webhooks add constraint webhooks_url_port check (
 alter table app_public.webhooks validate constraint webhooks_url_port;
 comment on constraint webhooks_url_port on app_public.webhooks is 'The port of the URL must be at most 65535.';
 -- Accounts by invitation
+-- squawk-ignore ban-drop-not-null
 alter table app_private.credentials alter column password_hash drop not null;
 comment on column app_private.credentials.password_hash is
   'bcrypt (pgcrypto''s crypt) of the password''s digest, see app_private.hash_password. Null until the person has chosen a '
