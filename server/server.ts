@@ -55,6 +55,13 @@ const LONGEST_SEARCH = 1_500
 /** Milliseconds that requests under way have to finish when the server closes; no statement runs for longer. */
 const LAST_CALL = 12_000
 
+/**
+ * Milliseconds for the headers of a request and for all of it, and how often that is looked at; and connections at once. A slow
+ * caller holds a descriptor of this process for as long.
+ */
+const TIMEOUTS = { headersTimeout: 10_000, requestTimeout: 120_000, connectionsCheckingInterval: 5_000 }
+const MAX_OPEN_CONNECTIONS = 20_000
+
 /** Builds the GraphQL schema from the database's catalog, as the login role sees it. Throws when it cannot be built. */
 export async function buildSchema(connectionString: string) {
   const service = makePgService({
@@ -204,7 +211,7 @@ export async function startServer(
   }
 
   const underWay = new Set<ServerResponse>()
-  const server = createServer({ requireHostHeader: false, shouldUpgradeCallback: isWebSocket }, (req, res) => {
+  const server = createServer({ ...TIMEOUTS, requireHostHeader: false, shouldUpgradeCallback: isWebSocket }, (req, res) => {
     const start = performance.now()
     underWay.add(res.once('close', () => underWay.delete(res)))
     for (const [name, value] of HEADERS) res.setHeader(name, value)
@@ -218,6 +225,7 @@ export async function startServer(
       )
     refusals.during(req, () => (req.headers.origin === undefined ? respond() : allowOrigins(req, res, respond)))
   })
+  server.maxConnections = MAX_OPEN_CONNECTIONS
   server.on('upgrade', (req, socket, head) => refusals.during(req, () => sockets.upgrade(req, socket, head)))
   server.on('clientError', refuseConnection)
   server.on('checkExpectation', (_req, res) =>

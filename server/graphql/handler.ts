@@ -215,7 +215,7 @@ export function makeGraphQL(services: GraphQLServices) {
   async function stream(req: IncomingMessage, res: ServerResponse, operation: Operation): Promise<void> {
     if (!acceptsEvents(req)) throw new ClientError('BAD_REQUEST', 'Subscribe by WebSocket, or accept text/event-stream.')
     if (!services.isOwnOrigin(req)) throw foreignOrigin()
-    const subscriber = services.subscribers.enter(() => res.destroy())
+    const subscriber = services.subscribers.enter(operation.caller.ip, () => res.destroy())
     finished(res, subscriber.leave)
     await subscriber.admit(operation.caller)
     const result = await run(operation, subscriber)
@@ -238,7 +238,7 @@ export function makeGraphQL(services: GraphQLServices) {
         const message = `The answer can be ${MEDIA_TYPES.join(' or ')}: accept one of them.`
         throw new ClientError('BAD_REQUEST', message, { status: 406 })
       }
-      const operation = await prepare(req, readCall(await readBody(req, res)), caller)
+      const operation = await prepare(req, readCall(await readBody(req, res, caller.ip)), caller)
       if (operation.type === OperationTypeNode.SUBSCRIPTION) await stream(req, res, operation)
       else answer(res, caller, (await run(operation)) as Result)
     } catch (error) {

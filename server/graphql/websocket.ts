@@ -98,12 +98,12 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
     onError: (_context, _id, _payload, errors) => errors.map((error) => graphql.format(error).json as never),
   })
 
-  function serve(socket: WebSocket, { headers, socket: { remoteAddress } }: IncomingMessage): void {
+  function serve(ip: string, socket: WebSocket, { headers, socket: { remoteAddress } }: IncomingMessage): void {
     const end = (why: Farewell) => socket.close(...(CLOSE[why] ?? [CloseCode.InternalServerError, 'Internal server error']))
     socket.on('error', () => {}) // A malformed or oversized frame; ws closes the socket with its own code.
     let subscriber: Subscriber
     try {
-      subscriber = subscribers.enter(end)
+      subscriber = subscribers.enter(ip, end)
     } catch (error) {
       return end(explain(error).code)
     }
@@ -154,8 +154,8 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
       try {
         // A browser sends the cookie whichever page asks, and lets that page read the answers: CORS does not apply here.
         if (!isOwnOrigin(req)) throw foreignOrigin()
-        spend(req, identify)
-        sockets.handleUpgrade(req, socket, head, serve)
+        const { ip } = spend(req, identify)
+        sockets.handleUpgrade(req, socket, head, (opened) => serve(ip, opened, req))
       } catch (error) {
         const res = new ServerResponse(req)
         res.shouldKeepAlive = false

@@ -7,7 +7,7 @@ import { ClientError } from '../errors.ts'
 import type { AddressOf, Claim } from './identity.ts'
 
 /** The network that one caller has: an IPv4 address, or a /64 of IPv6. */
-function networkOf(ip: string): string {
+export function networkOf(ip: string): string {
   if (isIP(ip) !== 6) return ip
   return ipaddr.IPv6.parse(ip).toByteArray().slice(0, 8).join('.')
 }

@@ -1,7 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { finished } from 'node:stream'
 import { MIMEType } from 'node:util'
 import express from 'express'
 import { ClientError } from '../errors.ts'
+import { networkOf } from './allowance.ts'
 
 const MAX_BODY = '1mb'
 /** The parser may know more of them, on some versions of Node and not on others. */
@@ -24,6 +26,25 @@ function toBodyError(error: { status?: number }): ClientError {
 const isEmpty = ({ headers }: IncomingMessage) =>
   headers['transfer-encoding'] === undefined && (headers['content-length'] ?? '0') === '0'
 
+/** Bodies of one network that may be on their way to this process at once: as many as a burst may have, so that only slow ones ever are more. */
+const MAX_BODIES = 300
+
+const underWay = new Map<string, number>()
+
+/** Counts a body until it has arrived. Throws RATE_LIMITED for one too many. */
+function count(req: IncomingMessage, network: string): void {
+  const others = underWay.get(network) ?? 0
+  if (others >= MAX_BODIES) {
+    throw new ClientError('RATE_LIMITED', 'Too many bodies are on their way. Try again later.', { retryAfter: 1 })
+  }
+  underWay.set(network, others + 1)
+  finished(req, { writable: false }, () => {
+    const left = underWay.get(network)! - 1
+    if (left > 0) underWay.set(network, left)
+    else underWay.delete(network)
+  })
+}
+
 /** JSON is UTF-8 (RFC 8259, 8.1); whoever says so may say it in any letter case, and in quotation marks. */
 function assertJson(contentType: string): void {
   const type = parseType(contentType)
@@ -45,10 +66,11 @@ function parseType(contentType: string): MIMEType | undefined {
 
 /**
  * The JSON value of a request's body; undefined for a body that is empty, whatever it is said to be. Throws
- * UNSUPPORTED_MEDIA_TYPE, PAYLOAD_TOO_LARGE and BAD_REQUEST.
+ * UNSUPPORTED_MEDIA_TYPE, PAYLOAD_TOO_LARGE, BAD_REQUEST and RATE_LIMITED.
  */
-export async function readBody(req: IncomingMessage, res: ServerResponse): Promise<unknown> {
+export async function readBody(req: IncomingMessage, res: ServerResponse, ip: string): Promise<unknown> {
   if (isEmpty(req)) return undefined
+  count(req, networkOf(ip))
   const { 'content-type': type, 'content-encoding': encoding = 'identity' } = req.headers
   if (!ENCODINGS.includes(encoding.toLowerCase())) throw unsupportedEncoding()
   if (type !== undefined) assertJson(type)

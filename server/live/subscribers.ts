@@ -1,10 +1,13 @@
 import { ClientError, unauthenticated, type Code } from '../errors.ts'
+import { networkOf } from '../http/allowance.ts'
 import { asking, type Database, type Identity } from '../sql/as-caller.ts'
 import type { Live } from './listener.ts'
 
 /** Connections for live news, WebSockets and event streams together: of this process, and of one person. */
 const MAX_CONNECTIONS = 5_000
 const MAX_CONNECTIONS_PER_PERSON = 20
+/** Connections of one network that have not said yet whose they are. They take no place from those that have. */
+const MAX_UNKNOWN_PER_NETWORK = 50
 /** Subscriptions that one connection may follow. */
 const MAX_SUBSCRIPTIONS = 20
 const CHECK_EVERY = 60_000
@@ -17,6 +20,8 @@ export interface Subscriber {
   /** Who it is; undefined until it is admitted. */
   caller?: Identity
   userId?: string
+  /** Where it comes from. */
+  readonly network: string
   /** Lets it in as the caller. Throws UNAUTHENTICATED, RATE_LIMITED and UNAVAILABLE. */
   admit(caller: Identity): Promise<void>
   /** Keeps a subscription, to be ended when the subscriber leaves, or at once if it has left. Throws RATE_LIMITED. */
@@ -63,20 +68,27 @@ export function makeSubscribers(live: Live, db: Database, explain: (error: unkno
   }
   const timer = setInterval(check, CHECK_EVERY).unref()
 
-  /** Counts a new connection; `end` closes it. Throws UNAVAILABLE when there are too many. */
-  function enter(end: (why: Farewell) => void): Subscriber {
-    if (closed || all.size >= MAX_CONNECTIONS) {
-      throw new ClientError('UNAVAILABLE', 'There is no room for another live connection.', { retryAfter: 1 })
+  const noRoom = () => new ClientError('UNAVAILABLE', 'There is no room for another live connection.', { retryAfter: 1 })
+  const count = (isMeant: (subscriber: Subscriber) => boolean) => [...all].filter(isMeant).length
+
+  /** Lets a new connection wait to be admitted; `end` closes it. Throws RATE_LIMITED when too many of its network wait. */
+  function enter(ip: string, end: (why: Farewell) => void): Subscriber {
+    if (closed) throw noRoom()
+    const network = networkOf(ip)
+    if (count((other) => other.userId === undefined && other.network === network) >= MAX_UNKNOWN_PER_NETWORK) {
+      throw new ClientError('RATE_LIMITED', 'Too many connections that have not been initialised.', { retryAfter: 1 })
     }
     const subscriptions = new Set<() => void>()
     let off = () => {}
     const subscriber: Subscriber = {
+      network,
       async admit(caller) {
         if (!caller.session) throw unauthenticated()
         await live.open()
         const { session_id, user_id } = await sessionOf(caller)
+        if (count(({ userId }) => userId !== undefined) >= MAX_CONNECTIONS) throw noRoom()
         Object.assign(subscriber, { caller, userId: user_id })
-        if ([...all].filter(({ userId }) => userId === user_id).length > MAX_CONNECTIONS_PER_PERSON) {
+        if (count(({ userId }) => userId === user_id) > MAX_CONNECTIONS_PER_PERSON) {
           const message = `You already have ${MAX_CONNECTIONS_PER_PERSON} live connections: close one.`
           throw new ClientError('RATE_LIMITED', message, { retryAfter: 60 })
         }

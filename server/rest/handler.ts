@@ -165,7 +165,7 @@ export function makeRestHandler(services: RestServices) {
     }
     try {
       const takesBody = mode === 'write' && route.method !== 'DELETE'
-      const { body, faults } = readers.get(route)!(takesBody ? await readBody(req, res) : {})
+      const { body, faults } = readers.get(route)!(takesBody ? await readBody(req, res, caller.ip) : {})
       if (faults.length > 0 && route.open) throw invalid(faults)
       const run = async (ask: Ask) => withTag(await route.run({ ...call, body, ask }))
       const work = faults.length > 0 ? (ask: Ask) => refuse(ask, run, faults) : run

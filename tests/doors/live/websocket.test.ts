@@ -219,6 +219,16 @@ describe('malformed conversations', () => {
     await until(async () => (await subscribers()) === 0)
   })
 
+  test('those that do not say whose they are take no place of others, and of a network only so many may wait', async () => {
+    const here = { headers: { 'x-forwarded-for': '203.0.113.200' } }
+    const waiting = await Promise.all(Array.from({ length: 50 }, () => open(api, here)))
+    const refused = await open(api, here)
+    expect(await refused.closed).toEqual([1013, 'Too many requests'])
+    expect((await connect(api, 'user', { headers: fromElsewhere() })).isOpen).toBe(true)
+    await Promise.all(waiting.map(({ closed }) => closed)) // None of them has said it in time.
+    expect((await connect(api, 'user', here)).isOpen).toBe(true)
+  }, 20_000)
+
   test('a socket without connection_init is closed after 5 seconds', async () => {
     const start = performance.now()
     const socket = await open(api)
@@ -424,7 +434,7 @@ test('a subscriber has at most 20 subscriptions, and all end when it leaves, eve
     async close() {},
   }
   const subscribers = makeSubscribers(live, db, explain)
-  const subscriber = subscribers.enter(() => {})
+  const subscriber = subscribers.enter('192.0.2.1', () => {})
   await subscriber.admit(caller)
   const before = listening.size
   const changes = makeChanges(live, db, explain, () => {})
@@ -461,7 +471,7 @@ test('a session that ends after it was read, but before its end would be heard, 
   }
   const pool = Object.create(db.pool, { connect: { value: () => Promise.resolve(ending).then(() => db.pool.connect()) } })
   const all = makeSubscribers(live, { ...db, pool }, (error) => toClientError(error, pino({ level: 'silent' })))
-  await expect(all.enter(() => {}).admit(caller)).rejects.toMatchObject({ code: 'RQ401' })
+  await expect(all.enter('192.0.2.1', () => {}).admit(caller)).rejects.toMatchObject({ code: 'RQ401' })
   expect(ending).toBeDefined()
   all.close()
   await db.pool.end()

@@ -1,4 +1,6 @@
 import { createHmac, generateKeyPairSync, randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import jwt from 'jsonwebtoken'
 import type { Client } from 'pg'
@@ -24,6 +26,7 @@ import {
   type NewPerson,
   type Who,
 } from '../../harness/client.ts'
+import { until } from '../../harness/socket.ts'
 
 const PAGE = 'https://app.example.com'
 const PUBLIC_URL = 'http://assent.example.com:8080'
@@ -1156,6 +1159,30 @@ describe('the allowance of a caller', () => {
     expect((await me({ 'x-forwarded-for': '2001:db8:0:2::1' })).status).toBe(401)
   })
 })
+
+test('bodies that do not arrive are limited for each network, whoever sends them', async () => {
+  const people = await Promise.all([api.person(), api.person()])
+  const { port } = new URL(api.url)
+  const begin = (from: string, { token }: NewPerson) => {
+    const socket = connect(Number(port), '127.0.0.1')
+    socket.write(
+      `POST /api/v1/requests/ HTTP/1.1\r\nhost: x\r\nx-forwarded-for: ${from}\r\nauthorization: Bearer ${token}\r\n` +
+        'content-type: application/json\r\ncontent-length: 100\r\n\r\n{',
+    )
+    return socket
+  }
+  const slow = Array.from({ length: 300 }, (_, i) => begin('198.51.100.150', people[i % 2]!))
+  const answered = async (from: string) => {
+    const socket = begin(from, people[0]!)
+    const answer = await Promise.race([once(socket, 'data').then(([data]) => String(data)), sleep(1_000).then(() => 'none')])
+    socket.destroy()
+    return /^HTTP\/1.1 (\d+)/.exec(answer)?.[1] ?? answer
+  }
+  await until(async () => (await answered('198.51.100.150')) === '429', 10_000)
+  expect(await answered('198.51.100.151')).toBe('none') // It waits for the rest.
+  for (const socket of slow) socket.destroy()
+  await until(async () => (await answered('198.51.100.150')) === 'none', 10_000)
+}, 30_000)
 
 describe('X-Forwarded-For', () => {
   const ipOf = async (headers: Headers, on: Api) => {
