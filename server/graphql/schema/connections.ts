@@ -99,7 +99,9 @@ const ListPlansPlugin = wrapPlans(
       const direction = defaultOrderOf(resource)?.endsWith('_DESC') ? 'DESC' : 'ASC'
       // Rows without an id come in the order of their function.
       if (has('orderBy')) $rows.apply(lambda(argument('orderBy'), inOrder(direction), true))
-      if (resource.codec.attributes?.is_deleted && !resource.parameters) {
+      // Where the attribute is hidden, a policy hides the rows.
+      const { is_deleted: isDeleted } = resource.codec.attributes ?? {}
+      if (isDeleted && isDeleted.extensions?.tags?.behavior !== '-*' && !resource.parameters) {
         $rows.apply(lambda(['condition', 'filter'].map(argument), inLists, true))
       }
       return $connection
