@@ -37,10 +37,10 @@ begin
     v_authenticator, current_setting('assent.authenticator_password'));
   execute format('grant assent_anonymous, assent_user, assent_manager, assent_admin to %I', v_authenticator);
   -- Whoever has stolen this login must not take the connections of all others. Of these 32, 3 are PostgreSQL's reserve, a worker
-  -- opens 25, and 4 are left for the owner and auditors. Of PostgreSQL's default of 100, this leaves four servers the 17 each
-  -- that they open.
+  -- opens 25, and 4 are left for the owner and auditors. Of PostgreSQL's default of 100, this leaves three servers the 21 each
+  -- that they open (server/server.ts).
   execute format('alter role %I connection limit %s', v_authenticator,
-    greatest(17, current_setting('max_connections')::integer - 32));
+    greatest(21, current_setting('max_connections')::integer - 32));
   -- These hold for connections that do not say otherwise, as the API's do (server/sql/pool.ts).
   execute format('alter role %I set statement_timeout = ''10s''', v_authenticator);
   execute format('alter role %I set lock_timeout = ''5s''', v_authenticator);

@@ -79,7 +79,7 @@ describe('no login but the owner', () => {
 describe('the login of the API', () => {
   test('has limits of its own', async () => {
     const { rows } = await stage.root.query(`
-      select r.rolconnlimit = greatest(17, current_setting('max_connections')::integer - 32) as limited, s.setconfig as settings
+      select r.rolconnlimit = greatest(21, current_setting('max_connections')::integer - 32) as limited, s.setconfig as settings
       from pg_roles r join pg_db_role_setting s on s.setrole = r.oid and s.setdatabase = 0 where r.rolname = 'assent_authenticator'`)
     expect(rows).toEqual([
       {
