@@ -1,8 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import { isIP } from 'node:net'
-import { LRU } from '@graphile/lru'
 import ipaddr from 'ipaddr.js'
 import { TokenBucket } from 'limiter'
+import { LRUCache } from 'lru-cache'
 import { ClientError } from '../errors.ts'
 import type { AddressOf, Claim } from './identity.ts'
 
@@ -27,7 +27,7 @@ export interface Spend {
  * says whose session it is, if it has been seen alive lately: a made-up cookie would otherwise be a new caller each time.
  */
 export function makeSpend(addressOf: AddressOf, knownUser: (session: string) => string | undefined): Spend {
-  const buckets = new LRU<string, TokenBucket>({ maxLength: 50_000 })
+  const buckets = new LRUCache<string, TokenBucket>({ max: 50_000 })
 
   function take(caller: string, requests = 1): void {
     let bucket = buckets.get(caller)

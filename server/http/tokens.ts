@@ -1,6 +1,6 @@
 import { createSecretKey, randomUUID } from 'node:crypto'
-import { LRU } from '@graphile/lru'
 import jwt from 'jsonwebtoken'
+import { LRUCache } from 'lru-cache'
 import { unauthenticated } from '../errors.ts'
 
 /** Seconds that an access token is good for. The session behind it can end sooner. */
@@ -22,7 +22,7 @@ export interface Tokens {
 export function makeTokens(secrets: readonly string[]): Tokens {
   // Keys are made once: from a string, jsonwebtoken would make one at every call.
   const keys = secrets.map((secret) => createSecretKey(Buffer.from(secret)))
-  const verified = new LRU<string, { session: string; userId: string; exp: number }>({ maxLength: REMEMBERED_TOKENS })
+  const verified = new LRUCache<string, { session: string; userId: string; exp: number }>({ max: REMEMBERED_TOKENS })
 
   function read(token: string) {
     for (const key of keys) {

@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
 import type { Socket } from 'node:net'
-import { LRU } from '@graphile/lru'
+import { LRUCache } from 'lru-cache'
 import type { PoolClient } from 'pg'
 
 /** Prepared statements that one connection keeps. Callers choose what is asked, so their number needs a limit. */
@@ -12,8 +12,8 @@ export const prepared = (text: string) => ({ text, name: hash('sha256', text, 'b
 
 /**
  * Private parts of pg: the events of the protocol; the socket, which pg corks only for one query at a time; and its record of
- * what a connection has prepared, from which it never removes anything. Without the last two a pipelined transaction would be four packets, and prepared
- * statements would only ever grow. tests/doors/sql/prepared.test.ts notices when they change.
+ * what a connection has prepared, from which it never removes anything. Without the last two, a pipelined transaction would be
+ * four packets, and prepared statements would only ever grow. tests/doors/sql/prepared.test.ts notices when they change.
  */
 export const connectionOf = (client: PoolClient) =>
   (client as unknown as { connection: EventEmitter & { stream: Socket; parsedStatements: Record<string, string> } }).connection
@@ -22,16 +22,16 @@ export const connectionOf = (client: PoolClient) =>
 export type KeepPrepared = (client: PoolClient, name: string) => void
 
 export function makeKeepPrepared(): KeepPrepared {
-  const preparedOn = new WeakMap<PoolClient, LRU<string, true>>()
+  const preparedOn = new WeakMap<PoolClient, LRUCache<string, true>>()
 
-  function openList(client: PoolClient): LRU<string, true> {
+  function openList(client: PoolClient): LRUCache<string, true> {
     const { parsedStatements } = connectionOf(client)
-    const dispose = (unused: string) => {
+    const dispose = (_: true, unused: string) => {
       if (!(unused in parsedStatements)) return // It did not even parse.
       delete parsedStatements[unused]
       client.query(`deallocate ${client.escapeIdentifier(unused)}`).catch(() => {})
     }
-    return new LRU({ maxLength: PREPARED_PER_CONNECTION, dispose })
+    return new LRUCache({ max: PREPARED_PER_CONNECTION, dispose })
   }
 
   return (client, name) => {
