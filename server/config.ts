@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { isIP } from 'node:net'
+import { isIP, isIPv4 } from 'node:net'
 import { parse as parseConnectionString } from 'pg-connection-string'
 import { levels } from 'pino'
 
@@ -254,7 +254,12 @@ function secret(value: string): string {
 /** Does a URL lead to this machine alone? */
 export function isLoopback(address: string): boolean {
   const { hostname } = new URL(address)
-  return hostname === 'localhost' || hostname.endsWith('.localhost') || hostname === '[::1]' || /^127\./.test(hostname)
+  return (
+    hostname === 'localhost' ||
+    hostname.endsWith('.localhost') ||
+    hostname === '[::1]' ||
+    (isIPv4(hostname) && hostname.startsWith('127.'))
+  )
 }
 
 function databaseUrl(value: string): string {
