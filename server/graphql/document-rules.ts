@@ -42,48 +42,48 @@ const fragmentsOf = ({ definitions }: DocumentNode): Fragments =>
   new Map(definitions.flatMap((node) => (node.kind === Kind.FRAGMENT_DEFINITION ? [[node.name.value, node]] : [])))
 
 /**
- * Counts the selections of a set, with those of its fragments wherever they are spread: all of them with `deep`, else only the
- * fields of the set itself. Each fragment is walked only once, so nesting them costs nothing.
+ * Sums up the selections of a set: each field by `ofField`, which is given the sum of what stands below it, and each fragment by
+ * what it holds and `perFragment`, wherever it is spread. Each fragment is walked only once, so nesting them costs nothing.
  */
-function makeCount(fragments: Fragments, deep: boolean) {
-  const counts = new Map<string, number>()
-  return function count({ selections }: SelectionSetNode): number {
-    return selections.reduce((sum, selection) => {
-      if (selection.kind !== Kind.FRAGMENT_SPREAD) {
-        const within = selection.kind === Kind.INLINE_FRAGMENT || deep ? selection.selectionSet : undefined
-        return sum + (selection.kind === Kind.FIELD || deep ? 1 : 0) + (within ? count(within) : 0)
-      }
-      const name = selection.name.value
-      const fragment = fragments.get(name)
-      if (fragment && !counts.has(name)) {
-        counts.set(name, 0) // Another rule refuses a fragment that leads back to itself.
-        counts.set(name, count(fragment.selectionSet))
-      }
-      return sum + (counts.get(name) ?? 0) + (deep ? 1 : 0)
-    }, 0)
+function makeSum<T>(
+  fragments: Fragments,
+  zero: T,
+  add: (sum: T, more: T) => T,
+  ofField: (field: FieldNode, below: T) => T,
+  perFragment = zero,
+) {
+  const sums = new Map<string, T>()
+  function ofSelection(selection: SelectionNode): T {
+    if (selection.kind === Kind.FIELD) return ofField(selection, selection.selectionSet ? sumUp(selection.selectionSet) : zero)
+    if (selection.kind === Kind.INLINE_FRAGMENT) return add(perFragment, sumUp(selection.selectionSet))
+    const name = selection.name.value
+    const fragment = fragments.get(name)
+    if (fragment && !sums.has(name)) {
+      sums.set(name, zero) // Another rule refuses a fragment that leads back to itself.
+      sums.set(name, sumUp(fragment.selectionSet))
+    }
+    return add(perFragment, sums.get(name) ?? zero)
   }
+  const sumUp = ({ selections }: SelectionSetNode): T => selections.map(ofSelection).reduce(add, zero)
+  return sumUp
 }
 
-/** The names of the fields that a document's operations begin with, those in fragments included. */
-export function rootFieldsOf(document: DocumentNode): string[] {
-  const fragments = fragmentsOf(document)
-  const seen = new Set<string>()
-  const names = ({ selections }: SelectionSetNode): string[] =>
-    selections.flatMap((selection) => {
-      if (selection.kind === Kind.FIELD) return [selection.name.value]
-      if (selection.kind === Kind.INLINE_FRAGMENT) return names(selection.selectionSet)
-      const fragment = fragments.get(selection.name.value)
-      if (!fragment || seen.has(selection.name.value)) return []
-      seen.add(selection.name.value)
-      return names(fragment.selectionSet)
-    })
-  return operationsOf(document).flatMap(({ selectionSet }) => names(selectionSet))
+const plus = (sum: number, more: number) => sum + more
+const makeCountSelections = (fragments: Fragments) => makeSum(fragments, 0, plus, (_field, below) => 1 + below, 1)
+
+/** Do all operations of a document begin with these fields alone, those in fragments included? */
+export function asksOnlyFor(names: ReadonlySet<string>, document: DocumentNode): boolean {
+  const and = (all: boolean, more: boolean) => all && more
+  const areThese = makeSum<boolean>(fragmentsOf(document), true, and, ({ name }) => names.has(name.value))
+  return operationsOf(document).every(({ selectionSet }) => areThese(selectionSet))
 }
 
 /** How many fields and fragments all operations of a document select, as Grafast writes them out. */
 export function selectionsOf(document: DocumentNode): number {
-  const count = makeCount(fragmentsOf(document), true)
-  return operationsOf(document).reduce((sum, { selectionSet }) => sum + count(selectionSet), 0)
+  const count = makeCountSelections(fragmentsOf(document))
+  return operationsOf(document)
+    .map(({ selectionSet }) => count(selectionSet))
+    .reduce(plus, 0)
 }
 
 /** The rows that a field's page can have. */
@@ -93,56 +93,46 @@ function pageSizeOf({ arguments: args = [] }: FieldNode): number {
   return size.kind === Kind.INT ? Math.min(Number(size.value), MAX_PAGE_SIZE) : MAX_PAGE_SIZE
 }
 
-/**
- * Counts the rows that a document can ask for, of which a page within a page has many: `own` are those of the connection that
- * the selections stand in, for each of its rows, and `below` those of other fields.
- */
-function makeCountRows(fragments: Fragments) {
-  type Rows = { readonly own: number; readonly below: number }
-  const none: Rows = { own: 0, below: 0 }
-  const counts = new Map<string, Rows>()
-  function rowsOf(selection: SelectionNode): Rows {
-    if (selection.kind === Kind.FRAGMENT_SPREAD) {
-      const name = selection.name.value
-      const fragment = fragments.get(name)
-      if (fragment && !counts.has(name)) {
-        counts.set(name, none)
-        counts.set(name, count(fragment.selectionSet))
-      }
-      return counts.get(name) ?? none
-    }
-    const within = selection.selectionSet ? count(selection.selectionSet) : none
-    if (selection.kind === Kind.INLINE_FRAGMENT) return within
-    if (['nodes', 'edges'].includes(selection.name.value)) return { own: 1 + within.own + within.below, below: 0 }
-    return { own: 0, below: pageSizeOf(selection) * within.own + within.below }
-  }
-  function count({ selections }: SelectionSetNode): Rows {
-    return selections.map(rowsOf).reduce((sum, { own, below }) => ({ own: sum.own + own, below: sum.below + below }), none)
-  }
-  return (set: SelectionSetNode) => count(set).below
+/** Rows of the connection that the selections stand in, for each row that it has; and those of other fields. */
+interface Rows {
+  readonly own: number
+  readonly below: number
 }
+
+/** Counts the rows that a document can ask for, of which a page within a page has many. */
+const makeCountRows = (fragments: Fragments) =>
+  makeSum<Rows>(
+    fragments,
+    { own: 0, below: 0 },
+    (sum, more) => ({ own: sum.own + more.own, below: sum.below + more.below }),
+    (field, { own, below }) =>
+      ['nodes', 'edges'].includes(field.name.value)
+        ? { own: 1 + own + below, below: 0 }
+        : { own: 0, below: pageSizeOf(field) * own + below },
+  )
 
 /**
  * Limits the root fields of each operation, in a mutation to one, since each would be a transaction of its own; and its rows,
- * since it could ask for a hundred pages, of each of a hundred rows, under thirty aliases. Limits the
- * selections of all operations together, and of each fragment, since one may be used by none of them: what validates a document
- * compares each field with all the others. Throws BAD_REQUEST.
+ * since it could ask for a page of a hundred rows for each of a hundred rows, under thirty aliases. Limits the selections of all
+ * operations together, and of each fragment, since one may be used by none of them: what validates a document compares each field
+ * with all the others. Throws BAD_REQUEST.
  */
 export function checkSize(document: DocumentNode): void {
   const fragments = fragmentsOf(document)
-  const countFields = makeCount(fragments, false)
+  const countFields = makeSum(fragments, 0, plus, () => 1)
   const countRows = makeCountRows(fragments)
   for (const { operation, selectionSet } of operationsOf(document)) {
     const most = operation === OperationTypeNode.QUERY ? MAX_ROOT_FIELDS : 1
     if (countFields(selectionSet) > most) {
       throw new ClientError('BAD_REQUEST', `A ${operation} has at most ${most} root field${most > 1 ? 's' : ''}.`)
     }
-    if (countRows(selectionSet) > MAX_ROWS) {
-      const message = `A ${operation} can ask for at most ${MAX_ROWS.toLocaleString('en')} rows, with those of pages within pages.`
+    if (countRows(selectionSet).below > MAX_ROWS) {
+      const most = MAX_ROWS.toLocaleString('en')
+      const message = `A ${operation} can ask for at most ${most} rows, with those of pages within pages.`
       throw new ClientError('BAD_REQUEST', message)
     }
   }
-  const count = makeCount(fragments, true)
+  const count = makeCountSelections(fragments)
   const most = Math.max(selectionsOf(document), ...Array.from(fragments.values(), ({ selectionSet }) => count(selectionSet)))
   if (most > MAX_SELECTIONS) {
     const message = `A document has at most ${MAX_SELECTIONS} fields and fragments, each counted wherever it is spread.`

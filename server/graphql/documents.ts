@@ -2,7 +2,7 @@ import { parse, validate, type DocumentNode, type GraphQLSchema } from 'graphql'
 import { LRUCache } from 'lru-cache'
 import { ClientError } from '../errors.ts'
 import { isObject } from '../http/body.ts'
-import { checkSize, documentRules, MAX_SELECTIONS, MAX_TOKENS, rootFieldsOf, selectionsOf } from './document-rules.ts'
+import { asksOnlyFor, checkSize, documentRules, MAX_SELECTIONS, MAX_TOKENS, selectionsOf } from './document-rules.ts'
 
 /** What strangers may ask for, which row-level security and the functions behind these fields allow them. */
 const OPEN_FIELDS = ['__typename', 'currentUser', 'csrfToken', 'login', 'requestPasswordReset', 'resetPassword']
@@ -71,7 +71,7 @@ export function makeDocuments(schema: GraphQLSchema, production: boolean) {
       return {
         document,
         schema: withPlansOfItsOwn(schema),
-        isOpen: rootFieldsOf(document).every((name) => openFields.has(name)),
+        isOpen: asksOnlyFor(openFields, document),
         selections,
         cost: Math.floor(Math.min(selections, MAX_SELECTIONS) / SELECTIONS_PER_REQUEST),
         isValid: false,
