@@ -19,6 +19,19 @@ const FUNCTIONS = {
 export type Searchable = keyof typeof FUNCTIONS
 export const isSearchable = (name: string): name is Searchable => Object.hasOwn(FUNCTIONS, name)
 
+const REQUESTS =
+  'Words, or parts of them, that the title or the description contains, in any letter case: at most five. Finds the newest 500 ' +
+  'of those with the status, creator and assignee that are asked for.'
+
+/** What the argument of each says to callers. */
+export const SEARCHES: Record<Searchable, string> = {
+  requests: REQUESTS,
+  requests_awaiting_my_decision: REQUESTS,
+  users:
+    'Words, or parts of them, that the name contains, in any letter case: at most five. Whoever may see email addresses finds ' +
+    'people by those, too. Finds the newest 500.',
+}
+
 /** Finds the ids of the rows that match as the caller; `filter` gives the value of a filter, or null. */
 export type Search = (
   caller: Identity,

@@ -3,7 +3,7 @@ import { context, lambda, type ConnectionStep } from 'postgraphile/grafast'
 import type { PgResource, PgSelectQueryBuilder, PgSelectStep } from 'postgraphile/@dataplan/pg'
 import { sql } from 'postgraphile/pg-sql2'
 import { wrapPlans } from 'postgraphile/utils'
-import { isSearchable, type Searchable } from '../../sql/search.ts'
+import { isSearchable, SEARCHES, type Searchable } from '../../sql/search.ts'
 
 type Filter = (name: string) => string | null
 
@@ -14,17 +14,6 @@ declare global {
       search: (what: Searchable, text: string, filter: Filter) => Promise<readonly string[]>
     }
   }
-}
-
-const REQUESTS =
-  'Words, or parts of them, that the title or the description contains, in any letter case: at most five. Finds the newest 500 ' +
-  'of those whose status, creator and assignee `condition` or `filter` asks for.'
-const DESCRIPTIONS: Record<Searchable, string> = {
-  requests: REQUESTS,
-  requests_awaiting_my_decision: REQUESTS,
-  users:
-    'Words, or parts of them, that the name contains, in any letter case: at most five. Whoever may see email addresses finds ' +
-    'people by those, too. Finds the newest 500.',
 }
 
 /** The list of the query's that can be searched, or null. */
@@ -52,7 +41,7 @@ const SearchArgumentPlugin: GraphileConfig.Plugin = {
       GraphQLObjectType_fields_field_args(args, { extend, graphql }, { scope }) {
         const what = searchable(scope)
         if (!what) return args
-        const search = { type: graphql.GraphQLString, description: DESCRIPTIONS[what], applyPlan() {} }
+        const search = { type: graphql.GraphQLString, description: SEARCHES[what], applyPlan() {} }
         return extend(args, { search }, 'The argument of searches')
       },
     },

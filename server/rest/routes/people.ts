@@ -1,3 +1,4 @@
+import { SEARCHES } from '../../sql/search.ts'
 import type { List } from '../lists.ts'
 import { bodyOf, create, del, get, idOf, page, patch, perform, post, show, type Reference, type Route } from '../route.ts'
 import { FLAG, oneOf, TEXT } from '../schemas.ts'
@@ -19,8 +20,7 @@ const active: List = {
     is_deleted: { schema: FLAG, description: 'True: only those deactivated, which admins alone are shown.' },
     search: {
       schema: TEXT,
-      description:
-        'Words, or parts of them, that the name contains, in any letter case: at most five. Whoever may see email addresses finds people by those, too. Finds the newest 500.',
+      description: SEARCHES.users,
       finds: 'users',
       where: (ids) => `d.id = any (${ids}::uuid[])`,
     },

@@ -18,6 +18,7 @@ import {
 } from '../route.ts'
 import { isAllowed, isKnown } from '../../http/preconditions.ts'
 import { prepared } from '../../sql/prepared.ts'
+import { SEARCHES } from '../../sql/search.ts'
 import { FLAG, oneOf, TEXT, TEXT_OR_NULL, UUID, UUID_OR_NULL } from '../schemas.ts'
 
 const REQUEST = `select app_hidden.request_document(r)::text as document, r.version from app_public.requests r where r.id = $1`
@@ -67,8 +68,7 @@ function lists({ statuses }: Reference): { all: List; inbox: List } {
       },
       search: {
         schema: TEXT,
-        description:
-          'Words, or parts of them, that the title or the description contains, in any letter case: at most five. Finds the newest 500 of those that are listed.',
+        description: SEARCHES.requests,
         finds: 'requests',
         where: (ids) => `d.id = any (${ids}::uuid[])`,
       },
