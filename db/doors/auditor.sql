@@ -297,7 +297,7 @@ comment on function audit.deciders_at(uuid, timestamptz) is
   'Who could have decided a request at a moment, and with which role: select * from audit.deciders_at(…, ''2026-03-03 12:00Z''). '
   'It is rebuilt from the trail: status and assignee of the request, roles and deactivations of people, and permissions of '
   'roles. Names, the ranks of roles and the rule itself, app_hidden.can_decide, are those of today. Changes of permissions '
-  'from before migration 000011 left no entry. No rows if it was not waiting for a decision.';
+  'under version 0.1 left no entry. No rows if it was not waiting for a decision.';
 revoke execute on function
   audit.turnaround_by_decider(timestamptz, timestamptz), audit.visible_requests(uuid), audit.deciders_at(uuid, timestamptz)
   from public;

@@ -94,7 +94,7 @@ $$;
 comment on function app_private.blocked_until(bytea, cidr, timestamptz) is
   'Until when a caller from this network may not guess at this account, or null: after 10 failures there from the network, 100 '
   'there from everywhere, or 100 from the network. So strangers do not lock anybody out who logs in from elsewhere. All '
-  'addresses that are unknown count as one network of an account, but not as one network of everybody.';
+  'callers whose address is unknown share the 10 of an account, but not the 100 of a network.';
 
 create or replace function app_private.seconds_until(blocked_until timestamptz)
   returns integer
@@ -251,9 +251,8 @@ create or replace function app_hidden.finish_login(
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_known_id uuid;
+  v_known_id uuid := app_private.account_of(email);
 begin
-  v_known_id := app_private.account_of(email);
   select v.user_id, v.retry_after into user_id, retry_after
   from app_private.verify_password(attempt_id, app_private.account_key(email), v_known_id,
     array_remove(array[password_digest, typed_digest], null)) v;

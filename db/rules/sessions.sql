@@ -182,7 +182,7 @@ begin
 end
 $$;
 comment on function app_hidden.refresh_session(text) is
-  'Exchanges a refresh token for the next one, and serves it for 10 seconds more, as the comment above explains. Any other '
+  'Exchanges a refresh token for the next one, and serves it for 10 seconds more (db/rules/sessions.sql says why). Any other '
   'token of the session is known to two parties, or was made up by somebody who has the access token: it ends the session '
   '(RFC 9700, 4.14.2). Without a user_id, the token is not, or no longer, valid. It does not raise an error, because that '
   'would roll back the end of the session.';

@@ -26,7 +26,10 @@ function toBodyError(error: { status?: number }): ClientError {
 const isEmpty = ({ headers }: IncomingMessage) =>
   headers['transfer-encoding'] === undefined && (headers['content-length'] ?? '0') === '0'
 
-/** Bodies of one network that may be on their way to this process at once: as many as a burst may have, so that only slow ones ever are more. */
+/**
+ * Bodies of one network that may be on their way to this process at once: as many as a burst may have, so that only slow ones
+ * can be more.
+ */
 const MAX_BODIES = 300
 
 const underWay = new Map<string, number>()

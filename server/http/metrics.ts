@@ -47,8 +47,7 @@ export function makeMetrics(pools: Record<'api' | 'slow' | 'live' | 'search', Po
     labelNames: ['task', 'state'],
     registers,
     async collect() {
-      // The database is asked seldom. If the count fails, report the last one, so that an alert does not
-      // clear by itself.
+      // The database is asked seldom. If the count fails, report the last one, so that an alert does not clear by itself.
       if (Date.now() - countedAt < COUNT_EVERY) return
       countedAt = Date.now()
       const counted = await pools.api

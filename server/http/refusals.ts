@@ -7,7 +7,7 @@ import type { ClientError, Code } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import type { AddressOf, Claim, Identify } from './identity.ts'
 
-/** What somebody does who tries what they may not. */
+/** What is answered to somebody who tries what they may not do. */
 const REFUSALS: ReadonlySet<Code> = new Set(['UNAUTHENTICATED', 'FORBIDDEN', 'TOO_MANY_ATTEMPTS', 'RATE_LIMITED'])
 
 /** Lines that one address, and all of them together, can cause in a minute: a flood must not fill the disk. */

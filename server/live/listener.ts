@@ -11,14 +11,14 @@ export interface Live {
   open(): Promise<void>
   /**
    * Hears what is announced of a topic such as "request <id>"; what follows the topic is the detail. A topic of one word, such
-   * as "request", is all of that kind, and the id is the detail. Returns a function that
-   * stops it. Announcements are heard only while the connection stands: `lost` says when some may have been missed.
+   * as "request", is all of that kind, and the id is the detail. Returns a function that stops it. Announcements are heard only
+   * while the connection stands: `lost` says when some may have been missed.
    */
   on(topic: string, listener: Listener): () => void
   close(): Promise<void>
 }
 
-/** Every login to the database can announce anything. Whatever has not the form of ours is passed over. */
+/** Every login to the database can announce anything. Whatever does not have the form of ours is passed over. */
 const ID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'
 const ANNOUNCEMENT = new RegExp(`^(request|inbox|session|notification(?= ${ID} ${ID}$)) (${ID})(?: (${ID}))?$`)
 

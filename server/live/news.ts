@@ -6,7 +6,7 @@ import type { Changes } from './changes.ts'
 import type { Listener, Live } from './listener.ts'
 import type { Subscriber } from './subscribers.ts'
 
-/** Announcements of one topic that may wait while earlier ones are looked at: of more, which can only be made up, the newest. */
+/** Announcements of one topic that may wait while earlier ones are looked at. So many can only be made up: the oldest is dropped. */
 const MAX_WAITING = 1_000
 
 export interface NewsServices {
@@ -17,9 +17,9 @@ export interface NewsServices {
 }
 
 /**
- * What one subscriber can follow: "request <id>" (events are its id), "requests" (lists of ids), "inbox" (a count) and "notification" (ids). An
- * announcement says only that there is something to look at. It is looked at as the caller before anything is passed on:
- * that proves the session once more, and row-level security hides from news what it hides from queries.
+ * What one subscriber can follow: "request <id>" (events are its id), "requests" (lists of ids), "inbox" (a count) and
+ * "notification" (ids). An announcement says only that there is something to look at. It is looked at as the caller before
+ * anything is passed on: that proves the session once more, and row-level security hides from news what it hides from queries.
  */
 export function makeNews(
   { live, changes, db, explain }: NewsServices,

@@ -99,33 +99,18 @@ function makeReadMembers({ body: schemas = {}, required }: Route) {
 
 /** Answers everything below /api/v1, by the table of routes: it has no rule of its own. */
 export function makeRestHandler(services: RestServices) {
-  const {
-    routes,
-    db,
-    slowDb,
-    search,
-    passwords,
-    tokens,
-    identify,
-    spend,
-    checkCsrf,
-    isOwnOrigin,
-    isSecure,
-    jwtSecrets,
-    log,
-    explain,
-  } = services
+  const { routes, db, slowDb, search, passwords, tokens, identify, checkCsrf, isOwnOrigin, isSecure, log, explain } = services
   const find = makeFind(routes)
-  const once = makeOnce(jwtSecrets, explain)
+  const once = makeOnce(services.jwtSecrets, explain)
   const readers = new Map(routes.map((route) => [route, makeReadMembers(route)]))
 
   /** Who is asking: nobody, where credentials are needed, is refused before anything is read. */
   async function authenticate(req: IncomingMessage, { open, fromOwnOrigin, method }: Route): Promise<Identity> {
     if (open) {
       if (fromOwnOrigin && !isOwnOrigin(req)) throw foreignOrigin()
-      return spend(req, identify.leniently)
+      return services.spend(req, identify.leniently)
     }
-    const claimed = spend(req, identify)
+    const claimed = services.spend(req, identify)
     const caller = method === 'GET' ? claimed : await checkCsrf(req, claimed)
     if (!caller.session) throw unauthenticated()
     return caller

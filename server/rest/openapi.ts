@@ -126,17 +126,17 @@ const page = (name: string): Schema => ({
     previous: orNull({ ...STRING, format: 'uri-reference', description: 'The page before.' }),
     count: {
       type: 'integer',
-      description: `Of all pages: exact up to ${MOST_COUNTED.toLocaleString('en')}, and ${MOST_COUNTED + 1} means more; only if asked for.`,
+      description: `Of all pages, only if asked for: exact up to ${MOST_COUNTED.toLocaleString('en')}; ${MOST_COUNTED + 1} means more.`,
     },
   },
   required: ['results', 'next', 'previous'],
   additionalProperties: false,
 })
 
-/** The errors that a call of this route can meet; those that it alone has are in the table. */
 /** Does the answer show one request, with its entity tag? */
 const isTagged = ({ shows, list }: Pick<Route, 'shows' | 'list'>) => shows === 'Request' && !list
 
+/** The errors that a call of this route can meet; those that it alone has are in the table. */
 function errorsOf({ method, path, open, unrepeatable, body, list, shows, versioned, errors = [] }: Route): Set<Code> {
   const hasBody = method === 'POST' || method === 'PATCH'
   return new Set<Code>([

@@ -57,8 +57,8 @@ export function makeOpenPool(connectionString: string, log: Logger) {
   const watch = makeWatch()
   return (max: number, { patience = 900, longest = 10_000 }: Limits = {}): Pool => {
     const pool = new pg.Pool({
-      // Compiling pays only for long scans; the API has none. Generic plans: a prepared statement whose custom plan looks cheaper
-      // would be planned at every call, at many times the cost of running it.
+      // Compiling pays only for long scans, of which the API has none. Plans are generic because a prepared statement whose custom
+      // plan looks cheaper would be planned at every call, at many times the cost of running it.
       connectionString: withSettings(connectionString, 'jit=off', 'plan_cache_mode=force_generic_plan'),
       max,
       application_name: 'assent api',

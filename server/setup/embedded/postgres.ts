@@ -30,7 +30,7 @@ export async function startEmbedded({
   settings = {},
 }: {
   dataDir: string
-  /** Where metrics are to be; else where they were, or where a port is free. */
+  /** The port for metrics; if it is left out, that of the last start if it is free, or else any that is free. */
   metricsPort?: number
   major?: keyof typeof majors
   settings?: Record<string, string>
