@@ -1872,9 +1872,8 @@ CREATE OR REPLACE FUNCTION app_hidden.finish_login(attempt_id uuid, email text, 
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_known_id uuid;
+  v_known_id uuid := app_private.account_of(email);
 begin
-  v_known_id := app_private.account_of(email);
   select v.user_id, v.retry_after into user_id, retry_after
   from app_private.verify_password(attempt_id, app_private.account_key(email), v_known_id,
     array_remove(array[password_digest, typed_digest], null)) v;
@@ -2229,7 +2228,7 @@ begin
   where s.id = v_session.id;
 end
 $function$;
-comment on routine app_hidden.refresh_session(text) is 'Exchanges a refresh token for the next one, and serves it for 10 seconds more, as the comment above explains. Any other token of the session is known to two parties, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). Without a user_id, the token is not, or no longer, valid. It does not raise an error, because that would roll back the end of the session.';
+comment on routine app_hidden.refresh_session(text) is 'Exchanges a refresh token for the next one, and serves it for 10 seconds more (db/rules/sessions.sql says why). Any other token of the session is known to two parties, or was made up by somebody who has the access token: it ends the session (RFC 9700, 4.14.2). Without a user_id, the token is not, or no longer, valid. It does not raise an error, because that would roll back the end of the session.';
 grant execute on routine app_hidden.refresh_session(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.request_document(seen app_public.requests)
@@ -2643,7 +2642,7 @@ AS $function$
     )
   ) b
 $function$;
-comment on routine app_private.blocked_until(bytea,cidr,timestamp with time zone) is 'Until when a caller from this network may not guess at this account, or null: after 10 failures there from the network, 100 there from everywhere, or 100 from the network. So strangers do not lock anybody out who logs in from elsewhere. All addresses that are unknown count as one network of an account, but not as one network of everybody.';
+comment on routine app_private.blocked_until(bytea,cidr,timestamp with time zone) is 'Until when a caller from this network may not guess at this account, or null: after 10 failures there from the network, 100 there from everywhere, or 100 from the network. So strangers do not lock anybody out who logs in from elsewhere. All callers whose address is unknown share the 10 of an account, but not the 100 of a network.';
 
 CREATE OR REPLACE FUNCTION app_private.caller()
  RETURNS TABLE(session_id uuid, user_id uuid, role text)
@@ -5070,7 +5069,7 @@ AS $function$
   join deciders d on app_hidden.can_decide(that.creator_id, assignee.id, d.id, d.decides_any)
   order by d.name, d.id
 $function$;
-comment on routine audit.deciders_at(uuid,timestamp with time zone) is 'Who could have decided a request at a moment, and with which role: select * from audit.deciders_at(…, ''2026-03-03 12:00Z''). It is rebuilt from the trail: status and assignee of the request, roles and deactivations of people, and permissions of roles. Names, the ranks of roles and the rule itself, app_hidden.can_decide, are those of today. Changes of permissions from before migration 000011 left no entry. No rows if it was not waiting for a decision.';
+comment on routine audit.deciders_at(uuid,timestamp with time zone) is 'Who could have decided a request at a moment, and with which role: select * from audit.deciders_at(…, ''2026-03-03 12:00Z''). It is rebuilt from the trail: status and assignee of the request, roles and deactivations of people, and permissions of roles. Names, the ranks of roles and the rule itself, app_hidden.can_decide, are those of today. Changes of permissions under version 0.1 left no entry. No rows if it was not waiting for a decision.';
 grant execute on routine audit.deciders_at(uuid,timestamp with time zone) to assent_auditor;
 
 CREATE OR REPLACE FUNCTION audit.turnaround_by_decider(since timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, until timestamp with time zone DEFAULT 'infinity'::timestamp with time zone)
