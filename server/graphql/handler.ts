@@ -242,7 +242,7 @@ export function makeGraphQL(services: GraphQLServices) {
       if (operation.type === OperationTypeNode.SUBSCRIPTION) await stream(req, res, operation)
       else answer(res, caller, (await run(operation)) as Result)
     } catch (error) {
-      refuse(res, (error instanceof AggregateError ? error.errors : [error]).map(format))
+      refuse(res, [format(error)])
     }
   }
 

@@ -83,10 +83,7 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
         return { schema, document, operationName, operation, subscriber } as Args
       } catch (error) {
         if (error instanceof ClientError && error.code === 'UNAUTHENTICATED') subscriber.end('FORBIDDEN')
-        const errors: unknown[] = error instanceof AggregateError ? error.errors : [error]
-        return errors.map((cause) =>
-          cause instanceof GraphQLError ? cause : new GraphQLError('', { originalError: cause as Error }),
-        )
+        return [error instanceof GraphQLError ? error : new GraphQLError('', { originalError: error as Error })]
       }
     },
     execute: (args) => run(args as Args),

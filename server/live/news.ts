@@ -6,7 +6,7 @@ import type { Changes } from './changes.ts'
 import type { Listener, Live } from './listener.ts'
 import type { Subscriber } from './subscribers.ts'
 
-/** Announcements of one topic that may wait while earlier ones are looked at. So many can only be made up: the oldest is dropped. */
+/** Announcements of one topic that may wait while earlier ones are looked at. More can only be made up: the oldest is dropped. */
 const MAX_WAITING = 1_000
 
 export interface NewsServices {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import pg from 'pg'
 import { loginOf, StartError } from '../config.ts'
 
-/** Connection strings: of the superuser who sets up the others, the owner, the API, the worker and, if there is to be one, an auditor. */
+/** Connection strings: of the superuser who sets up the others, the owner, the API, the worker and perhaps an auditor. */
 export type Logins = {
   rootDatabaseUrl: string
   databaseUrl: string

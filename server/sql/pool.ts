@@ -57,8 +57,8 @@ export function makeOpenPool(connectionString: string, log: Logger) {
   const watch = makeWatch()
   return (max: number, { patience = 900, longest = 10_000 }: Limits = {}): Pool => {
     const pool = new pg.Pool({
-      // Compiling pays only for long scans, of which the API has none. Plans are generic because a prepared statement whose custom
-      // plan looks cheaper would be planned at every call, at many times the cost of running it.
+      // Compiling pays only for long scans, of which the API has none. Plans are generic because a prepared statement whose
+      // custom plan looks cheaper would be planned at every call, at many times the cost of running it.
       connectionString: withSettings(connectionString, 'jit=off', 'plan_cache_mode=force_generic_plan'),
       max,
       application_name: 'assent api',
@@ -77,7 +77,7 @@ export function makeOpenPool(connectionString: string, log: Logger) {
   }
 }
 
-/** A connection of the pool. Whatever stands in the way, be it a password that has changed, concerns the service and no caller. */
+/** A connection of the pool. Whatever stands in the way, even a password that has changed, is no fault of the caller. */
 export async function checkOut(pool: Pool): Promise<PoolClient> {
   try {
     return await pool.connect()

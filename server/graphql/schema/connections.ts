@@ -148,22 +148,6 @@ const TotalCountPlugin = wrapPlans(
   },
 )
 
-const TotalCountDescriptionPlugin: GraphileConfig.Plugin = {
-  name: 'TotalCountDescriptionPlugin',
-  schema: {
-    hooks: {
-      GraphQLObjectType_fields_field(field, _build, { scope }) {
-        if (!scope.isPgConnectionTotalCountField) return field
-        const most = MOST_COUNTED.toLocaleString('en')
-        return {
-          ...field,
-          description: `How many there are on all pages: exact up to ${most}, and ${MOST_COUNTED + 1} means more.`,
-        }
-      },
-    },
-  },
-}
-
 /** In the order of an inbox: see db/rules/deciders.sql. */
 const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableName: 'requests' }, () =>
   orderByAscDesc(
@@ -175,5 +159,5 @@ const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableNam
 
 /** Every list has pages of limited size, and comes newest first. */
 export const ListsPreset: GraphileConfig.Preset = {
-  plugins: [ListArgumentsPlugin, ListPlansPlugin, TotalCountPlugin, TotalCountDescriptionPlugin, SubmittedAtPlugin],
+  plugins: [ListArgumentsPlugin, ListPlansPlugin, TotalCountPlugin, SubmittedAtPlugin],
 }

@@ -1,5 +1,6 @@
 import 'graphile-config'
 import type { PgCodec } from 'postgraphile/@dataplan/pg'
+import { MOST_COUNTED } from '../../http/pages.ts'
 
 /** The comment on a column. */
 const commentOn = (codec: PgCodec | undefined, attribute: string | undefined): string | undefined =>
@@ -11,6 +12,9 @@ const OTHERS: Record<string, string> = {
   'turnaround.from': 'The first moment.',
   'turnaround.to': 'The moment after the last, at most 366 days later.',
 }
+
+const most = MOST_COUNTED.toLocaleString('en')
+const TOTAL_COUNT = `How many there are on all pages: exact up to ${most}, and ${MOST_COUNTED + 1} means more.`
 
 /** PostgreSQL has no comments on arguments, so an argument is described by the column that it is written to. */
 export const DescriptionsPlugin: GraphileConfig.Plugin = {
@@ -36,7 +40,12 @@ export const DescriptionsPlugin: GraphileConfig.Plugin = {
             : (commentOn(mutation?.codec, attribute) ?? OTHERS[fieldName])
         return field
       },
-      GraphQLObjectType_fields_field(field, _build, { scope: { isMutationPayload, pgCodec, fieldName } }) {
+      GraphQLObjectType_fields_field(
+        field,
+        _build,
+        { scope: { isMutationPayload, isPgConnectionTotalCountField, pgCodec, fieldName } },
+      ) {
+        if (isPgConnectionTotalCountField) field.description = TOTAL_COUNT
         if (isMutationPayload && pgCodec?.attributes) field.description ??= `The ${fieldName} as it is now.`
         return field
       },
