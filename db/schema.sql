@@ -1774,27 +1774,13 @@ $function$;
 comment on routine app_hidden.count_jobs() is 'How many jobs of each task are waiting, scheduled, running, failing (they will be tried again) or given up, counted up to 100,000, and how many mails were refused for good. For /metrics.';
 grant execute on routine app_hidden.count_jobs() to assent_authenticator;
 
-CREATE OR REPLACE FUNCTION app_hidden.create_user(email text, name text, role text)
- RETURNS app_public.users
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-begin
-  perform app_private.require_permission('user.manage');
-  return app_private.register_user(email, name, coalesce(role, 'USER'), null);
-end
-$function$;
-comment on routine app_hidden.create_user(text,text,text) is 'Adds a person, as USER unless a role is given. Nobody chooses another''s password: the person is mailed a link to choose one. Raises RQ401, RQ403, and RQ422 for what register_user refuses.';
-grant execute on routine app_hidden.create_user(text,text,text) to assent_admin, assent_manager, assent_user;
-
 CREATE OR REPLACE FUNCTION app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
  RETURNS app_public.users
  LANGUAGE sql
 AS $function$
-  select app_hidden.create_user(email, name, role)
+  select app_public.create_user(email, name, role)
 $function$;
-comment on routine app_hidden.create_user(text,text,text,text,text) is 'For servers of migration 000010: see create_user(text, text, text). Nobody chooses another''s password any more, so the password is ignored, and the person chooses their own by the mailed link.';
+comment on routine app_hidden.create_user(text,text,text,text,text) is 'For servers of migration 000010: see app_public.create_user. Nobody chooses another''s password any more, so the password is ignored, and the person chooses their own by the mailed link.';
 grant execute on routine app_hidden.create_user(text,text,text,text,text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.current_user_id()
@@ -4451,6 +4437,20 @@ AS $function$
 $function$;
 comment on routine app_public.create_request(text,text,uuid) is 'Creates a request as a draft. VALIDATION_FAILED: the title is blank or too long, the description is too long, or the assignee is not an active manager or admin, or is you.';
 grant execute on routine app_public.create_request(text,text,uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_public.create_user(email text, name text, role text DEFAULT NULL::text)
+ RETURNS app_public.users
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform app_private.require_permission('user.manage');
+  return app_private.register_user(email, name, coalesce(role, 'USER'), null);
+end
+$function$;
+comment on routine app_public.create_user(text,text,text) is 'Adds a person, for admins, as USER unless a role is given. They are mailed a link to choose a password, which works once and for 72 hours. VALIDATION_FAILED: the address is invalid or taken, perhaps by somebody deactivated, or the name is blank.';
+grant execute on routine app_public.create_user(text,text,text) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.create_webhook(url text, events text[])
  RETURNS app_public.webhooks

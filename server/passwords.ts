@@ -192,19 +192,6 @@ export function makePasswords(db: Database, slowDb: Database) {
         values: [token, passwordDigest(newPassword), weakness],
       })
     },
-
-    /** Answers the id of a new person, who chooses their own password. Throws what app_hidden.create_user raises. */
-    async createUser(
-      caller: Identity,
-      { email, name, role }: Record<string, unknown>,
-      ask: Ask = asking(db, caller, 'write'),
-    ): Promise<string> {
-      const [user] = await ask<{ id: string }>({
-        text: 'select id from app_hidden.create_user($1, $2, $3)',
-        values: [email, name, role],
-      })
-      return user!.id
-    },
   }
 }
 

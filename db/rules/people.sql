@@ -40,7 +40,7 @@ comment on function app_private.register_user(text, text, text, text) is
   'to the audit trail. Raises RQ422 for an address that is invalid, or taken in any letter case even by somebody '
   'deactivated, for a blank name and for an unknown role.';
 
-create or replace function app_hidden.create_user(email text, name text, role text)
+create or replace function app_public.create_user(email text, name text, role text default null)
   returns app_public.users
   language plpgsql
   volatile
@@ -52,10 +52,10 @@ begin
   return app_private.register_user(email, name, coalesce(role, 'USER'), null);
 end
 $$;
-comment on function app_hidden.create_user(text, text, text) is
-  'Adds a person, as USER unless a role is given. Nobody chooses another''s password: the person is mailed a link to choose '
-  'one. Raises RQ401, RQ403, and RQ422 for what register_user refuses.';
-grant execute on function app_hidden.create_user(text, text, text) to assent_user, assent_manager, assent_admin;
+comment on function app_public.create_user(text, text, text) is
+  'Adds a person, for admins, as USER unless a role is given. They are mailed a link to choose a password, which works once and '
+  'for 72 hours. VALIDATION_FAILED: the address is invalid or taken, perhaps by somebody deactivated, or the name is blank.';
+grant execute on function app_public.create_user(text, text, text) to assent_user, assent_manager, assent_admin;
 
 create or replace function app_private.require_management_of(user_id uuid)
   returns void

@@ -26,6 +26,7 @@ $$;
 drop function if exists app_hidden.finish_login(uuid, text, text, boolean, text);
 drop function if exists app_hidden.change_password(uuid, text, text);
 drop function if exists app_private.issue_reset_token(uuid);
+drop function if exists app_hidden.create_user(text, text, text);
 
 -- The server of migration 000010 calls this.
 create or replace function app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)
@@ -33,10 +34,10 @@ create or replace function app_hidden.create_user(email text, name text, role te
   language sql
   volatile
 as $$
-  select app_hidden.create_user(email, name, role)
+  select app_public.create_user(email, name, role)
 $$;
 comment on function app_hidden.create_user(text, text, text, text, text) is
-  'For servers of migration 000010: see create_user(text, text, text). Nobody chooses another''s password any more, so the '
+  'For servers of migration 000010: see app_public.create_user. Nobody chooses another''s password any more, so the '
   'password is ignored, and the person chooses their own by the mailed link.';
 grant execute on function app_hidden.create_user(text, text, text, text, text) to assent_user, assent_manager, assent_admin;
 

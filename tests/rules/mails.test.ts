@@ -96,7 +96,7 @@ describe('what is to be sent', () => {
     let count = 0
     beforeEach(async () => {
       await stage.tell()
-      const create = `select * from app_hidden.create_user('invited${++count}@assent.test', 'New', 'USER')`
+      const create = `select * from app_public.create_user('invited${++count}@assent.test', 'New', 'USER')`
       newcomer = (await stage.rows('admin', create))[0]!['id']
     })
     const again = () => stage.rows('admin', `select app_public.resend_invitation('${newcomer}')`)

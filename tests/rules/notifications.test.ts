@@ -197,7 +197,7 @@ describe('who is told is found when the job runs', () => {
 })
 
 describe("of one's account", () => {
-  const create = `select * from app_hidden.create_user('new@assent.test', 'New', 'USER')`
+  const create = `select * from app_public.create_user('new@assent.test', 'New', 'USER')`
   test('who is invited is told; who is added by SQL is not', async () => {
     const [invited, ...others] = await telling(() => stage.rows('admin', create))
     expect(others).toEqual([])

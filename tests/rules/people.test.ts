@@ -32,7 +32,7 @@ const quote = (value: string | null) => (value === null ? 'null' : `'${value.rep
 const id = (person: Person) => `'${stage.id[person]}'`
 
 const create = ({ email = 'new@assent.test', name = 'New', role = 'USER' }: Row = {}) =>
-  `select * from app_hidden.create_user(${[email, name, role].map(quote).join(', ')})`
+  `select * from app_public.create_user(${[email, name, role].map(quote).join(', ')})`
 const changes = {
   rename: (who: string) => `select * from app_public.update_user(${who}, name => 'Renamed')`,
   promote: (who: string) => `select * from app_public.update_user(${who}, role => 'ADMIN')`,

@@ -157,7 +157,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.act_on_request(uuid,text,integer[],jsonb)': people3,
   'app_hidden.matching_requests(text,text,uuid,uuid)': people3,
   'app_hidden.visible_user(uuid)': people3,
-  'app_hidden.create_user(text,text,text)': people3,
+  'app_public.create_user(text,text,text)': people3,
   'app_hidden.create_user(text,text,text,text,text)': people3,
   'app_hidden.change_user(app_public.users,jsonb)': people3,
   'app_hidden.change_user(uuid,jsonb)': people3,
@@ -916,7 +916,7 @@ describe('rows', () => {
     ['webhook.manage', 'admin', 'select from app_public.webhooks', 0],
     ['webhook.manage', 'admin', 'select from app_public.webhook_deliveries', 0],
     ['webhook.manage', 'admin', `select app_public.create_webhook('https://example.test/', '{user.created}')`, 'RQ403'],
-    ['user.manage', 'admin', `select app_hidden.create_user('new@assent.test', 'New', 'ADMIN')`, 'RQ403'],
+    ['user.manage', 'admin', `select app_public.create_user('new@assent.test', 'New', 'ADMIN')`, 'RQ403'],
     ['user.manage', 'admin', `select app_public.update_user('$user', name => 'New')`, 'RQ403'],
     ['user.manage', 'admin', `select app_hidden.change_user(app_public.get_current_user(), '{"name": "New"}')`, 'RQ403'],
     [

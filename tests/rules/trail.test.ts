@@ -533,7 +533,7 @@ describe("the auditor's views", () => {
 
   describe('entangled_decisions', () => {
     const create = (email: string, role: string) =>
-      `select * from app_hidden.create_user('${email}@assent.test', 'Pat Puppet', '${role}')`
+      `select * from app_public.create_user('${email}@assent.test', 'Pat Puppet', '${role}')`
     const promote = (id: string, role = 'MANAGER') => `select * from app_public.update_user('${id}', role => '${role}')`
     const invite = (id: string) => `select * from app_public.resend_invitation('${id}')`
     /** An account of no creator, as those are that were registered by SQL. */

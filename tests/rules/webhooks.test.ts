@@ -397,7 +397,7 @@ describe('an event', () => {
       'user.created',
       'admin',
       idler,
-      () => `select app_hidden.create_user('new@assent.test', 'Nina New', 'MANAGER')`,
+      () => `select app_public.create_user('new@assent.test', 'Nina New', 'MANAGER')`,
       () => user({ id: expect.any(String), name: 'Nina New', role: 'MANAGER' }),
     ],
     [

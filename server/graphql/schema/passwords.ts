@@ -60,22 +60,6 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         user: User!
       }
 
-      input CreateUserInput {
-        clientMutationId: String
-        "The address that the person will log in with, in any letter case."
-        email: String!
-        "The person's name, as others will see it; 1 to 200 characters."
-        name: String!
-        "What the person may do; USER if left out."
-        role: Role
-      }
-
-      type CreateUserPayload {
-        clientMutationId: String
-        "The new person."
-        user: User!
-      }
-
       input ResetPasswordInput {
         clientMutationId: String
         "The part of the mailed link that follows token=."
@@ -103,12 +87,6 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         changePassword(input: ChangePasswordInput!): ChangePasswordPayload
 
         """
-        Adds a person; for admins. They are mailed a link to choose a password, which works once and for 72 hours.
-        VALIDATION_FAILED: the address is invalid or taken, perhaps by somebody deactivated, or the name is blank.
-        """
-        createUser(input: CreateUserInput!): CreateUserPayload
-
-        """
         Sets a password by a mailed link, that of an invitation or of requestPasswordReset, and ends all sessions.
         VALIDATION_FAILED: the link is used, expired or unknown, or the password is weak, in which case the link stays good.
         """
@@ -128,9 +106,6 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
           changePassword: mutation(async ({ oldPassword, newPassword }, { identity, passwords }) => ({
             userId: await passwords.change(identity, oldPassword, newPassword),
           })),
-          createUser: mutation(async (input, { identity, passwords }) => ({
-            userId: await passwords.createUser(identity, input),
-          })),
           resetPassword: mutation(async ({ token, newPassword }, { identity, passwords }) => {
             await passwords.reset(identity, token!, newPassword!)
             // That may have ended the very session that asked for it.
@@ -141,7 +116,6 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
       },
       LoginPayload: { plans: { user } },
       ChangePasswordPayload: { plans: { user } },
-      CreateUserPayload: { plans: { user } },
     },
   }
 })

@@ -47,7 +47,7 @@ function inside(type: GraphQLNamedType): Named[] {
 }
 
 /** Mutations that the server adds, around functions that no caller may execute. */
-const ofServer = ['changePassword', 'createUser', 'login', 'resetPassword']
+const ofServer = ['changePassword', 'login', 'resetPassword']
 
 const types = () =>
   Object.values(schema.getTypeMap()).filter((type) => !isIntrospectionType(type) && !isSpecifiedScalarType(type))
