@@ -40,7 +40,7 @@ export const PasswordMutationsPlugin = extendSchema((build) => {
         clientMutationId: String
         "The bearer token: send it as the header Authorization: Bearer …."
         accessToken: String!
-        "Exchanged once for new tokens of the same session, by POST /api/v1/auth/refresh/."
+        "Exchanged for new tokens of the same session, by POST /api/v1/auth/refresh/. It serves twice only within 10 seconds."
         refreshToken: String!
         "When the access token expires."
         expiresAt: Datetime!

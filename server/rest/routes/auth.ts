@@ -113,7 +113,7 @@ export const auth = [
     errors: ['UNAUTHENTICATED', 'TOO_MANY_ATTEMPTS'],
     run: logInByToken,
   }),
-  post('/auth/refresh/', 'Exchange a refresh token for new tokens; one used twice ends its session', {
+  post('/auth/refresh/', 'Exchange a refresh token for new tokens; one used again after 10 seconds ends its session', {
     open: true,
     unrepeatable: true,
     body: { refresh_token: TEXT },
