@@ -217,7 +217,6 @@ describe('cursors', () => {
       '',
       'garbage',
       '!!',
-      '\u0000',
       '😀',
       'null',
       encode(null),
@@ -261,6 +260,10 @@ describe('cursors', () => {
         }
       }
     }
+    // No text can have NUL, whatever it is for.
+    const after = 'query ($c: Cursor) { requests(after: $c) { nodes { id } } }'
+    const { body: withNul } = await api.graphql(after, { c: '\u0000' }, 'manager')
+    expect(withNul.errors?.[0].extensions).toMatchObject({ code: 'VALIDATION_FAILED', field: 'c' })
     expect(
       (
         await api.graphql(
