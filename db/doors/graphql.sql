@@ -286,8 +286,9 @@ grant execute on function
 -- Enums that are not tables of their own ------------------------------------------------------------------------------
 
 create or replace view app_public.request_actions with (security_invoker = true) as
-  select a.action, a.description from app_public.audit_actions a
-  where a.action in (select t.action from app_public.request_transitions t where t.from_status is not null);
+  select distinct a.action, a.description
+  from app_public.audit_actions a
+  join app_public.request_transitions t on t.action = a.action and t.from_status is not null;
 comment on view app_public.request_actions is
   E'@enum\n@enumName RequestAction\n@primaryKey action\n@behavior -*\nWhat can be done with a request.';
 comment on column app_public.request_actions.action is 'The name of the action.';
@@ -296,13 +297,10 @@ comment on column app_public.request_actions.description is 'What has been done 
 create or replace view app_public.webhook_delivery_states with (security_invoker = true) as
   -- The CHECK webhook_deliveries_state_check has the same. A table and a foreign key would need an index, and each change of a
   -- delivery would have to write to it.
-  select s.state, s.description
-  from (values
-    ('QUEUED',    'A job will send it, or send it again.'),
-    ('DELIVERED', 'The response was 2xx.'),
-    ('FAILED',    'It will not be tried again.'),
-    ('CANCELLED', 'The webhook was off.')
-  ) s (state, description);
+  select 'QUEUED' as state, 'A job will send it, or send it again.' as description
+  union all select 'DELIVERED', 'The response was 2xx.'
+  union all select 'FAILED', 'It will not be tried again.'
+  union all select 'CANCELLED', 'The webhook was off.';
 comment on view app_public.webhook_delivery_states is
   E'@enum\n@enumName WebhookDeliveryState\n@primaryKey state\n@behavior -*\nWhat has become of a delivery.';
 comment on column app_public.webhook_delivery_states.state is 'The name of the state.';

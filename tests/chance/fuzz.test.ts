@@ -397,6 +397,7 @@ const loginFailed = (email: string): Entry => ({
   user: accounts.get(email.toLowerCase()) ?? null,
 })
 const isWrongPassword = (message: unknown) => /password is wrong/.test(String(message))
+const isWrongOldPassword = (message: unknown) => /old password is wrong/.test(String(message))
 
 /** What the effect of some calls depends on, and their answers do not tell. */
 interface Before {
@@ -413,6 +414,14 @@ async function lookBefore({ person, byCookie }: Actor): Promise<Before> {
     [person?.id, byCookie ? person?.cookie : person?.token],
   )
   return { isLive: byCookie === true && rows[0].this, others: rows[0].others }
+}
+
+/** What each person has chosen for each kind of notification. */
+const preferences = new Map<string, unknown>()
+function preferenceSet(me: string, { kind, delivery }: { kind: string; delivery: unknown }): Entry[] {
+  const isNew = preferences.get(`${me} ${kind}`) !== delivery
+  preferences.set(`${me} ${kind}`, delivery)
+  return isNew ? [{ action: 'PREFERENCE_CHANGE', actor: me, user: me }] : []
 }
 
 function effectOfRest(me: string, before: Before, operation: string, path: string, sent: any, answer: Answer): Entry[] {
@@ -437,6 +446,8 @@ function effectOfRest(me: string, before: Before, operation: string, path: strin
     // The session that the browser had gives way.
     return [...(before.isLive && operation.endsWith('session') ? [revoked] : []), loggedIn(body.user.id)]
   }
+  if (operation === 'POST /auth/password' && isWrongOldPassword(body?.detail))
+    return [{ action: 'LOGIN_FAILED', actor: null, user: me }]
   if (status >= 300) return []
   switch (operation) {
     case 'DELETE /auth/session':
@@ -449,6 +460,8 @@ function effectOfRest(me: string, before: Before, operation: string, path: strin
       return [{ action: 'PASSWORD_CHANGE', actor: me, user: me }]
     case 'POST /auth/password-reset/confirm':
       return [passwordReset(sent.token)]
+    case 'PATCH /notifications/preferences':
+      return preferenceSet(me, sent)
     case 'POST /users':
       return people.has(body.id) ? [] : personChanged(me, body) // Or it was the first answer again.
     case 'PATCH /users/{id}':
@@ -467,12 +480,15 @@ function effectOfRest(me: string, before: Before, operation: string, path: strin
 
 function effectOfMutation(me: string, field: string, input: any, { body }: Answer): Entry[] {
   if (field === 'login' && isWrongPassword(body.errors?.[0].message)) return [loginFailed(input.email)]
+  if (field === 'changePassword' && isWrongOldPassword(body.errors?.[0].message))
+    return [{ action: 'LOGIN_FAILED', actor: null, user: me }]
   const payload = body.data?.[field]
   if (!payload) return []
   if (field === 'login') return [loggedIn(payload.user.id)]
   if (field === 'logout') return [{ action: 'LOGOUT', actor: me, user: me }]
   if (field === 'changePassword') return [{ action: 'PASSWORD_CHANGE', actor: me, user: me }]
   if (field === 'resetPassword') return [passwordReset(input.token)]
+  if (field === 'setNotificationPreference') return preferenceSet(me, input)
   if (/Notification|Mail|requestPasswordReset/.test(field)) return []
   if (/Webhook$/.test(field)) return webhookChanged(me, field, payload.webhook)
   if (field === 'resendInvitation') return [{ action: 'INVITATION_RESEND', actor: me, user: payload.user.id }]
@@ -638,7 +654,6 @@ const MUTATIONS: Record<string, readonly string[]> = {
   changePassword: ['oldPassword', 'newPassword'],
   createUser: ['email', 'name', 'role'],
   resendInvitation: ['userId'],
-  endSessions: ['userId'],
   updateUser: ['userId', 'name', 'role'],
   deactivateUser: ['userId'],
   reactivateUser: ['userId'],
@@ -799,6 +814,7 @@ async function openSessions(person: Person): Promise<void> {
   )
   Object.assign(person, rows[0])
   sessions += 2
+  await newEntries() // what the owner does leaves some, too
 }
 
 /** Everybody has their role, their password and sessions. That is the owner's doing, and what it leaves in the trail too. */
@@ -898,6 +914,7 @@ async function wakeTramp(): Promise<void> {
   const { rows } = await owner.query('select refresh_token as token from app_private.open_session($1, false, null)', [tramp.id])
   Object.assign(tramp, { refreshToken: rows[0].token, used: 'x.y', isAlive: true })
   sessions++
+  await newEntries()
 }
 
 test(

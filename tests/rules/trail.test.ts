@@ -435,11 +435,11 @@ describe("the auditor's views", () => {
       [id],
     )
     expect(row).toMatchObject({ creator_id: stage.id.manager, assigned_to_id: null, is_timed: true })
-    const { rows } = await stage.root.query(
-      'select p.id, p.name from app_hidden.request_deciders d join app_public.users p on p.id = d.user_id where (d.request).id = $1',
+    const { rows: deciders } = await stage.root.query(
+      `select p.id, p.name from app_hidden.request_deciders d join app_public.users p on p.id = d.user_id
+       where (d.request).id = $1 order by p.name`,
       [id],
     )
-    const deciders = rows.toSorted((a, b) => (a.name < b.name ? -1 : 1))
     expect(deciders.length).toBeGreaterThan(1)
     expect(row).toMatchObject({ decider_ids: deciders.map((p) => p.id), decider_names: deciders.map((p) => p.name) })
     expect(await read('select count(*)::integer from audit.waiting')).toEqual(

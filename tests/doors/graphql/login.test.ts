@@ -1,5 +1,5 @@
 import type { Client } from 'pg'
-import { mutation, NOBODY, PASSWORD, sendTo, startApi, type Answer, type Api } from '../../harness/client.ts'
+import { mutation, NOBODY, PASSWORD, sendTo, startApi, type Answer, type Api, type Who } from '../../harness/client.ts'
 
 let api: Api
 let owner: Client
@@ -217,10 +217,10 @@ test('a wrong password, an unknown account and a deactivated one get the same an
 
 describe('the trail', () => {
   test('records whose LOGIN, LOGIN_FAILED and LOGOUT it was, about whom, and from where', async () => {
-    const { user } = api.db.people
-    const { login } = await api.data(LOGIN, { input: { email: 'user@assent.test', password: PASSWORD } })
+    const user = await api.person()
+    const { login } = await api.data(LOGIN, { input: { email: user.email, password: PASSWORD } })
     expect(await lastEntry()).toEqual({ action: 'LOGIN', actor_id: user.id, user_id: user.id, ip: '127.0.0.1', metadata: {} })
-    await attempt('USER@assent.test', 'wrong')
+    await attempt(user.email.toUpperCase(), 'wrong')
     expect(await lastEntry()).toEqual({ action: 'LOGIN_FAILED', actor_id: null, user_id: user.id, ip: '127.0.0.1', metadata: {} })
     await attempt('nobody@assent.test', 'wrong')
     expect(await lastEntry()).toEqual({ action: 'LOGIN_FAILED', actor_id: null, user_id: null, ip: '127.0.0.1', metadata: {} })
@@ -228,10 +228,10 @@ describe('the trail', () => {
     expect(await lastEntry()).toEqual({ action: 'LOGOUT', actor_id: user.id, user_id: user.id, ip: '127.0.0.1', metadata: {} })
     // People see their own actions; only admins see the failures on an account.
     const query = `query ($id: UUID!) { auditLogs(condition: { userId: $id }, first: 100) { nodes { action } } }`
-    const seen = async (who: 'user' | 'admin') =>
+    const seen = async (who: Who) =>
       (await api.data(query, { id: user.id }, who)).auditLogs.nodes.map((n: { action: string }) => n.action)
-    expect(await seen('user')).toEqual(expect.arrayContaining(['LOGIN', 'LOGOUT']))
-    expect(await seen('user')).not.toContain('LOGIN_FAILED')
+    expect(await seen(user)).toEqual(expect.arrayContaining(['LOGIN', 'LOGOUT']))
+    expect(await seen(user)).not.toContain('LOGIN_FAILED')
     expect(await seen('admin')).toContain('LOGIN_FAILED')
     expect(await api.data('query ($id: UUID!) { user(id: $id) { id } }', { id: NOBODY }, 'admin')).toEqual({ user: null })
   })
@@ -336,7 +336,8 @@ describe('csrfToken', () => {
       const { body } = await api.graphql(ASK, {}, undefined, headers)
       expect(body).toEqual({ data: { csrfToken: null, currentUser: null } })
     }
-    const { body } = await api.graphql(ASK, {}, 'user', { cookie: (await logIn()).cookie })
-    expect(body).toEqual({ data: { csrfToken: null, currentUser: { email: 'user@assent.test' } } })
+    const { email, token: accessToken } = await api.person()
+    const { body } = await api.graphql(ASK, {}, { token: accessToken }, { cookie: (await logIn()).cookie })
+    expect(body).toEqual({ data: { csrfToken: null, currentUser: { email } } })
   })
 })

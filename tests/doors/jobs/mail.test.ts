@@ -272,6 +272,7 @@ describe('each kind of mail', () => {
 
   part('of an account: made, given another role, and another password', async () => {
     const email = 'New.Person@example.com'
+    const CHOSEN = 'correct horse battery staple'
     const input = { email, name: `Ny O'Name ${TITLE}` }
     const { createUser } = await api.data(mutation('createUser', 'user { id }'), { input }, 'admin')
     const greeting = flat(`Hello ${input.name}`)
@@ -299,7 +300,7 @@ describe('each kind of mail', () => {
       `/reset-password#token=${token}`,
     )
     const choose = async (token: string) => {
-      const confirm = { token, new_password: PASSWORD }
+      const confirm = { token, new_password: CHOSEN }
       return (await api.rest('POST', '/auth/password-reset/confirm/', confirm, undefined, fromElsewhere())).status
     }
     expect([await choose(first!), await choose(token!)]).toEqual([422, 204])
@@ -314,9 +315,9 @@ describe('each kind of mail', () => {
       expect(flat(text)).toContain('Your role is now MANAGER. Ada Admin changed it.')
     seen.add('ROLE_CHANGED')
 
-    const { login } = await api.data(mutation('login', 'accessToken'), { input: { email, password: PASSWORD } })
+    const { login } = await api.data(mutation('login', 'accessToken'), { input: { email, password: CHOSEN } })
     const newPassword = 'another long password'
-    await act('changePassword', { oldPassword: PASSWORD, newPassword }, { token: login.accessToken })
+    await act('changePassword', { oldPassword: CHOSEN, newPassword }, { token: login.accessToken })
     const changed = await expectMail('PASSWORD_CHANGED', email, 'Your password has changed', [email, 'If that was not you'], '/')
     expect(changed.source).not.toContain(newPassword)
     // As a manager, they would be told of what other tests submit.
