@@ -205,6 +205,7 @@ comment on column app_private.password_resets.user_id is 'Who can choose a passw
 comment on column app_private.password_resets.expires_at is 'When the link expires: 30 minutes after its mail was made, or 72 hours if the mail is an invitation.';
 CREATE INDEX password_resets_expires_at_idx ON app_private.password_resets USING btree (expires_at);
 CREATE INDEX password_resets_user_id_idx ON app_private.password_resets USING btree (user_id);
+CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_private.password_resets FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_password_resets__audit();
 alter table app_private.password_resets enable row level security;
 alter table app_private.password_resets force row level security;
 create policy owner_all on app_private.password_resets for all to assent_owner
@@ -986,12 +987,10 @@ How you receive it.';
 grant select on table app_public.notification_preferences to assent_admin, assent_manager, assent_user;
 
 create view app_public.request_actions with (security_invoker=true) as
- SELECT action,
-    description
+ SELECT DISTINCT a.action,
+    a.description
    FROM app_public.audit_actions a
-  WHERE (action IN ( SELECT t.action
-           FROM app_public.request_transitions t
-          WHERE t.from_status IS NOT NULL));
+     JOIN app_public.request_transitions t ON t.action = a.action AND t.from_status IS NOT NULL;
 comment on view app_public.request_actions is '@enum
 @enumName RequestAction
 @primaryKey action
@@ -1064,9 +1063,17 @@ When it was queued.';
 grant select on table app_public.undelivered_mails to assent_admin, assent_manager, assent_user;
 
 create view app_public.webhook_delivery_states with (security_invoker=true) as
- SELECT state,
-    description
-   FROM ( VALUES ('QUEUED'::text,'A job will send it, or send it again.'::text), ('DELIVERED'::text,'The response was 2xx.'::text), ('FAILED'::text,'It will not be tried again.'::text), ('CANCELLED'::text,'The webhook was off.'::text)) s(state, description);
+ SELECT 'QUEUED'::text AS state,
+    'A job will send it, or send it again.'::text AS description
+UNION ALL
+ SELECT 'DELIVERED'::text AS state,
+    'The response was 2xx.'::text AS description
+UNION ALL
+ SELECT 'FAILED'::text AS state,
+    'It will not be tried again.'::text AS description
+UNION ALL
+ SELECT 'CANCELLED'::text AS state,
+    'The webhook was off.'::text AS description;
 comment on view app_public.webhook_delivery_states is '@enum
 @enumName WebhookDeliveryState
 @primaryKey state
@@ -2360,11 +2367,10 @@ AS $function$
 declare
   v_document json;
 begin
-  -- users_email() decides whether the caller sees the address.
   select row_to_json(d) into v_document
-  from app_private.caller()
+  from app_private.caller_with_permissions() c
   cross join lateral (
-    select seen.id, app_public.users_email(seen) as email, seen.name, seen.role,
+    select seen.id, app_private.email_for(seen.id, c.user_id, c.permissions) as email, seen.name, seen.role,
       app_public.users_permissions(seen) as permissions, seen.is_deleted, seen.created_at
   ) d;
   return v_document;
@@ -2912,6 +2918,17 @@ end
 $function$;
 comment on routine app_private.dispatch(uuid) is 'The job of an action that is reported to others: it makes one notification for each recipient and one delivery for each webhook, and announces which inboxes have changed. If it is run twice, nobody is notified a second time.';
 grant execute on routine app_private.dispatch(uuid) to assent_worker;
+
+CREATE OR REPLACE FUNCTION app_private.email_for(user_id uuid, caller_id uuid, permissions text[])
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select c.email
+  from app_private.credentials c
+  where c.user_id = email_for.user_id and (c.user_id = caller_id or 'user.read_email' = any (permissions))
+$function$;
+comment on routine app_private.email_for(uuid,uuid,text[]) is 'The email address of somebody, for a caller with these permissions: null if it is not their own and they may not see those of others.';
 
 CREATE OR REPLACE FUNCTION app_private.email_key(email text)
  RETURNS text
@@ -3973,6 +3990,19 @@ end
 $function$;
 comment on routine app_private.tg_password_reset_requests__audit() is 'Writes the entry of a request for a link that the owner has counted, and so causes its mail.';
 
+CREATE OR REPLACE FUNCTION app_private.tg_password_resets__audit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform app_private.log_action('CREDENTIALS_CHANGE', app_hidden.current_user_id(), new.user_id,
+    jsonb_build_object('by', 'SQL', 'operation', tg_op, 'fields', '["password_resets"]'::jsonb));
+  return null;
+end
+$function$;
+comment on routine app_private.tg_password_resets__audit() is 'Writes one entry for a link that SQL has made: whoever has it can choose the password of that person.';
+
 CREATE OR REPLACE FUNCTION app_private.tg_requests__announce()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -4077,8 +4107,8 @@ declare
     else 'SESSION_CHANGE'
   end;
 begin
-  -- That a session was used is no change of it, and one that has expired is cleared away.
-  if v_fields <@ array['last_used_at'] and tg_op = 'UPDATE' or tg_op = 'DELETE' and old.expires_at < now() then
+  -- That a live session was used is no change of it, and one that has expired is cleared away.
+  if tg_op = 'UPDATE' and v_fields <@ array['last_used_at'] and app_private.is_live(old) or tg_op = 'DELETE' and old.expires_at < now() then
     return null;
   end if;
   perform app_private.log_action(v_action, app_hidden.current_user_id(), coalesce(new.user_id, old.user_id),
@@ -4970,14 +5000,13 @@ grant execute on routine app_public.update_webhook(uuid,text,text[],boolean) to 
 
 CREATE OR REPLACE FUNCTION app_public.users_email(u app_public.users)
  RETURNS text
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  select c.email
-  from app_private.credentials c
-  where c.user_id = u.id
-    and (u.id = (select app_hidden.current_user_id()) or (select app_hidden.has_permission('user.read_email')))
+begin
+  return (select app_private.email_for(u.id, c.user_id, c.permissions) from app_private.caller_with_permissions() c);
+end
 $function$;
 comment on routine app_public.users_email(app_public.users) is 'The email address that the person logs in with; null if you may not see it.';
 grant execute on routine app_public.users_email(app_public.users) to assent_admin, assent_anonymous, assent_manager, assent_user;

@@ -8,6 +8,8 @@ export const MIN_PASSWORD_LENGTH = 12
 const MOST_JUDGED = 128
 /** The least pieces that a password consists of; one of the most common passwords weighs as much as 3 characters. */
 const MIN_PIECES = 8
+/** The least different characters of a password, whatever their script: with fewer it is a pattern. */
+const FEWEST_CHARACTERS = 4
 const WORD_PIECES = 3
 const LONGEST_WORD = 20
 /** What people write in place of letters. */
@@ -88,9 +90,11 @@ export async function weaknessOf(password: unknown, own: readonly string[]): Pro
   if (password.includes('\0')) return 'The password must not contain the character NUL.'
   if (Array.from(password).length < MIN_PASSWORD_LENGTH)
     return `The password must have at least ${MIN_PASSWORD_LENGTH} characters.`
-  const text = fold(password.slice(0, MOST_JUDGED)).slice(0, MOST_JUDGED)
+  // Blanks between them make no characters harder to guess.
+  const text = fold(password.slice(0, MOST_JUDGED)).replace(/\s/g, '').slice(0, MOST_JUDGED)
   if (containsOwn(text, own)) return 'The password must not contain your name, your email address or the name of this product.'
-  if (password.length <= MOST_JUDGED && countPieces(text, await (common ??= readCommon())) < MIN_PIECES)
+  const areFew = new Set(text).size < FEWEST_CHARACTERS
+  if (areFew || (password.length <= MOST_JUDGED && countPieces(text, await (common ??= readCommon())) < MIN_PIECES))
     return 'This password is too common: it is one of the most common ones, or a pattern, with little else.'
   return null
 }

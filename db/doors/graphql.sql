@@ -344,15 +344,14 @@ grant execute on function app_public.requests_waits_for(app_public.requests) to 
 
 create or replace function app_public.users_email(u app_public.users)
   returns text
-  language sql
+  language plpgsql
   stable
   security definer
   set search_path to pg_catalog, pg_temp
 as $$
-  select c.email
-  from app_private.credentials c
-  where c.user_id = u.id
-    and (u.id = (select app_hidden.current_user_id()) or (select app_hidden.has_permission('user.read_email')))
+begin
+  return (select app_private.email_for(u.id, c.user_id, c.permissions) from app_private.caller_with_permissions() c);
+end
 $$;
 comment on function app_public.users_email(app_public.users) is
   'The email address that the person logs in with; null if you may not see it.';

@@ -62,11 +62,10 @@ as $$
 declare
   v_document json;
 begin
-  -- users_email() decides whether the caller sees the address.
   select row_to_json(d) into v_document
-  from app_private.caller()
+  from app_private.caller_with_permissions() c
   cross join lateral (
-    select seen.id, app_public.users_email(seen) as email, seen.name, seen.role,
+    select seen.id, app_private.email_for(seen.id, c.user_id, c.permissions) as email, seen.name, seen.role,
       app_public.users_permissions(seen) as permissions, seen.is_deleted, seen.created_at
   ) d;
   return v_document;

@@ -4,6 +4,19 @@ create or replace view app_private.people with (security_invoker = true) as
   select u.id, u.name, u.role from app_public.users u;
 comment on view app_private.people is 'A person as other documents show them.';
 
+create or replace function app_private.email_for(user_id uuid, caller_id uuid, permissions text[])
+  returns text
+  language sql
+  stable
+as $$
+  select c.email
+  from app_private.credentials c
+  where c.user_id = email_for.user_id and (c.user_id = caller_id or 'user.read_email' = any (permissions))
+$$;
+comment on function app_private.email_for(uuid, uuid, text[]) is
+  'The email address of somebody, for a caller with these permissions: null if it is not their own and they may not see those '
+  'of others.';
+
 create or replace function app_private.person_faults(email text, name text, role text)
   returns jsonb
   language sql

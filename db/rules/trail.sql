@@ -312,8 +312,8 @@ declare
     else 'SESSION_CHANGE'
   end;
 begin
-  -- That a session was used is no change of it, and one that has expired is cleared away.
-  if v_fields <@ array['last_used_at'] and tg_op = 'UPDATE' or tg_op = 'DELETE' and old.expires_at < now() then
+  -- That a live session was used is no change of it, and one that has expired is cleared away.
+  if tg_op = 'UPDATE' and v_fields <@ array['last_used_at'] and app_private.is_live(old) or tg_op = 'DELETE' and old.expires_at < now() then
     return null;
   end if;
   perform app_private.log_action(v_action, app_hidden.current_user_id(), coalesce(new.user_id, old.user_id),
@@ -327,6 +327,26 @@ create or replace trigger _900_audit
   after insert or update or delete on app_private.sessions
   for each row when (pg_trigger_depth() = 0 and app_private.is_by_sql())
   execute function app_private.tg_sessions__audit();
+
+create or replace function app_private.tg_password_resets__audit()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  perform app_private.log_action('CREDENTIALS_CHANGE', app_hidden.current_user_id(), new.user_id,
+    jsonb_build_object('by', 'SQL', 'operation', tg_op, 'fields', '["password_resets"]'::jsonb));
+  return null;
+end
+$$;
+comment on function app_private.tg_password_resets__audit() is
+  'Writes one entry for a link that SQL has made: whoever has it can choose the password of that person.';
+
+create or replace trigger _900_audit
+  after insert or update on app_private.password_resets
+  for each row when (pg_trigger_depth() = 0 and app_private.is_by_sql())
+  execute function app_private.tg_password_resets__audit();
 
 -- Workers of version 0.1 run as the owner, and so do these two jobs of theirs.
 

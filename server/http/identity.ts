@@ -28,8 +28,11 @@ export type AddressOf = (req: IncomingMessage) => string
 function parseAddress(written: string): string {
   const [, bracketed, withPort] = /^"?(?:\[([^\]]*)\](?::\d+)?|([\d.]+):\d+)"?$/.exec(written.trim()) ?? []
   const address = (bracketed ?? withPort ?? written.trim()).replace(/%.*/s, '')
+  if (!isIP(address)) return ''
+  // A URL spells every form of an IPv6 address alike; the library does not read all of those that end like an IPv4 address.
+  const spelt = isIP(address) === 6 ? new URL(`http://[${address}]`).hostname.slice(1, -1) : address
   // An IPv4 address within an IPv6 one is that IPv4 address.
-  return isIP(address) ? ipaddr.process(address).toString() : ''
+  return ipaddr.process(spelt).toString()
 }
 
 export function makeAddressOf(trustProxy: number): AddressOf {

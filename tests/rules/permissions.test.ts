@@ -197,6 +197,7 @@ const executors: Record<string, Role[]> = {
   'app_private.blanks()': [],
   'app_private.clean_email(text)': [],
   'app_private.email_key(text)': [],
+  'app_private.email_for(uuid,uuid,text[])': [],
   'app_private.account_of(text)': [],
   'app_private.tg_credentials__clean_email()': [],
   'app_private.begin_attempt(bytea,cidr)': [],

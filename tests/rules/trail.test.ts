@@ -780,6 +780,13 @@ describe('what is done by SQL', () => {
       () => [{ action: 'SESSION_OPEN', user_id: user_id(), metadata: expect.objectContaining({ database_user }) }],
     ],
     [
+      'a link to choose a password',
+      () => `select app_private.issue_reset_token('${user_id()}', interval '10 years')`,
+      () => [
+        { action: 'CREDENTIALS_CHANGE', user_id: user_id(), metadata: expect.objectContaining({ fields: ['password_resets'] }) },
+      ],
+    ],
+    [
       'the secret of a session',
       () =>
         `update app_private.sessions set secret_hash = '\\x00' where secret_hash = app_private.hash_secret('${stage.secret.user}')`,

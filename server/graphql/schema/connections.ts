@@ -148,6 +148,24 @@ const TotalCountPlugin = wrapPlans(
   },
 )
 
+const GroupsPlugin: GraphileConfig.Plugin = {
+  name: 'GroupsPlugin',
+  description: 'No groups by the very moment: there would be as many as rows',
+  schema: {
+    hooks: {
+      GraphQLEnumType_values: {
+        after: ['PgAggregatesAddGroupByAggregateEnumValuesForAttributesPlugin'],
+        callback(values, _build, { scope }) {
+          if (!scope.isPgAggregateGroupEnum) return values
+          const moments = Object.keys(values).filter((name) => `${name}_TRUNCATED_TO_DAY` in values)
+          for (const name of moments) delete values[name]
+          return values
+        },
+      },
+    },
+  },
+}
+
 /** In the order of an inbox: see db/rules/deciders.sql. */
 const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableName: 'requests' }, () =>
   orderByAscDesc(
@@ -159,5 +177,5 @@ const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableNam
 
 /** Every list has pages of limited size, and comes newest first. */
 export const ListsPreset: GraphileConfig.Preset = {
-  plugins: [ListArgumentsPlugin, ListPlansPlugin, TotalCountPlugin, SubmittedAtPlugin],
+  plugins: [ListArgumentsPlugin, ListPlansPlugin, TotalCountPlugin, GroupsPlugin, SubmittedAtPlugin],
 }
