@@ -69,11 +69,12 @@ create or replace view audit.entangled_decisions as
   join app_public.users p on p.id = d.actor_id
   left join app_private.credentials c on c.user_id = d.actor_id
   where d.action in ('APPROVE', 'REJECT')
-    and (tie.action in ('USER_CREATE', 'INVITATION_RESEND') or (tie.action = 'USER_UPDATE' and tie.metadata ? 'role'));
+    and (tie.action in ('USER_CREATE', 'INVITATION_RESEND', 'USER_REACTIVATE')
+      or (tie.action = 'USER_UPDATE' and tie.metadata ? 'role'));
 comment on view audit.entangled_decisions is
-  'Decisions by accounts that the request''s own creator had created, invited again or given another role before: two accounts, '
-  'but perhaps one person. select * from audit.entangled_decisions where "timestamp" >= … and "timestamp" < … order by '
-  '"timestamp". There is a row for each such tie of a decision. An account that was registered by SQL has no creator. It has '
+  'Decisions by accounts that the request''s own creator had created, invited again, reactivated or given another role before: '
+  'two accounts, but perhaps one person. select * from audit.entangled_decisions where "timestamp" >= … and "timestamp" < … '
+  'order by "timestamp". There is a row for each such tie of a decision. An account that was registered by SQL has no creator. It has '
   'no rows when all is well.';
 comment on column audit.entangled_decisions."timestamp" is 'When it was decided.';
 comment on column audit.entangled_decisions.action is 'The decision: APPROVE or REJECT.';
@@ -85,7 +86,8 @@ comment on column audit.entangled_decisions.title is 'The title of that request.
 comment on column audit.entangled_decisions.creator_id is 'Who created the request and, before, did something to the account.';
 comment on column audit.entangled_decisions.creator_name is 'Their name.';
 comment on column audit.entangled_decisions.tie is
-  'What they had done to the account: USER_CREATE, INVITATION_RESEND, or USER_UPDATE if they had changed its role.';
+  'What they had done to the account: USER_CREATE, INVITATION_RESEND, USER_REACTIVATE, or USER_UPDATE if they had changed its '
+  'role.';
 comment on column audit.entangled_decisions.tied_at is 'When they had done that.';
 comment on column audit.entangled_decisions.tie_metadata is 'The metadata of that entry, such as the old role and the new one.';
 comment on column audit.entangled_decisions.audit_log_id is 'The entry of the decision.';

@@ -591,6 +591,14 @@ describe("the auditor's views", () => {
     })
 
     test.each<[string, (id: string) => [Person | 'owner', string][], string[]]>([
+      [
+        'reactivated',
+        (id) => [
+          ['admin', `select * from app_public.deactivate_user('${id}')`],
+          ['admin', `select * from app_public.reactivate_user('${id}')`],
+        ],
+        ['USER_REACTIVATE'],
+      ],
       ['given another role', (id) => [['admin', promote(id, 'ADMIN')]], ['USER_UPDATE']],
       ['invited again', (id) => [['admin', invite(id)]], ['INVITATION_RESEND']],
       [
