@@ -1225,8 +1225,8 @@ create view audit.entangled_decisions as
      JOIN app_public.users creator ON creator.id = d.request_creator_id
      JOIN app_public.users p ON p.id = d.actor_id
      LEFT JOIN app_private.credentials c ON c.user_id = d.actor_id
-  WHERE (d.action = ANY (ARRAY['APPROVE'::text, 'REJECT'::text])) AND ((tie.action = ANY (ARRAY['USER_CREATE'::text, 'INVITATION_RESEND'::text])) OR tie.action = 'USER_UPDATE'::text AND tie.metadata ? 'role'::text);
-comment on view audit.entangled_decisions is 'Decisions by accounts that the request''s own creator had created, invited again or given another role before: two accounts, but perhaps one person. select * from audit.entangled_decisions where "timestamp" >= … and "timestamp" < … order by "timestamp". There is a row for each such tie of a decision. An account that was registered by SQL has no creator. It has no rows when all is well.';
+  WHERE (d.action = ANY (ARRAY['APPROVE'::text, 'REJECT'::text])) AND ((tie.action = ANY (ARRAY['USER_CREATE'::text, 'INVITATION_RESEND'::text, 'USER_REACTIVATE'::text])) OR tie.action = 'USER_UPDATE'::text AND tie.metadata ? 'role'::text);
+comment on view audit.entangled_decisions is 'Decisions by accounts that the request''s own creator had created, invited again, reactivated or given another role before: two accounts, but perhaps one person. select * from audit.entangled_decisions where "timestamp" >= … and "timestamp" < … order by "timestamp". There is a row for each such tie of a decision. An account that was registered by SQL has no creator. It has no rows when all is well.';
 comment on column audit.entangled_decisions."timestamp" is 'When it was decided.';
 comment on column audit.entangled_decisions.action is 'The decision: APPROVE or REJECT.';
 comment on column audit.entangled_decisions.actor_id is 'Whose account decided it.';
@@ -1236,7 +1236,7 @@ comment on column audit.entangled_decisions.request_id is 'What was decided.';
 comment on column audit.entangled_decisions.title is 'The title of that request.';
 comment on column audit.entangled_decisions.creator_id is 'Who created the request and, before, did something to the account.';
 comment on column audit.entangled_decisions.creator_name is 'Their name.';
-comment on column audit.entangled_decisions.tie is 'What they had done to the account: USER_CREATE, INVITATION_RESEND, or USER_UPDATE if they had changed its role.';
+comment on column audit.entangled_decisions.tie is 'What they had done to the account: USER_CREATE, INVITATION_RESEND, USER_REACTIVATE, or USER_UPDATE if they had changed its role.';
 comment on column audit.entangled_decisions.tied_at is 'When they had done that.';
 comment on column audit.entangled_decisions.tie_metadata is 'The metadata of that entry, such as the old role and the new one.';
 comment on column audit.entangled_decisions.audit_log_id is 'The entry of the decision.';
@@ -4108,7 +4108,9 @@ declare
   end;
 begin
   -- That a live session was used is no change of it, and one that has expired is cleared away.
-  if tg_op = 'UPDATE' and v_fields <@ array['last_used_at'] and app_private.is_live(old) or tg_op = 'DELETE' and old.expires_at < now() then
+  if tg_op = 'UPDATE' and v_fields <@ array['last_used_at'] and app_private.is_live(old)
+    or tg_op = 'DELETE' and old.expires_at < now()
+  then
     return null;
   end if;
   perform app_private.log_action(v_action, app_hidden.current_user_id(), coalesce(new.user_id, old.user_id),

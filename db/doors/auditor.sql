@@ -74,8 +74,8 @@ create or replace view audit.entangled_decisions as
 comment on view audit.entangled_decisions is
   'Decisions by accounts that the request''s own creator had created, invited again, reactivated or given another role before: '
   'two accounts, but perhaps one person. select * from audit.entangled_decisions where "timestamp" >= … and "timestamp" < … '
-  'order by "timestamp". There is a row for each such tie of a decision. An account that was registered by SQL has no creator. It has '
-  'no rows when all is well.';
+  'order by "timestamp". There is a row for each such tie of a decision. An account that was registered by SQL has no '
+  'creator. It has no rows when all is well.';
 comment on column audit.entangled_decisions."timestamp" is 'When it was decided.';
 comment on column audit.entangled_decisions.action is 'The decision: APPROVE or REJECT.';
 comment on column audit.entangled_decisions.actor_id is 'Whose account decided it.';

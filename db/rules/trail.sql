@@ -313,7 +313,9 @@ declare
   end;
 begin
   -- That a live session was used is no change of it, and one that has expired is cleared away.
-  if tg_op = 'UPDATE' and v_fields <@ array['last_used_at'] and app_private.is_live(old) or tg_op = 'DELETE' and old.expires_at < now() then
+  if tg_op = 'UPDATE' and v_fields <@ array['last_used_at'] and app_private.is_live(old)
+    or tg_op = 'DELETE' and old.expires_at < now()
+  then
     return null;
   end if;
   perform app_private.log_action(v_action, app_hidden.current_user_id(), coalesce(new.user_id, old.user_id),

@@ -283,6 +283,7 @@ const executors: Record<string, Role[]> = {
   'app_private.tg_credentials__audit()': [],
   'app_private.tg_notification_preferences__audit()': [],
   'app_private.tg_password_reset_requests__audit()': [],
+  'app_private.tg_password_resets__audit()': [],
   'app_private.tg_sessions__audit()': [],
   'app_private.tg_webhooks__audit()': [],
 }
