@@ -90,10 +90,9 @@ export async function weaknessOf(password: unknown, own: readonly string[]): Pro
   if (password.includes('\0')) return 'The password must not contain the character NUL.'
   if (Array.from(password).length < MIN_PASSWORD_LENGTH)
     return `The password must have at least ${MIN_PASSWORD_LENGTH} characters.`
-  // Blanks between them make no characters harder to guess.
-  const text = fold(password.slice(0, MOST_JUDGED)).replace(/\s/g, '').slice(0, MOST_JUDGED)
+  const text = fold(password.slice(0, MOST_JUDGED)).slice(0, MOST_JUDGED)
   if (containsOwn(text, own)) return 'The password must not contain your name, your email address or the name of this product.'
-  const areFew = new Set(text).size < FEWEST_CHARACTERS
+  const areFew = new Set(text.replace(/\s/g, '')).size < FEWEST_CHARACTERS
   if (areFew || (password.length <= MOST_JUDGED && countPieces(text, await (common ??= readCommon())) < MIN_PIECES))
     return 'This password is too common: it is one of the most common ones, or a pattern, with little else.'
   return null
