@@ -830,6 +830,8 @@ async function beginAct(passwordHash: string): Promise<void> {
     passwordHash,
   ])
   await owner.query('delete from app_private.login_attempts')
+  // Those of earlier acts would soon be more than the 20 that a person may have, of which each login then ends one.
+  await owner.query('update app_private.sessions set revoked_at = now() where user_id = any ($1) and revoked_at is null', [ids])
   for (const person of cast) await openSessions(person)
   const { rows } = await owner.query('select id, name, role, is_deleted from app_public.users')
   for (const { id, ...row } of rows) people.set(id, row)
