@@ -2682,8 +2682,7 @@ CREATE OR REPLACE FUNCTION app_private.changed_fields(old_row jsonb, new_row jso
  LANGUAGE sql
  IMMUTABLE
 AS $function$
-  select array(
-    select n.key from jsonb_each(new_row) n where n.value is distinct from old_row -> n.key order by n.key)
+  select array(select jsonb_object_keys(app_private.changes(old_row, new_row)) order by 1)
 $function$;
 comment on routine app_private.changed_fields(jsonb,jsonb) is 'The names of the fields in which two versions of a row differ.';
 
