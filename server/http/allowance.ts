@@ -12,6 +12,13 @@ export function networkOf(ip: string): string {
   return ipaddr.IPv6.parse(ip).toByteArray().slice(0, 8).join('.')
 }
 
+/** A token bucket that begins full, as the library's does not. */
+export function fullBucket(bucketSize: number, tokensPerInterval: number): TokenBucket {
+  const bucket = new TokenBucket({ bucketSize, tokensPerInterval, interval: 'minute' })
+  bucket.content = bucketSize
+  return bucket
+}
+
 /**
  * Identifies a request by `identify`, and takes it from its caller's allowance: the person's, or else the network's. Throws
  * RATE_LIMITED, and what `identify` throws.
@@ -32,8 +39,7 @@ export function makeSpend(addressOf: AddressOf, knownUser: (session: string) => 
   function take(caller: string, requests = 1): void {
     let bucket = buckets.get(caller)
     if (!bucket) {
-      bucket = new TokenBucket({ bucketSize: 300, tokensPerInterval: 1200, interval: 'minute' })
-      bucket.content = bucket.bucketSize
+      bucket = fullBucket(300, 1200)
       buckets.set(caller, bucket)
     }
     if (!bucket.tryRemoveTokens(requests)) {

@@ -2,9 +2,10 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { createHash } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import { LRUCache } from 'lru-cache'
-import { TokenBucket } from 'limiter'
+import type { TokenBucket } from 'limiter'
 import type { ClientError, Code } from '../errors.ts'
 import type { Logger } from '../logger.ts'
+import { fullBucket } from './allowance.ts'
 import type { AddressOf, Claim, Identify } from './identity.ts'
 
 /** What is answered to somebody who tries what they may not do. */
@@ -20,11 +21,7 @@ interface Bound {
   unlogged: number
 }
 
-function makeBound(lines: number): Bound {
-  const bucket = new TokenBucket({ bucketSize: lines, tokensPerInterval: lines, interval: 'minute' })
-  bucket.content = lines
-  return { bucket, unlogged: 0 }
-}
+const makeBound = (lines: number): Bound => ({ bucket: fullBucket(lines, lines), unlogged: 0 })
 
 export type Refusals = ReturnType<typeof makeRefusals>
 
