@@ -24,8 +24,8 @@ create or replace trigger _950_announce
   after update on app_public.requests
   for each row execute function app_private.tg_requests__announce();
 
-create or replace function app_hidden.viewers_of(request_ids uuid[], user_ids uuid[])
-  returns table (user_id uuid, seen uuid[])
+create or replace function app_hidden.viewers_of(request_ids uuid[], secrets text[])
+  returns table (secret text, seen uuid[])
   language plpgsql
   stable
   security definer
@@ -33,18 +33,20 @@ create or replace function app_hidden.viewers_of(request_ids uuid[], user_ids uu
 as $$
 begin
   return query
-  select v.user_id, array_agg(r.id)
-  from app_hidden.viewers v
+  select s.secret, array_agg(r.id)
+  from unnest(secrets) s (secret)
+  cross join lateral app_private.live_session(s.secret) l
+  join app_hidden.viewers v on v.user_id = l.user_id
   join app_public.requests r
     on app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v.user_id, v.reads_others, v.reads_all)
-  where v.user_id = any (user_ids) and r.id = any (request_ids)
-  group by v.user_id;
+  where r.id = any (request_ids)
+  group by s.secret;
 end
 $$;
-comment on function app_hidden.viewers_of(uuid[], uuid[]) is
-  'Which of these people see which of these requests. The server asks for all its live subscribers at once; it tells nothing '
-  'but ids that the server has heard by NOTIFY.';
-grant execute on function app_hidden.viewers_of(uuid[], uuid[]) to :DATABASE_AUTHENTICATOR;
+comment on function app_hidden.viewers_of(uuid[], text[]) is
+  'Which of these requests are seen by the people of these sessions, named by their secrets. The server asks for all its live '
+  'subscribers at once; whoever has no live session of theirs learns nothing.';
+grant execute on function app_hidden.viewers_of(uuid[], text[]) to :DATABASE_AUTHENTICATOR;
 
 create or replace function app_private.tg_notifications__announce()
   returns trigger

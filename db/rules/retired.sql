@@ -27,6 +27,7 @@ drop function if exists app_hidden.finish_login(uuid, text, text, boolean, text)
 drop function if exists app_hidden.change_password(uuid, text, text);
 drop function if exists app_private.issue_reset_token(uuid);
 drop function if exists app_hidden.create_user(text, text, text);
+drop function if exists app_hidden.viewers_of(uuid[], uuid[]);
 
 -- The server of migration 000010 calls this.
 create or replace function app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)

@@ -10,8 +10,8 @@ const GATHER_FOR = 100
 const MOST_AT_ONCE = 100
 
 export interface Changes {
-  /** Hears the ids of requests that have changed and that this person sees. Returns a function that stops it. */
-  on(userId: string, listener: Listener): () => void
+  /** Hears the ids of requests that have changed and that the person of this session sees. Returns a function that stops it. */
+  on(session: string, listener: Listener): () => void
 }
 
 /**
@@ -29,12 +29,12 @@ export function makeChanges(live: Live, { pool }: Database, explain: (error: unk
       await sleep(GATHER_FOR)
       const ids = [...waiting].slice(0, MOST_AT_ONCE)
       for (const id of ids) waiting.delete(id)
-      const statement = prepared('select user_id, seen from app_hidden.viewers_of($1, $2)')
-      const { rows } = await pool.query<{ user_id: string; seen: string[] }>({
+      const statement = prepared('select secret, seen from app_hidden.viewers_of($1, $2)')
+      const { rows } = await pool.query<{ secret: string; seen: string[] }>({
         ...statement,
         values: [ids, [...followers.keys()]],
       })
-      for (const { user_id, seen } of rows) for (const tell of followers.get(user_id) ?? []) seen.forEach(tell)
+      for (const { secret, seen } of rows) for (const tell of followers.get(secret) ?? []) seen.forEach(tell)
     }
   }
 
@@ -52,13 +52,13 @@ export function makeChanges(live: Live, { pool }: Database, explain: (error: unk
   }
 
   return {
-    on(userId, listener) {
+    on(session, listener) {
       if (followers.size === 0) off = live.on('request', hear)
-      const listeners = followers.get(userId) ?? new Set()
-      followers.set(userId, listeners.add(listener))
+      const listeners = followers.get(session) ?? new Set()
+      followers.set(session, listeners.add(listener))
       return () => {
         listeners.delete(listener)
-        if (listeners.size === 0 && followers.get(userId) === listeners) followers.delete(userId)
+        if (listeners.size === 0 && followers.get(session) === listeners) followers.delete(session)
         if (followers.size === 0) off()
       }
     },

@@ -132,7 +132,7 @@ export function makeNews(
   /** What is seen has been asked for everybody at once. */
   const followRequests = () =>
     follow(
-      (listener) => changes.on(subscriber.userId!, listener),
+      (listener) => changes.on(caller.session, listener),
       async (ids) => [ids],
     )
 
