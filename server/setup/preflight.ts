@@ -15,25 +15,19 @@ export async function assertPortIsFree({ port, host }: Pick<Config, 'port' | 'ho
   await new Promise((closed) => probe.close(closed))
 }
 
-/** Refuses to serve a schema that is another, or as somebody who could get past its rules or change them. */
-export async function assertServable(authDatabaseUrl: string): Promise<void> {
-  await examine(authDatabaseUrl, async (client) => {
-    const fault = await faultOf(client, [...unbound, owner])
-    if (fault) {
-      throw new StartError(`AUTH_DATABASE_URL logs in as ${fault}: name the login of the API there, which npm run setup creates.`)
-    }
-    await assertSchema(client)
-  })
-}
+/** Refuses to serve a schema that is another, or as somebody who could get past its rules or has other work to do. */
+export const assertServable = (authDatabaseUrl: string): Promise<void> =>
+  assertLogin(authDatabaseUrl, 'AUTH_DATABASE_URL', 'API', [worker, auditor])
 
-/** Refuses to do the jobs of a schema that is another, or as somebody who could get past its rules or change them. */
-export async function assertWorkable(workerDatabaseUrl: string): Promise<void> {
-  await examine(workerDatabaseUrl, async (client) => {
-    const fault = await faultOf(client, [...unbound, owner])
+/** Refuses to do the jobs of a schema that is another, or as somebody who could get past its rules or has other work to do. */
+export const assertWorkable = (workerDatabaseUrl: string): Promise<void> =>
+  assertLogin(workerDatabaseUrl, 'WORKER_DATABASE_URL', 'worker', [api, auditor])
+
+async function assertLogin(connectionString: string, variable: string, of: string, others: Fault[]): Promise<void> {
+  await examine(connectionString, async (client) => {
+    const fault = await faultOf(client, [...unbound, owner, ...others])
     if (fault) {
-      throw new StartError(
-        `WORKER_DATABASE_URL logs in as ${fault}: name the login of the worker there, which npm run setup creates.`,
-      )
+      throw new StartError(`${variable} logs in as ${fault}: name the login of the ${of} there, which npm run setup creates.`)
     }
     await assertSchema(client)
   })
@@ -89,6 +83,10 @@ const owner: Fault = {
     where d.refclassid = 'pg_authid'::regclass and d.refobjid = r.oid and d.deptype = 'o'
       and (d.dbid = here.oid or (d.classid = 'pg_database'::regclass and d.objid = here.oid)))`,
 }
+
+const api: Fault = { words: 'the login of the API', condition: `r.rolname = 'assent_anonymous'` }
+const worker: Fault = { words: 'the login of the worker', condition: `r.rolname = 'assent_worker'` }
+const auditor: Fault = { words: 'the login of an auditor', condition: `r.rolname = 'assent_auditor'` }
 
 /** As whom a connection logs in, and the first fault of that role or of those that it may become; undefined if there is none. */
 async function faultOf(client: pg.Client, faults: Fault[]): Promise<string | undefined> {

@@ -93,6 +93,20 @@ describe('who may not log in', () => {
     )
   }, 60_000)
 
+  test('nor the API as the worker, the worker as the API, or either as an auditor', async () => {
+    await query(urls.root, `create role jane login password 'pw' in role assent_auditor`)
+    const jane = Object.assign(new URL(urls.api), { username: 'jane', password: 'pw' }).href
+    const audits = 'jane, who may become assent_auditor, the login of an auditor'
+    expect(await server(urls.worker)).toBe(
+      `AUTH_DATABASE_URL logs in as assent_worker, the login of the worker: ${instead.server}`,
+    )
+    expect(await server(jane)).toBe(`AUTH_DATABASE_URL logs in as ${audits}: ${instead.server}`)
+    expect(await worker(urls.api)).toBe(
+      `WORKER_DATABASE_URL logs in as assent_authenticator, who may become assent_anonymous, the login of the API: ${instead.worker}`,
+    )
+    expect(await worker(jane)).toBe(`WORKER_DATABASE_URL logs in as ${audits}: ${instead.worker}`)
+  })
+
   test('nor an API whose login has been given something in the database', async () => {
     await query(urls.root, 'create table public.gift (); alter table public.gift owner to assent_authenticator')
     try {
