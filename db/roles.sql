@@ -36,7 +36,7 @@ begin
   execute format('alter role %I login noinherit nosuperuser nocreatedb nocreaterole noreplication nobypassrls password %L',
     v_authenticator, current_setting('assent.authenticator_password'));
   execute format('grant assent_anonymous, assent_user, assent_manager, assent_admin to %I', v_authenticator);
-  -- Whoever has stolen this login must not take the connections of all others. Of these 32, 3 are PostgreSQL's reserve, a worker
+  -- Whoever has stolen a login must not take the connections of all others. Of these 32, 3 are PostgreSQL's reserve, a worker
   -- opens 25, and 4 are left for the owner and auditors. Of PostgreSQL's default of 100, this leaves three servers the 21 each
   -- that they open (server/server.ts).
   execute format('alter role %I connection limit %s', v_authenticator,
@@ -57,6 +57,11 @@ begin
   if v_worker <> 'assent_worker' then
     execute format('grant assent_worker to %I', v_worker);
   end if;
+  execute format('alter role %I connection limit %s', v_worker,
+    greatest(25, current_setting('max_connections')::integer / 4));
+
+  -- The embedded database lets this one log in; elsewhere people do as members of it, with limits of their own.
+  alter role assent_auditor connection limit 4;
 end
 $$;
 
@@ -66,4 +71,5 @@ comment on role assent_manager is 'Requests of people whose role is MANAGER.';
 comment on role assent_admin is 'Requests of people whose role is ADMIN.';
 comment on role assent_worker is 'Jobs: mails, webhooks, and what is scheduled.';
 comment on role assent_auditor is
-  'Reads everything that is evidence, and writes nothing. To let Jane audit: create role jane login in role assent_auditor.';
+  'Reads everything that is evidence, and writes nothing. To let Jane audit: create role jane login connection limit 4 in '
+  'role assent_auditor.';

@@ -7,7 +7,7 @@ create role assent_anonymous nologin inherit;
 comment on role assent_anonymous is 'Requests without credentials, which see no data.';
 
 create role assent_auditor login inherit;
-comment on role assent_auditor is 'Reads everything that is evidence, and writes nothing. To let Jane audit: create role jane login in role assent_auditor.';
+comment on role assent_auditor is 'Reads everything that is evidence, and writes nothing. To let Jane audit: create role jane login connection limit 4 in role assent_auditor.';
 
 create role assent_authenticator login noinherit;
 alter role assent_authenticator set idle_in_transaction_session_timeout=15s;
@@ -2379,24 +2379,26 @@ $function$;
 comment on routine app_hidden.user_document(app_public.users) is 'A person as REST shows them, made of a row that the caller has read. Null without a live session.';
 grant execute on routine app_hidden.user_document(app_public.users) to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.viewers_of(request_ids uuid[], user_ids uuid[])
- RETURNS TABLE(user_id uuid, seen uuid[])
+CREATE OR REPLACE FUNCTION app_hidden.viewers_of(request_ids uuid[], secrets text[])
+ RETURNS TABLE(secret text, seen uuid[])
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
   return query
-  select v.user_id, array_agg(r.id)
-  from app_hidden.viewers v
+  select s.secret, array_agg(r.id)
+  from unnest(secrets) s (secret)
+  cross join lateral app_private.live_session(s.secret) l
+  join app_hidden.viewers v on v.user_id = l.user_id
   join app_public.requests r
     on app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v.user_id, v.reads_others, v.reads_all)
-  where v.user_id = any (user_ids) and r.id = any (request_ids)
-  group by v.user_id;
+  where r.id = any (request_ids)
+  group by s.secret;
 end
 $function$;
-comment on routine app_hidden.viewers_of(uuid[],uuid[]) is 'Which of these people see which of these requests. The server asks for all its live subscribers at once; it tells nothing but ids that the server has heard by NOTIFY.';
-grant execute on routine app_hidden.viewers_of(uuid[],uuid[]) to assent_authenticator;
+comment on routine app_hidden.viewers_of(uuid[],text[]) is 'Which of these requests are seen by the people of these sessions, named by their secrets. The server asks for all its live subscribers at once; whoever has no live session of theirs learns nothing.';
+grant execute on routine app_hidden.viewers_of(uuid[],text[]) to assent_authenticator;
 
 CREATE OR REPLACE FUNCTION app_hidden.visible_user(user_id uuid)
  RETURNS app_public.users

@@ -110,6 +110,14 @@ describe('the login of the API', () => {
 })
 
 describe('the login of the worker', () => {
+  test('and that of an auditor have limits of connections', async () => {
+    const { rows } = await stage.root.query(`
+      select rolname as login, rolconnlimit = case rolname when 'assent_auditor' then 4
+        else greatest(25, current_setting('max_connections')::integer / 4) end as limited
+      from pg_roles where rolname in ('assent_worker', 'assent_auditor') order by 1`)
+    expect(rows).toEqual(['assent_auditor', 'assent_worker'].map((login) => ({ login, limited: true })))
+  })
+
   test('reads no table of ours, and takes on no role', async () => {
     for (const table of [
       'app_public.users',
