@@ -912,6 +912,30 @@ grant select (failing_since) on table app_public.webhooks to assent_auditor;
 grant select (created_at) on table app_public.webhooks to assent_auditor;
 grant select (is_deleted) on table app_public.webhooks to assent_auditor;
 
+create view app_hidden.audit_log_documents with (security_invoker=true) as
+ SELECT row_to_json(d.*) AS document,
+    l.id,
+    l.actor_id,
+    l.action,
+    l.request_id,
+    l."timestamp"
+   FROM app_public.audit_logs l
+     CROSS JOIN LATERAL ( SELECT l.id,
+            ( SELECT p.*::record AS p
+                   FROM ( SELECT u.id,
+                            u.name,
+                            u.role
+                           FROM app_public.users u
+                          WHERE u.id = l.actor_id) p) AS actor,
+            l.action,
+            l.request_id,
+            l.user_id,
+            l.metadata,
+            host(l.ip_address) AS ip_address,
+            l."timestamp") d;
+comment on view app_hidden.audit_log_documents is 'Audit entries as REST shows them, with the columns that lists go by. Rows of the trail are shown only after they were written, and so a view can read them: it asks who is calling once for a page, where a function of a row asks for each.';
+grant select on table app_hidden.audit_log_documents to assent_admin, assent_manager, assent_user;
+
 create view app_hidden.deciders as
  SELECT u.id AS user_id,
     mine.level >= any_lowest.level AS decides_any
@@ -1533,7 +1557,7 @@ begin
   return v_document;
 end
 $function$;
-comment on routine app_hidden.audit_log_document(app_public.audit_logs) is 'An audit entry as REST shows it: a row that the caller has read, with the name of its actor. Null without a live session.';
+comment on routine app_hidden.audit_log_document(app_public.audit_logs) is 'For servers of migration 000017: see the view audit_log_documents.';
 grant execute on routine app_hidden.audit_log_document(app_public.audit_logs) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.authenticate(secret text)

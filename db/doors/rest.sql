@@ -1,7 +1,8 @@
 -- The REST door: each resource as one JSON document, and how a JSON body changes a request. server/rest/ says which route shows
--- what. Rows are read as the caller, so that row-level security decides which they see. The documents are made as the owner, so
--- that callers of every role share one plan. They add only the names of people, which everybody who is logged in may see: from a
--- made-up row, a caller learns nothing else.
+-- what. Rows are read as the caller, so that row-level security decides which they see. A document of a row that an action has
+-- just written is made by a function, since a statement does not see what it has written itself. These functions run as the
+-- owner, so that callers of every role share one plan. They add only the names of people, which everybody who is logged in may
+-- see: from a made-up row, a caller learns nothing else.
 
 create or replace function app_hidden.request_document(seen app_public.requests)
   returns json
@@ -30,27 +31,16 @@ comment on function app_hidden.request_document(app_public.requests) is
   'A request as REST shows it: a row that the caller has read, with the names of its people and what the caller may do with '
   'it. Null without a live session.';
 
-create or replace function app_hidden.audit_log_document(seen app_public.audit_logs)
-  returns json
-  language plpgsql
-  stable
-  security definer
-  set search_path to pg_catalog, pg_temp
-as $$
-declare
-  v_document json;
-begin
-  select row_to_json(d) into v_document
-  from app_private.caller() c
+create or replace view app_hidden.audit_log_documents with (security_invoker = true) as
+  select row_to_json(d) as document, l.id, l.actor_id, l.action, l.request_id, l."timestamp"
+  from app_public.audit_logs l
   cross join lateral (
-    select seen.id, (select p from app_private.people p where p.id = seen.actor_id) as actor, seen.action, seen.request_id,
-      seen.user_id, seen.metadata, host(seen.ip_address) as ip_address, seen."timestamp"
+    select l.id, (select p from (select u.id, u.name, u.role from app_public.users u where u.id = l.actor_id) p) as actor,
+      l.action, l.request_id, l.user_id, l.metadata, host(l.ip_address) as ip_address, l."timestamp"
   ) d;
-  return v_document;
-end
-$$;
-comment on function app_hidden.audit_log_document(app_public.audit_logs) is
-  'An audit entry as REST shows it: a row that the caller has read, with the name of its actor. Null without a live session.';
+comment on view app_hidden.audit_log_documents is
+  'Audit entries as REST shows them, with the columns that lists go by. Rows of the trail are shown only after they were '
+  'written, and so a view can read them: it asks who is calling once for a page, where a function of a row asks for each.';
 
 create or replace function app_hidden.user_document(seen app_public.users)
   returns json
@@ -75,10 +65,9 @@ comment on function app_hidden.user_document(app_public.users) is
   'A person as REST shows them, made of a row that the caller has read. Null without a live session.';
 
 grant execute on function
-  app_hidden.request_document(app_public.requests),
-  app_hidden.audit_log_document(app_public.audit_logs),
-  app_hidden.user_document(app_public.users)
+  app_hidden.request_document(app_public.requests), app_hidden.user_document(app_public.users)
   to assent_user, assent_manager, assent_admin;
+grant select on app_hidden.audit_log_documents to assent_user, assent_manager, assent_admin;
 
 create or replace function app_hidden.act_on_request(
   request_id uuid,

@@ -133,3 +133,27 @@ as $$
 $$;
 comment on function app_private.delivery_done(uuid, integer) is
   'For workers of migration 000009: see delivery_sent(uuid, integer).';
+
+-- The server of migration 000017 calls this.
+create or replace function app_hidden.audit_log_document(seen app_public.audit_logs)
+  returns json
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_document json;
+begin
+  select row_to_json(d) into v_document
+  from app_private.caller() c
+  cross join lateral (
+    select seen.id, (select p from app_private.people p where p.id = seen.actor_id) as actor, seen.action, seen.request_id,
+      seen.user_id, seen.metadata, host(seen.ip_address) as ip_address, seen."timestamp"
+  ) d;
+  return v_document;
+end
+$$;
+comment on function app_hidden.audit_log_document(app_public.audit_logs) is
+  'For servers of migration 000017: see the view audit_log_documents.';
+grant execute on function app_hidden.audit_log_document(app_public.audit_logs) to assent_user, assent_manager, assent_admin;

@@ -57,6 +57,7 @@ const readers: Record<string, Role[]> = {
   'app_hidden.deciders': persons,
   'app_hidden.viewers': ['assent_auditor'],
   'app_hidden.request_deciders': persons,
+  'app_hidden.audit_log_documents': people3,
   'app_private.applied_rules': [],
   'app_private.people': [],
   'app_private.credentials': [],
@@ -808,6 +809,20 @@ describe('rows', () => {
         const people = named.map((who) => document[who] && [document[who].id, Object.keys(document[who])])
         expect(people).toEqual(named.map((who) => row[`${who}_id`] && [row[`${who}_id`], ['id', 'name', 'role']]))
       }
+    }
+  })
+
+  test('audit_log_documents shows the entries that one sees and no others, each with its actor', async () => {
+    for (const actor of ['user', 'user2', 'demoted', 'manager', 'manager2', 'admin'] as const) {
+      const [documents, entries] = await stage.attempts(
+        [
+          'select id, document from app_hidden.audit_log_documents order by id',
+          'select id, actor_id from app_public.audit_logs order by id',
+        ].map((statement) => ({ actor, statement, fetch: true })),
+      )
+      expect(entries!.rows.length).toBeGreaterThan(0)
+      const shown = documents!.rows.map(({ id, document }) => [id, document.id, document.actor?.id ?? null])
+      expect(shown).toEqual(entries!.rows.map(({ id, actor_id }) => [id, id, actor_id]))
     }
   })
 

@@ -4,9 +4,9 @@ import { INSTANT, oneOf, UUID } from '../schemas.ts'
 
 export function audit({ actions }: Reference): readonly Route[] {
   const auditLogs: List = {
-    from: 'app_public.audit_logs d',
+    from: 'app_hidden.audit_log_documents d',
     id: 'd.id',
-    document: 'app_hidden.audit_log_document(d)',
+    document: 'd.document',
     where: [],
     orderings: { '-timestamp': 'd.timestamp', timestamp: 'd.timestamp' },
     filters: {
