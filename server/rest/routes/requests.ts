@@ -23,6 +23,8 @@ import { FLAG, oneOf, TEXT, TEXT_OR_NULL, UUID, UUID_OR_NULL } from '../schemas.
 
 const REQUEST = `select app_hidden.request_document(r)::text as document, r.version from app_public.requests r where r.id = $1`
 const ACT = `select version, document::text from app_hidden.act_on_request($1, $2, $3, $4)`
+const CREATE = `select version, document::text from app_hidden.act_on_request(null, 'CREATE', null, $1)`
+const DELETE = `select app_hidden.act_on_request($1, 'DELETE', $2, '{}')`
 
 /**
  * The version that a change is meant for, by the tag of what its caller sees now (RFC 9110, 13.1.1 and 13.1.2): null for any,
@@ -101,16 +103,7 @@ export function requests(reference: Reference): readonly Route[] {
       required: ['title'],
       status: 201,
       shows: 'Request',
-      run: create(
-        '/requests/',
-        show(
-          ACT,
-          () => null,
-          () => 'CREATE',
-          () => null,
-          bodyOf,
-        ),
-      ),
+      run: create('/requests/', show(CREATE, bodyOf)),
     }),
     get('/requests/:id/', 'A request', { shows: 'Request', run: show(REQUEST, idOf) }),
     patch('/requests/:id/', "Edit a draft of one's own; what is left out stays as it is", {
@@ -119,16 +112,7 @@ export function requests(reference: Reference): readonly Route[] {
       shows: 'Request',
       run: act('UPDATE'),
     }),
-    del('/requests/:id/', "Delete a draft of one's own", {
-      ...CHANGE,
-      run: perform(
-        'select app_hidden.act_on_request($1, $2, $3, $4)',
-        idOf,
-        () => 'DELETE',
-        expectedVersions,
-        () => ({}),
-      ),
-    }),
+    del('/requests/:id/', "Delete a draft of one's own", { ...CHANGE, run: perform(DELETE, idOf, expectedVersions) }),
     action('SUBMIT', "Submit a draft of one's own for decision"),
     action('APPROVE', 'Approve a submitted request, for good', { comment: TEXT_OR_NULL }),
     action('REJECT', 'Reject a submitted request, for good', { comment: TEXT }, ['comment']),
