@@ -166,23 +166,22 @@ export const onOneConnection = <T>(db: Database, caller: Identity, work: (ask: A
   )
 
 /** Runs several statements as the caller, in one transaction that is committed unless `work` throws. */
-export async function inTransaction<T>(db: Database, caller: Identity, work: (ask: Ask) => Promise<T>): Promise<T> {
-  const client = await checkOut(db.pool)
-  let role = ANONYMOUS
-  try {
-    await client.query('begin')
-    role = roleIn(await client.query({ ...IDENTIFY, values: [caller.session, caller.ip] }))
-    const result = await work(async ({ text, values }) => (await client.query(text, values as unknown[])).rows)
-    await client.query('commit')
-    return result
-  } catch (error) {
-    await client.query('rollback').catch(() => {}) // What failed first is what counts.
-    throw explain(error, role)
-  } finally {
-    client.release()
-    note(db, caller, role)
-  }
-}
+export const inTransaction = <T>(db: Database, caller: Identity, work: (ask: Ask) => Promise<T>): Promise<T> =>
+  withClient(db, async (client) => {
+    let role = ANONYMOUS
+    try {
+      await client.query('begin')
+      role = roleIn(await client.query({ ...IDENTIFY, values: [caller.session, caller.ip] }))
+      const result = await work(async ({ text, values }) => (await client.query(text, values as unknown[])).rows)
+      await client.query('commit')
+      return result
+    } catch (error) {
+      await client.query('rollback').catch(() => {}) // What failed first is what counts.
+      throw explain(error, role)
+    } finally {
+      note(db, caller, role)
+    }
+  })
 
 /** Is nobody asking? A dead cookie counts as nobody. Throws RQ401 when a token's session is dead. */
 export async function isStranger(db: Database, caller: Identity): Promise<boolean> {
