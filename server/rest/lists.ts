@@ -7,10 +7,11 @@ import { compile, FLAG, isInstant, isUuid, oneOf, SIZE, TEXT, toTimestamp, type 
 
 /** A list that is read page by page, by the position of a row and not by its number: exact while rows are added. */
 export interface List {
+  /** A relation under the name d, whose rows have an id. */
   readonly from: string
-  readonly id: string
   readonly document: string
-  readonly where: readonly string[]
+  /** Which of its rows are listed; absent for all. */
+  readonly where?: string
   /** By name, with "-" for descending, the column that it goes by; the first is the default. Each has an index. */
   readonly orderings: Readonly<Record<string, string>>
   readonly filters: Readonly<Record<string, Filter>>
@@ -19,13 +20,14 @@ export interface List {
 export interface Filter {
   readonly schema: Schema
   readonly description?: string
-  /** Its text is searched for, and the condition is given the ids that have been found. */
+  /** Its text is searched for, and the rows are those that have been found. */
   readonly finds?: Searchable
-  /** The condition that it means, given its placeholder; absent if the parameter selects the list. */
+  /** The condition that it means, given its placeholder; absent for a search, and if the parameter selects the list. */
   readonly where?: (value: string) => string
 }
 
 export type Query = Readonly<Record<string, string | string[] | undefined>>
+type Parameters = ReadonlyMap<string, unknown>
 
 const LOWEST = '00000000-0000-0000-0000-000000000000'
 const HIGHEST = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
@@ -53,7 +55,7 @@ function valueOf(given: string | string[], { type }: Schema): unknown {
 }
 
 /** Reads query parameters of these schemas. One without a value counts as left out. Throws VALIDATION_FAILED. */
-function makeReadParameters(schemas: Record<string, Schema>): (query: Query) => Map<string, unknown> {
+function makeReadParameters(schemas: Record<string, Schema>): (query: Query) => Parameters {
   const check = compile(schemas)
   return (query) => {
     const given = Object.entries(schemas).flatMap(([name, schema]): [string, unknown][] =>
@@ -100,22 +102,47 @@ function parse(text: string): unknown[] {
   }
 }
 
-/** The rows of a page: those beyond the cursor, in the direction that leads away from it. */
-function pageSql(
-  list: List,
+/** A condition, and the values that it is about. */
+interface Condition {
+  readonly text: string
+  readonly values: unknown[]
+}
+
+/** The condition for what is asked for, where `find` searches for text. */
+async function conditionOf(
+  { where = 'true', filters }: List,
+  parameters: Parameters,
+  find: (what: Searchable, name: string) => Promise<readonly string[]>,
+): Promise<Condition> {
+  const conditions = [where]
+  const values: unknown[] = []
+  const bind = (value: unknown) => `$${values.push(value)}`
+  for (const [name, { where, finds }] of Object.entries(filters)) {
+    if (!parameters.has(name)) continue
+    if (finds) conditions.push(`d.id = any (${bind(await find(finds, name))}::uuid[])`)
+    if (where) conditions.push(where(bind(parameters.get(name))))
+  }
+  return { text: conditions.join(' and '), values }
+}
+
+/** Asks for the rows of a page: those beyond the cursor, in the direction that leads away from it. */
+function pageOf(
+  { document, from, orderings }: List,
   ordering: string,
-  matching: string,
+  { text, values }: Condition,
   limit: number,
-  beyond?: { backwards: boolean; row: string },
-): string {
-  const column = list.orderings[ordering]!
-  const descending = ordering.startsWith('-') !== (beyond?.backwards ?? false)
+  cursor?: Cursor,
+) {
+  const column = orderings[ordering]!
+  const descending = ordering.startsWith('-') !== (cursor?.backwards ?? false)
   const direction = descending ? 'desc' : 'asc'
-  return `select ${list.document}::text as document, to_json(${column}) #>> '{}' as position, ${list.id} as id
-    from ${list.from}
-    where ${matching}${beyond ? ` and (${column}, ${list.id}) ${descending ? '<' : '>'} ${beyond.row}` : ''}
-    order by ${column} ${direction}, ${list.id} ${direction}
-    limit ${limit}`
+  const place = `($${values.length + 1}::timestamptz, $${values.length + 2}::uuid)`
+  const statement = prepared(`select ${document}::text as document, to_json(${column}) #>> '{}' as position, d.id
+    from ${from}
+    where ${text}${cursor ? ` and (${column}, d.id) ${descending ? '<' : '>'} ${place}` : ''}
+    order by ${column} ${direction}, d.id ${direction}
+    limit ${limit}`)
+  return { ...statement, values: cursor ? [...values, cursor.position, cursor.id] : values }
 }
 
 /** What a page is read with. `path` is the list's own, for links to its neighbours. */
@@ -128,35 +155,22 @@ export interface PageCall {
 }
 
 /** Answers one page as JSON text. Throws VALIDATION_FAILED, and what the search throws. */
-export type ReadPage = (call: PageCall) => Promise<string>
-
-export function makeReadPage(list: List): ReadPage {
+export function makeReadPage(list: List): (call: PageCall) => Promise<string> {
   const readParameters = makeReadParameters(parametersOf(list))
   return async ({ caller, query, path, ask, search }) => {
     const parameters = readParameters(query)
-    const ordering = (parameters.get('ordering') as string | undefined) ?? Object.keys(list.orderings)[0]!
+    const textOf = (name: string) => parameters.get(name) as string | undefined
+    const ordering = textOf('ordering') ?? Object.keys(list.orderings)[0]!
     const size = Math.min((parameters.get('page_size') as number | undefined) ?? PAGE_SIZE, MAX_PAGE_SIZE)
-    const given = parameters.get('cursor') as string | undefined
+    const given = textOf('cursor')
     const cursor = given === undefined ? undefined : decodeCursor(given, ordering)
     const backwards = cursor?.backwards ?? false
 
-    const values: unknown[] = []
-    const bind = (value: unknown) => `$${values.push(value)}`
-    const conditions = [...list.where]
-    for (const [name, { where, finds }] of Object.entries(list.filters)) {
-      if (!where || !parameters.has(name)) continue
-      const value = parameters.get(name)
-      const other = (name: string) => (parameters.get(name) as string | undefined) ?? null
-      conditions.push(where(bind(finds ? await search(caller, finds, value as string, other) : value)))
-    }
-    const matching = conditions.join(' and ') || 'true'
-    const filterValues = [...values]
-    const beyond = cursor && { backwards, row: `(${bind(cursor.position)}::timestamptz, ${bind(cursor.id)}::uuid)` }
+    const condition = await conditionOf(list, parameters, (what, name) =>
+      search(caller, what, textOf(name)!, (other) => textOf(other) ?? null),
+    )
     // One row more than is shown tells whether there are more.
-    const rows = await ask<Position & { document: string }>({
-      ...prepared(pageSql(list, ordering, matching, size + 1, beyond)),
-      values,
-    })
+    const rows = await ask<Position & { document: string }>(pageOf(list, ordering, condition, size + 1, cursor))
     const hasMore = rows.length > size
     const page = rows.slice(0, size)
     if (backwards) page.reverse()
@@ -167,20 +181,20 @@ export function makeReadPage(list: List): ReadPage {
       search.set('cursor', encodeCursor(ordering, row, backwards))
       return `${path}?${search}`
     }
-    // If all rows beyond the cursor are gone, the way back begins at the cursor's own.
-    const first = page[0] ?? (cursor && !backwards && { ...cursor, id: ordering.startsWith('-') ? LOWEST : HIGHEST })
-    const last = page.at(-1) ?? (cursor && backwards && { ...cursor, id: ordering.startsWith('-') ? HIGHEST : LOWEST })
+    // If all rows beyond the cursor are gone, the way back begins at the cursor's own, and so just past it.
+    const [before, behind] = ordering.startsWith('-') ? [HIGHEST, LOWEST] : [LOWEST, HIGHEST]
+    const first = page[0] ?? (cursor && { ...cursor, id: behind })
+    const last = page.at(-1) ?? (cursor && { ...cursor, id: before })
     const members = [
       `"results":[${page.map(({ document }) => document).join(',')}]`,
       // Backwards, the page that we come from is the next one.
-      `"next":${JSON.stringify(hasMore || backwards ? link(last || undefined, false) : null)}`,
-      `"previous":${JSON.stringify(cursor && (hasMore || !backwards) ? link(first || undefined, true) : null)}`,
+      `"next":${JSON.stringify(hasMore || backwards ? link(last, false) : null)}`,
+      `"previous":${JSON.stringify(cursor && (hasMore || !backwards) ? link(first, true) : null)}`,
     ]
     if (parameters.get('count')) {
-      const counted = prepared(
-        `select count(*)::integer from (select from ${list.from} where ${matching} limit ${MOST_COUNTED + 1}) c`,
-      )
-      const [row] = await ask<{ count: number }>({ ...counted, values: filterValues })
+      const rows = `select from ${list.from} where ${condition.text} limit ${MOST_COUNTED + 1}`
+      const counted = prepared(`select count(*)::integer from (${rows}) c`)
+      const [row] = await ask<{ count: number }>({ ...counted, values: condition.values })
       members.push(`"count":${row!.count}`)
     }
     return `{${members.join(',')}}`

@@ -5,9 +5,7 @@ import { INSTANT, oneOf, UUID } from '../schemas.ts'
 export function audit({ actions }: Reference): readonly Route[] {
   const auditLogs: List = {
     from: 'app_hidden.audit_log_documents d',
-    id: 'd.id',
     document: 'd.document',
-    where: [],
     orderings: { '-timestamp': 'd.timestamp', timestamp: 'd.timestamp' },
     filters: {
       actor_id: { schema: UUID, where: (value) => `d.actor_id = ${value}::uuid` },

@@ -96,9 +96,7 @@ const requestReset = perform('select app_public.request_password_reset($1)', mem
 
 const sessions: List = {
   from: 'app_hidden.my_sessions() d',
-  id: 'd.id',
   document: 'd.document',
-  where: [],
   orderings: { '-created_at': 'd.created_at', created_at: 'd.created_at' },
   filters: {},
 }

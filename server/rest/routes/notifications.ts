@@ -9,9 +9,7 @@ const SET_PREFERENCE = 'select app_public.set_notification_preference($1, $2)'
 
 const notificationsList: List = {
   from: 'app_public.notifications d',
-  id: 'd.id',
   document: 'app_hidden.notification_document(d)',
-  where: [],
   orderings: { '-created_at': 'd.created_at', created_at: 'd.created_at' },
   filters: {
     unread: {

@@ -14,21 +14,15 @@ const showUser = show(USER, idOf)
 
 const active: List = {
   from: 'app_public.users d',
-  id: 'd.id',
   document: 'app_hidden.user_document(d)',
-  where: ['app_hidden.is_listed(d, false)'],
+  where: 'app_hidden.is_listed(d, false)',
   orderings: { '-created_at': 'd.created_at', created_at: 'd.created_at' },
   filters: {
     is_deleted: { schema: FLAG, description: 'True: only those deactivated, which admins alone are shown.' },
-    search: {
-      schema: TEXT,
-      description: SEARCHES.users,
-      finds: 'users',
-      where: (ids) => `d.id = any (${ids}::uuid[])`,
-    },
+    search: { schema: TEXT, description: SEARCHES.users, finds: 'users' },
   },
 }
-const deactivated: List = { ...active, where: ['d.is_deleted', 'app_hidden.is_listed(d, true)'] }
+const deactivated: List = { ...active, where: 'd.is_deleted and app_hidden.is_listed(d, true)' }
 const [pageOfActive, pageOfDeactivated] = [page(active), page(deactivated)]
 
 export const people = ({ roles }: Reference): readonly Route[] => [

@@ -56,9 +56,8 @@ const byTime = { '-created_at': 'd.created_at', created_at: 'd.created_at' }
 function lists({ statuses }: Reference): { all: List; inbox: List } {
   const all: List = {
     from: 'app_public.requests d',
-    id: 'd.id',
     document: 'app_hidden.request_document(d)',
-    where: ['app_hidden.is_listed(d, false)'],
+    where: 'app_hidden.is_listed(d, false)',
     orderings: byTime,
     filters: {
       status: { schema: oneOf(statuses), where: (value) => `d.status = ${value}` },
@@ -68,19 +67,14 @@ function lists({ statuses }: Reference): { all: List; inbox: List } {
         schema: FLAG,
         description: 'Only what the caller can decide now, oldest first: it is ordered by submitted_at, and nothing else is.',
       },
-      search: {
-        schema: TEXT,
-        description: SEARCHES.requests,
-        finds: 'requests',
-        where: (ids) => `d.id = any (${ids}::uuid[])`,
-      },
+      search: { schema: TEXT, description: SEARCHES.requests, finds: 'requests' },
     },
   }
   const submittedAt = 'app_hidden.waiting_since(d.submitted_at)'
   const inbox: List = {
     ...all,
     from: 'app_public.requests_awaiting_my_decision() d',
-    where: [],
+    where: 'true',
     filters: { ...all.filters, search: { ...all.filters['search']!, finds: 'requests_awaiting_my_decision' } },
     orderings: { submitted_at: submittedAt, '-submitted_at': submittedAt },
   }
