@@ -23,15 +23,7 @@ type Members = {
 }
 
 /** What is secret: instead of each, its name with _FILE behind it may name a file that holds it. */
-const SECRETS = [
-  'ROOT_DATABASE_URL',
-  'DATABASE_URL',
-  'AUTH_DATABASE_URL',
-  'WORKER_DATABASE_URL',
-  'REPLICA_DATABASE_URL',
-  'JWT_SECRET',
-  'SMTP_URL',
-]
+const SECRETS = [...needs.setup, 'REPLICA_DATABASE_URL', 'JWT_SECRET', 'SMTP_URL']
 
 /** What a process is started as. */
 export type Command = keyof typeof needs
