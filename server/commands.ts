@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { loadConfig, startedByNpm, StartError, type Command } from './config.ts'
+import { listeningUrl, loadConfig, startedByNpm, StartError, type Command } from './config.ts'
 import { makeLogger } from './logger.ts'
 import { runUntil } from './run-until.ts'
 
@@ -81,6 +81,15 @@ const commands = {
       const { createAdmin } = await import('./setup/create-admin.ts')
       const email = await createAdmin(config, process.argv.slice(3))
       log.info(`${email} is an admin.`)
+    },
+  },
+  healthcheck: {
+    help: 'Asks the API on HOST and PORT whether it can serve, and fails if it cannot: for the health check of a container.',
+    async run() {
+      const { config } = prepare('healthcheck')
+      const url = `${listeningUrl(config.host, config.port)}/readyz`
+      const { status } = await fetch(url).catch((error) => Promise.reject(error.cause))
+      if (status !== 200) throw new StartError(`${url} answers ${status}.`)
     },
   },
   'preview-mails': {

@@ -10,6 +10,7 @@ const needs = {
   server: ['AUTH_DATABASE_URL', 'JWT_SECRET'],
   worker: ['WORKER_DATABASE_URL'],
   'create-admin': ['DATABASE_URL'],
+  healthcheck: [],
   'preview-mails': [],
   start: [],
 } as const

@@ -1,7 +1,8 @@
 import { once } from 'node:events'
 import { createServer, STATUS_CODES, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { Server as NetServer, type AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import express from 'express'
 import { makeSchema } from 'postgraphile'
 import { makePgService } from 'postgraphile/adaptors/pg'
@@ -54,6 +55,8 @@ const SEARCH_POOL_SIZE = 4
 const LONGEST_SEARCH = 1_500
 /** Milliseconds that requests under way have to finish when the server closes; no statement runs for longer. */
 const LAST_CALL = 12_000
+/** Milliseconds in which a proxy lets go of connections on which nothing happens: deploy/nginx has 3 seconds for that. */
+const LETTING_GO = 4_000
 
 /**
  * Milliseconds for the headers of a request and for all of it, and how often that is looked at; and connections at once. A slow
@@ -97,7 +100,7 @@ export type BuiltSchema = Awaited<ReturnType<typeof buildSchema>>
 
 /**
  * Starts the API, with a schema of its own unless it is given one of the same catalog. `close` stops listening, lets what is
- * under way finish, and closes the pools, in this order.
+ * under way finish, and what a proxy sends meanwhile on connections that it has, and closes the pools, in this order.
  */
 export async function startServer(
   config: ConfigFor<'server'>,
@@ -163,7 +166,7 @@ export async function startServer(
 
   const app = express()
   app.disable('x-powered-by')
-  app.use(health(db.pool, reference.schemaVersion))
+  app.use(health(db.pool, reference.schemaVersion, () => closing))
   app.get(OPENAPI_PATH, (_req, res) => void res.set('cache-control', 'no-cache').type('json').send(openApi))
   app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))
   if (!config.production) app.use('/graphiql', graphiql())
@@ -211,10 +214,12 @@ export async function startServer(
   }
 
   const underWay = new Set<ServerResponse>()
+  let closing = false
   const server = createServer({ ...TIMEOUTS, requireHostHeader: false, shouldUpgradeCallback: isWebSocket }, (req, res) => {
     const start = performance.now()
     underWay.add(res.once('close', () => underWay.delete(res)))
     for (const [name, value] of HEADERS) res.setHeader(name, value)
+    if (closing) res.setHeader('connection', 'close')
     const respond = () =>
       void answer(req, res).then(
         (route) => metrics.request(req.method!, route, res.statusCode, (performance.now() - start) / 1000),
@@ -253,15 +258,21 @@ export async function startServer(
   }
 
   async function close() {
-    const closed = new Promise((resolve) => server.close(resolve))
+    closing = true
+    for (const res of underWay) if (!res.headersSent) res.setHeader('connection', 'close')
+    const closed = once(server, 'close')
+    // Not http's own close: it would cut connections on which nothing happens, and with them a request that is on its way.
+    NetServer.prototype.close.call(server)
     metricsServer.close()
     metricsServer.closeAllConnections()
     sockets.close()
     subscribers.close()
     // Callers cannot keep us waiting: neither by a body that never ends, nor by a connection without a request.
     const deadline = setTimeout(() => server.closeAllConnections(), LAST_CALL)
+    if (config.trustProxy > 0) await Promise.race([closed, sleep(LETTING_GO, undefined, { ref: false })])
     await Promise.all(Array.from(underWay, (res) => once(res, 'close')))
     clearTimeout(deadline)
+    server.close()
     server.closeAllConnections()
     await closed
     await live.close()

@@ -1,8 +1,11 @@
 import { Router } from 'express'
 import type { Pool } from 'pg'
 
-/** What probes ask: whether the process lives, and whether it can serve, with the schema of this version at least. */
-export function health(pool: Pool, schemaVersion: string): Router {
+/**
+ * What probes ask: whether the process lives, and whether it can serve, with the schema of this version at least and for longer
+ * than it takes to close.
+ */
+export function health(pool: Pool, schemaVersion: string, isClosing: () => boolean): Router {
   const router = Router()
   router.get('/healthz', (_req, res) => void res.json({ status: 'ok' }))
 
@@ -13,7 +16,7 @@ export function health(pool: Pool, schemaVersion: string): Router {
     const ready = await ask()
       .catch(askAgain)
       .then(
-        () => true,
+        () => !isClosing(),
         () => false,
       )
     if (!ready) res.set('retry-after', '1')

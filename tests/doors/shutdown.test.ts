@@ -1,4 +1,5 @@
-import { connect } from 'node:net'
+import { once } from 'node:events'
+import { connect, type Socket } from 'node:net'
 import type { Client } from 'pg'
 import { mutation, newRequest, sendTo, startApi, startProxy, type Api } from '../harness/client.ts'
 import { cloneDatabase, type TestDatabase } from '../harness/database.ts'
@@ -34,6 +35,34 @@ async function hold(requestId: string): Promise<() => Promise<unknown>> {
   return () => holder.query('rollback')
 }
 
+/** A connection as a proxy keeps it, for one request after another. */
+class Line {
+  readonly socket: Socket
+  readonly closed: Promise<unknown>
+  readonly #api: Api
+
+  constructor(api: Api) {
+    this.#api = api
+    this.socket = connect(Number(new URL(api.url).port), '127.0.0.1').setEncoding('utf8')
+    this.closed = once(this.socket, 'close')
+  }
+
+  async ask(method: string, path: string, json?: object): Promise<{ head: string; body: any }> {
+    const body = json ? JSON.stringify(json) : ''
+    const headers = ['Host: x', 'Content-Type: application/json', `Content-Length: ${Buffer.byteLength(body)}`]
+    this.socket.write(
+      [`${method} ${path} HTTP/1.1`, ...headers, `Authorization: Bearer ${this.#api.token('user')}`, '', body].join('\r\n'),
+    )
+    let text = ''
+    for (;;) {
+      text += (await once(this.socket, 'data'))[0]
+      const [head, answer] = text.split('\r\n\r\n', 2)
+      const length = Number(/^content-length: (\d+)/im.exec(head!)?.[1])
+      if (Buffer.byteLength(answer ?? '') === length) return { head: `${head}\r\n`, body: JSON.parse(answer!) }
+    }
+  }
+}
+
 const someoneWaits = async () =>
   (
     await root.query(
@@ -62,6 +91,38 @@ describe('close()', () => {
     await until(async () => (await connections()) === 0)
     const { rows } = await root.query('select title from app_public.requests where id = $1', [requestId])
     expect(rows).toEqual([{ title: 'Just in time' }])
+  })
+
+  test('behind a proxy, answers what comes on connections that are open, ends them with it, and says that it is not ready', async () => {
+    const api = await startApi({ TRUST_PROXY: '1' }, db)
+    const [posting, probing, idle] = [new Line(api), new Line(api), new Line(api)]
+    for (const line of [posting, probing, idle]) expect((await line.ask('GET', '/readyz')).head).toMatch(/^HTTP\/1.1 200 /)
+    const closing = api.close()
+    await expect(sendTo(api.url, { path: '/healthz', method: 'GET' })).rejects.toMatchObject({ code: 'ECONNREFUSED' })
+
+    const created = await posting.ask('POST', '/api/v1/requests/', { title: 'On its way' })
+    expect(created.head).toMatch(/^HTTP\/1.1 201 .*\r\nconnection: close\r\n/is)
+    const { rows } = await root.query(`select id from app_public.requests where title = 'On its way'`)
+    expect(rows).toEqual([{ id: created.body.id }])
+    const probed = await probing.ask('GET', '/readyz')
+    expect(probed.head).toMatch(/^HTTP\/1.1 503 .*\r\nconnection: close\r\n/is)
+    await Promise.all([posting.closed, probing.closed])
+    idle.socket.destroy() // As a proxy does with what it has not used for a while.
+    await closing
+  })
+
+  test('ends a connection with an answer that was under way before', async () => {
+    const api = await startApi({ TRUST_PROXY: '1' }, db)
+    const requestId = await newRequest(api)
+    const release = await hold(requestId)
+    const line = new Line(api)
+    const underWay = line.ask('PATCH', `/api/v1/requests/${requestId}/`, { title: 'Slowly' })
+    await until(someoneWaits)
+    const closing = api.close()
+    await release()
+    expect((await underWay).head).toMatch(/^HTTP\/1.1 200 .*\r\nconnection: close\r\n/is)
+    await line.closed
+    await closing
   })
 
   test('does not wait for callers who keep their connections open', async () => {

@@ -123,11 +123,11 @@ export async function startApi(
     })
   let stopped: Promise<void> | undefined
   const stop = () =>
-    (stopped ??= server
-      .close()
-      .then(() => Promise.allSettled(sent))
-      .finally(() => agent.destroy())
-      .then(() => {}))
+    (stopped ??= Promise.all([
+      server.close(),
+      // It waits for connections that a proxy may still use, and so takes us for one.
+      Promise.allSettled(sent).then(() => agent.destroy()),
+    ]).then(() => {}))
 
   return {
     db,

@@ -166,7 +166,8 @@ test('server and worker run from their own variables alone, the new admin can lo
   const worker = command('worker', only('WORKER_DATABASE_URL'))
   await worker.until(/The worker looks for jobs/)
   const url = await server.until(/(http:\/\/127\.0\.0\.1:\d+)/)
-  expect((await fetch(`${url}/readyz`)).status).toBe(200)
+  const healthcheck = () => command('healthcheck', { PORT: new URL(url).port })
+  expect(await healthcheck().exit).toBe(0)
   const body = JSON.stringify({ email: admin.email, password: admin.password })
   const login = await fetch(`${url}/api/v1/auth/token/`, {
     method: 'POST',
@@ -178,6 +179,8 @@ test('server and worker run from their own variables alone, the new admin can lo
     { name: admin.name, role: 'ADMIN' },
   ])
   expect(await Promise.all([server.end('SIGTERM'), worker.end('SIGINT')])).toEqual([0, 0])
+  const gone = healthcheck()
+  expect([await gone.exit, gone.output]).toEqual([1, expect.stringMatching(/^connect ECONNREFUSED [^\n]*\n$/)])
 }, 60_000)
 
 test('a command says in one line that it cannot log in', async () => {
