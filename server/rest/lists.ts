@@ -1,6 +1,6 @@
 import { invalid } from '../errors.ts'
 import { MAX_PAGE_SIZE, MOST_COUNTED, PAGE_SIZE } from '../http/pages.ts'
-import type { Ask, Identity } from '../sql/as-caller.ts'
+import { summary, type Ask, type Identity } from '../sql/as-caller.ts'
 import { prepared } from '../sql/prepared.ts'
 import type { Search, Searchable } from '../sql/search.ts'
 import { compile, FLAG, isInstant, isUuid, oneOf, SIZE, TEXT, toTimestamp, type Schema } from './schemas.ts'
@@ -194,7 +194,7 @@ export function makeReadPage(list: List): (call: PageCall) => Promise<string> {
     if (parameters.get('count')) {
       const rows = `select from ${list.from} where ${condition.text} limit ${MOST_COUNTED + 1}`
       const counted = prepared(`select count(*)::integer from (${rows}) c`)
-      const [row] = await ask<{ count: number }>({ ...counted, values: condition.values })
+      const [row] = await ask<{ count: number }>({ ...counted, name: summary(counted.name), values: condition.values })
       members.push(`"count":${row!.count}`)
     }
     return `{${members.join(',')}}`

@@ -1,11 +1,19 @@
 import 'graphile-config'
 import { constant, lambda, type ConnectionStep, type Step } from 'postgraphile/grafast'
 import type { GraphQLEnumType } from 'postgraphile/graphql'
-import { TYPES, type PgExecutor, type PgResource, type PgSelectQueryBuilder, type PgSelectStep } from 'postgraphile/@dataplan/pg'
+import {
+  TYPES,
+  type PgExecutor,
+  type PgResource,
+  type PgSelectQueryBuilder,
+  type PgSelectSingleStep,
+  type PgSelectStep,
+} from 'postgraphile/@dataplan/pg'
 import { sql } from 'postgraphile/pg-sql2'
 import { addPgTableOrderBy, orderByAscDesc, wrapPlans } from 'postgraphile/utils'
 import { ClientError } from '../../errors.ts'
 import { MAX_PAGE_SIZE, MOST_COUNTED, PAGE_SIZE } from '../../http/pages.ts'
+import { summary } from '../../sql/as-caller.ts'
 
 type PageArguments = readonly [first?: number | null, last?: number | null, before?: string | null, after?: string | null]
 
@@ -32,6 +40,9 @@ function mentions(input: unknown, field: string): boolean {
 const inLists = (inputs: readonly unknown[]) => (query: PgSelectQueryBuilder) => {
   const isAskedFor = inputs.some((input) => mentions(input, 'isDeleted'))
   query.where(sql`app_hidden.is_listed(${query.alias}, ${isAskedFor ? sql`true` : sql`false`})`)
+  // As a value it would not lead to the index of those that are.
+  const { isDeleted } = Object.assign({}, ...inputs)
+  if (isDeleted === true || isDeleted?.equalTo === true) query.where(sql`${query.alias}.is_deleted`)
 }
 
 /** Without an order, or with an empty one, rows come in the order of time: ids are time-ordered. */
@@ -108,29 +119,46 @@ const ListPlansPlugin = wrapPlans(
     },
 )
 
-/** The resource, of which a query gives the number of its rows, for each identifier that they were asked for by. */
-function makeCounted(resource: PgResource): PgResource {
+type Options = Parameters<PgExecutor['executeWithCache']>[1]
+
+/** The resource, whose statements are changed before they are sent. */
+function rewritten(resource: PgResource, change: (options: Options) => Options): PgResource {
   const { executor } = resource
-  const counting =
+  const changing =
     (execute: PgExecutor['executeWithCache']) =>
-    (...[values, { text, name, identifierIndex, ...options }]: Parameters<PgExecutor['executeWithCache']>) => {
-      const rows = `from (${text.replace(/;$/, '')}) as counted`
-      const isGrouped = identifierIndex != null
-      return execute.call(executor, values, {
-        ...options,
-        text: isGrouped ? `select count(*)::text, "${identifierIndex}" ${rows} group by 2` : `select count(*)::text ${rows}`,
-        name: name && `count ${name}`,
-        ...(isGrouped && { identifierIndex: 1 }),
-      })
-    }
-  const counter = Object.assign(Object.create(executor) as PgExecutor, {
-    executeWithCache: counting(executor.executeWithCache),
-    executeWithoutCache: counting(executor.executeWithoutCache),
+    (...[values, options]: Parameters<PgExecutor['executeWithCache']>) =>
+      execute.call(executor, values, change(options))
+  const changed = Object.assign(Object.create(executor) as PgExecutor, {
+    executeWithCache: changing(executor.executeWithCache),
+    executeWithoutCache: changing(executor.executeWithoutCache),
   })
-  return Object.create(resource, { executor: { value: counter } }) as PgResource
+  return Object.create(resource, { executor: { value: changed } }) as PgResource
+}
+
+/** Gives the rows a statement of their own, which is changed. */
+function summarize($rows: PgSelectStep, known: WeakMap<PgResource, PgResource>, change: (options: Options) => Options): void {
+  const { resource } = $rows
+  if (!known.has(resource)) known.set(resource, rewritten(resource, change))
+  Object.assign($rows, { resource: known.get(resource) })
+  $rows.setInliningForbidden()
+}
+
+const asSummary = ({ name, ...options }: Options): Options => ({ ...options, name: name && summary(name) })
+
+/** Instead of the rows their number, for each identifier that they were asked for by. */
+function asCount({ text, name, identifierIndex, ...options }: Options): Options {
+  const rows = `from (${text.replace(/;$/, '')}) as counted`
+  const isGrouped = identifierIndex != null
+  return {
+    ...options,
+    text: isGrouped ? `select count(*)::text, "${identifierIndex}" ${rows} group by 2` : `select count(*)::text ${rows}`,
+    name: name && summary(`count ${name}`),
+    ...(isGrouped && { identifierIndex: 1 }),
+  }
 }
 
 const counted = new WeakMap<PgResource, PgResource>()
+const aggregated = new WeakMap<PgResource, PgResource>()
 
 /** Rows are counted as far as it is cheap. PostGraphile's own plan would count them all. */
 const TotalCountPlugin = wrapPlans(
@@ -138,13 +166,20 @@ const TotalCountPlugin = wrapPlans(
   () => (_plan, $parent) => {
     const $connection = $parent as ConnectionStep<never, never, never, never>
     const $rows = $connection.cloneSubplanWithoutPagination('aggregate') as unknown as PgSelectStep // Without an order.
-    const { resource } = $rows
-    if (!counted.has(resource)) counted.set(resource, makeCounted(resource))
-    Object.assign($rows, { resource: counted.get(resource) })
-    $rows.setInliningForbidden()
+    summarize($rows, counted, asCount)
     $rows.setFirst(constant(MOST_COUNTED + 1))
     const $count = $rows.singleAsRecord().select(sql`1`, TYPES.int, false)
     return lambda($count, (count) => count ?? 0, true) // A parent without rows is not among those that are grouped.
+  },
+)
+
+/** Aggregates read all that the filter leaves, as far as they get in their time. */
+const AggregatesPlugin = wrapPlans(
+  ({ scope }) => (scope.isPgConnectionRelated && /^(aggregates|groupedAggregates)$/.test(scope.fieldName) ? scope : null),
+  () => (plan) => {
+    const $aggregates = plan() as PgSelectStep | PgSelectSingleStep
+    summarize('getClassStep' in $aggregates ? $aggregates.getClassStep() : $aggregates, aggregated, asSummary)
+    return $aggregates
   },
 )
 
@@ -177,5 +212,5 @@ const SubmittedAtPlugin = addPgTableOrderBy({ schemaName: 'app_public', tableNam
 
 /** Every list has pages of limited size, and comes newest first. */
 export const ListsPreset: GraphileConfig.Preset = {
-  plugins: [ListArgumentsPlugin, ListPlansPlugin, TotalCountPlugin, GroupsPlugin, SubmittedAtPlugin],
+  plugins: [ListArgumentsPlugin, ListPlansPlugin, TotalCountPlugin, AggregatesPlugin, GroupsPlugin, SubmittedAtPlugin],
 }

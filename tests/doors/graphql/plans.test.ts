@@ -26,6 +26,8 @@ const lists = {
   'requests by assignee': '{ requests(filter: { assignedToId: { equalTo: "$ID" } }) { nodes { id title } } }',
   'requests after a time': '{ requests(filter: { createdAt: { lessThan: "2026-01-01" } }) { nodes { id title } } }',
   'oldest requests': '{ requests(orderBy: [CREATED_AT_ASC]) { nodes { id title } } }',
+  'deleted requests': '{ requests(condition: { isDeleted: true }) { nodes { id } } }',
+  'deleted requests, by a filter': '{ requests(filter: { isDeleted: { equalTo: true } }) { nodes { id } totalCount } }',
   inbox: '{ requestsAwaitingMyDecision { nodes { id title } } }',
   'audit logs': '{ auditLogs { nodes { id action timestamp } } }',
   'audit logs by actor': '{ auditLogs(condition: { actorId: "$ID" }) { nodes { id action } } }',
@@ -117,6 +119,24 @@ test('a full scan would be noticed', async () => {
   )
   expect(nodes(row!['QUERY PLAN'][0].Plan).filter(isFullScan)).toHaveLength(1)
 })
+
+test('counts and aggregates, which no index bounds, have less time than other statements', async () => {
+  const root = await db.connect('root')
+  await root.query('begin; lock table app_public.requests in access exclusive mode')
+  const [stopped, waited] = ['The request took too long and was stopped.', 'The request waited too long for another one']
+  try {
+    const outcomes = [
+      '{ requests(first: 0) { totalCount } }',
+      '{ requests(first: 0) { aggregates { distinctCount { id } } } }',
+      '{ requests(first: 0) { groupedAggregates(groupBy: [STATUS]) { keys } } }',
+    ].map(async (query) => expect((await api.graphql(query, {}, 'admin')).body.errors[0].message).toBe(stopped))
+    const list = api.graphql('{ requests { nodes { id } } }', {}, 'admin')
+    await Promise.all(outcomes)
+    expect((await list).body.errors[0].message).toContain(waited)
+  } finally {
+    await root.query('rollback')
+  }
+}, 20_000)
 
 test('counts are exact up to 10,000, and 10001 stands for more', async () => {
   const root = await db.connect('root')
