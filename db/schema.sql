@@ -73,7 +73,7 @@ create table app_private.credentials (
   collides boolean default false not null,
   constraint credentials_pkey PRIMARY KEY (user_id),
   constraint credentials_user_id_fkey FOREIGN KEY (user_id) REFERENCES app_public.users(id) ON DELETE CASCADE,
-  constraint credentials_email_check CHECK (char_length(email) <= 254 AND email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'::text),
+  constraint credentials_email_check CHECK (char_length(email) <= 254 AND email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'::text AND email !~ '@-|@.*(-\.|\.-)|-$'::text AND email !~ '[\uFDD0-\uFDEF\uFFFE\uFFFF\U0001FFFE\U0001FFFF\U0002FFFE\U0002FFFF\U0003FFFE\U0003FFFF\U0004FFFE\U0004FFFF\U0005FFFE\U0005FFFF\U0006FFFE\U0006FFFF\U0007FFFE\U0007FFFF\U0008FFFE\U0008FFFF\U0009FFFE\U0009FFFF\U000AFFFE\U000AFFFF\U000BFFFE\U000BFFFF\U000CFFFE\U000CFFFF\U000DFFFE\U000DFFFF\U000EFFFE\U000EFFFF\U000FFFFE\U000FFFFF\U0010FFFE\U0010FFFF]'::text),
   constraint credentials_email_shows CHECK (email !~ (('['::text || app_private.blanks()) || ']'::text))
 );
 comment on table app_private.credentials is 'What a person logs in with.';
@@ -132,7 +132,7 @@ create table app_private.login_attempts (
 );
 comment on table app_private.login_attempts is 'Guesses at passwords that are under way, and those that failed in the last 15 minutes. A success removes its row: only failures count.';
 comment on column app_private.login_attempts.id is 'Time-ordered UUID (version 7).';
-comment on column app_private.login_attempts.account_key is 'What is guessed at: SHA-256 of the email address in lower case, whether or not there is such an account, or of the session whose person is asked for their old password.';
+comment on column app_private.login_attempts.account_key is 'What is guessed at: SHA-256 of the email address as app_private.email_key compares it, whether or not there is such an account, or of the session whose person is asked for their old password.';
 comment on column app_private.login_attempts.network is 'The caller''s IPv4 address, or the /64 network of their IPv6 address, because that much belongs to one subscriber; null if it is unknown or does not count.';
 comment on column app_private.login_attempts.attempted_at is 'When the attempt began.';
 comment on column app_private.login_attempts.failed is 'True if the password was wrong; false while it is being checked.';
@@ -179,7 +179,7 @@ create table app_private.password_reset_requests (
 );
 comment on table app_private.password_reset_requests is 'Requests for such a link in the last 15 minutes. Those for addresses without an account count too; otherwise the allowance of a network would reveal which addresses have one.';
 comment on column app_private.password_reset_requests.id is 'Time-ordered UUID (version 7).';
-comment on column app_private.password_reset_requests.account_key is 'SHA-256 of the email address in lower case, whether or not there is such an account.';
+comment on column app_private.password_reset_requests.account_key is 'SHA-256 of the email address as app_private.email_key compares it, whether or not there is such an account.';
 comment on column app_private.password_reset_requests.network is 'The caller''s IPv4 address, or the /64 network of their IPv6 address.';
 comment on column app_private.password_reset_requests.requested_at is 'When its job ran.';
 CREATE INDEX password_reset_requests_account_key_idx ON app_private.password_reset_requests USING btree (account_key, requested_at);
@@ -339,6 +339,7 @@ comment on constraint audit_logs_request_id_fkey on app_public.audit_logs is '@b
 @foreignFieldName auditLogs';
 comment on constraint audit_logs_subject_check on app_public.audit_logs is 'An entry is about a request or about a person, not about both.';
 CREATE INDEX audit_logs_action_idx ON app_public.audit_logs USING btree (action, "timestamp", id);
+CREATE INDEX audit_logs_actor_id_action_idx ON app_public.audit_logs USING btree (actor_id, action, "timestamp", id);
 CREATE INDEX audit_logs_actor_id_idx ON app_public.audit_logs USING btree (actor_id, "timestamp", id);
 CREATE INDEX audit_logs_request_creator_id_actor_id_idx ON app_public.audit_logs USING btree (request_creator_id, actor_id);
 CREATE INDEX audit_logs_request_creator_id_idx ON app_public.audit_logs USING btree (request_creator_id, "timestamp", id);
@@ -646,9 +647,12 @@ comment on constraint requests_title_blank on app_public.requests is 'The title 
 comment on constraint requests_title_length on app_public.requests is 'The title must have at most 200 characters.';
 comment on constraint requests_version_check on app_public.requests is 'Versions count from 1.';
 CREATE INDEX requests_assigned_to_id_idx ON app_public.requests USING btree (assigned_to_id, created_at, id);
+CREATE INDEX requests_assigned_to_id_status_idx ON app_public.requests USING btree (assigned_to_id, status, created_at, id);
 CREATE INDEX requests_created_at_idx ON app_public.requests USING btree (created_at, id);
 CREATE INDEX requests_creator_id_assigned_to_id_idx ON app_public.requests USING btree (creator_id, assigned_to_id) WHERE (NOT is_deleted);
 CREATE INDEX requests_creator_id_idx ON app_public.requests USING btree (creator_id, created_at, id);
+CREATE INDEX requests_creator_id_status_idx ON app_public.requests USING btree (creator_id, status, created_at, id);
+CREATE INDEX requests_deleted_idx ON app_public.requests USING btree (created_at, id) WHERE is_deleted;
 CREATE INDEX requests_grams_idx ON app_public.requests USING gin (app_private.grams(((title || ' '::text) || COALESCE(description, ''::text))));
 CREATE INDEX requests_reviewed_at_idx ON app_public.requests USING btree (reviewed_at) INCLUDE (status, creator_id, reviewed_by_id, submitted_at, is_deleted) WHERE (reviewed_at IS NOT NULL);
 CREATE INDEX requests_reviewed_by_id_idx ON app_public.requests USING btree (reviewed_by_id, created_at, id);
@@ -965,9 +969,9 @@ create view app_hidden.request_deciders with (security_invoker=true) as
    FROM app_public.requests r
      LEFT JOIN app_hidden.deciders assignee ON assignee.user_id = r.assigned_to_id
      JOIN app_hidden.deciders d ON app_hidden.can_decide(r.creator_id, assignee.user_id, d.user_id, d.decides_any)
-  WHERE app_hidden.is_waiting(r.*) AND (r.status IN ( SELECT t.from_status
+  WHERE app_hidden.is_waiting(r.*) AND (r.status = ANY ((ARRAY( SELECT t.from_status
            FROM app_public.request_transitions t
-          WHERE t.who = 'DECIDER'::text));
+          WHERE t.who = 'DECIDER'::text))));
 comment on view app_hidden.request_deciders is 'Each waiting request with everybody who can decide it now. The rows of a person are their inbox; the rows of a request are whom to notify.';
 grant select on table app_hidden.request_deciders to assent_admin, assent_auditor, assent_manager, assent_user;
 

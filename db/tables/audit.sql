@@ -96,6 +96,7 @@ comment on constraint audit_logs_metadata_check on app_public.audit_logs is 'Met
 
 create index if not exists audit_logs_timestamp_idx on app_public.audit_logs ("timestamp", id);
 create index if not exists audit_logs_actor_id_idx on app_public.audit_logs (actor_id, "timestamp", id);
+create index if not exists audit_logs_actor_id_action_idx on app_public.audit_logs (actor_id, action, "timestamp", id);
 create index if not exists audit_logs_action_idx on app_public.audit_logs (action, "timestamp", id);
 create index if not exists audit_logs_request_id_idx on app_public.audit_logs (request_id, "timestamp", id);
 create index if not exists audit_logs_request_creator_id_idx on app_public.audit_logs (request_creator_id, "timestamp", id);

@@ -37,6 +37,12 @@ create table if not exists app_private.credentials (
     char_length(email) <= 254
     and email ~ '^[^[:space:][:cntrl:]@<>()\[\]\\,;:"]+@'
       '[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+(\.[^[:space:][:cntrl:]@<>()\[\]\\,;:".]+)*$'
+    -- No label of a domain begins or ends with a hyphen (RFC 1123, 2.1). Unicode's noncharacters are in no text.
+    and email !~ '@-|@.*(-\.|\.-)|-$'
+    and email !~ ('[\uFDD0-\uFDEF\uFFFE\uFFFF\U0001FFFE\U0001FFFF\U0002FFFE\U0002FFFF\U0003FFFE\U0003FFFF\U0004FFFE\U0004FFFF'
+      '\U0005FFFE\U0005FFFF\U0006FFFE\U0006FFFF\U0007FFFE\U0007FFFF\U0008FFFE\U0008FFFF\U0009FFFE\U0009FFFF'
+      '\U000AFFFE\U000AFFFF\U000BFFFE\U000BFFFF\U000CFFFE\U000CFFFF\U000DFFFE\U000DFFFF\U000EFFFE\U000EFFFF'
+      '\U000FFFFE\U000FFFFF\U0010FFFE\U0010FFFF]')
   ),
   constraint credentials_email_shows check (email !~ ('[' || app_private.blanks() || ']'))
 );

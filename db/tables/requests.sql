@@ -96,8 +96,11 @@ create index if not exists requests_creator_id_idx on app_public.requests (creat
 create index if not exists requests_creator_id_assigned_to_id_idx on app_public.requests (creator_id, assigned_to_id)
   where not is_deleted;
 create index if not exists requests_status_idx on app_public.requests (status, created_at, id);
+create index if not exists requests_creator_id_status_idx on app_public.requests (creator_id, status, created_at, id);
 create index if not exists requests_assigned_to_id_idx on app_public.requests (assigned_to_id, created_at, id);
+create index if not exists requests_assigned_to_id_status_idx on app_public.requests (assigned_to_id, status, created_at, id);
 create index if not exists requests_reviewed_by_id_idx on app_public.requests (reviewed_by_id, created_at, id);
+create index if not exists requests_deleted_idx on app_public.requests (created_at, id) where is_deleted;
 -- The backlog, oldest first, in the order of app_hidden.waiting_since(). It stays as small as the backlog is, however much has
 -- been decided.
 create index if not exists requests_waiting_idx on app_public.requests (coalesce(submitted_at, '9999-12-31Z'), id)

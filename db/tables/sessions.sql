@@ -61,8 +61,8 @@ comment on table app_private.login_attempts is
   'failures count.';
 comment on column app_private.login_attempts.id is 'Time-ordered UUID (version 7).';
 comment on column app_private.login_attempts.account_key is
-  'What is guessed at: SHA-256 of the email address in lower case, whether or not there is such an account, or of the session '
-  'whose person is asked for their old password.';
+  'What is guessed at: SHA-256 of the email address as app_private.email_key compares it, whether or not there is such an '
+  'account, or of the session whose person is asked for their old password.';
 comment on column app_private.login_attempts.network is
   'The caller''s IPv4 address, or the /64 network of their IPv6 address, because that much belongs to one subscriber; null if '
   'it is unknown or does not count.';
@@ -103,7 +103,7 @@ comment on table app_private.password_reset_requests is
   'of a network would reveal which addresses have one.';
 comment on column app_private.password_reset_requests.id is 'Time-ordered UUID (version 7).';
 comment on column app_private.password_reset_requests.account_key is
-  'SHA-256 of the email address in lower case, whether or not there is such an account.';
+  'SHA-256 of the email address as app_private.email_key compares it, whether or not there is such an account.';
 comment on column app_private.password_reset_requests.network is
   'The caller''s IPv4 address, or the /64 network of their IPv6 address.';
 comment on column app_private.password_reset_requests.requested_at is 'When its job ran.';

@@ -148,6 +148,7 @@ describe('adding somebody', () => {
     ['what is no address', { email: 'new' }, 'email'],
     ...['new@', '@b.cd', 'a@b@c', 'a b@c.d', 'a\n@b.cd', 'a@b..cd', 'a@.b', 'a@b.', 'a@b,c@d', 'g:a@b.cd;'].map(bad),
     ...['<a@b.cd>', 'a<b@c.d', 'a@b>c', 'a@b.cd,c', 'a@b.cd;c', '"a"@b.cd', 'a@b.cd(c)', 'a\\@b.cd', 'a@[192.0.2.1]'].map(bad),
+    ...['a@-b.cd', 'a@b-.cd', 'a@b.-cd', 'a@b.cd-', 'a\ufffe@b.cd', 'a@b\ufdd0.cd', 'a@b.c\u{10ffff}'].map(bad),
     ['an address that is too long', { email: `${'x'.repeat(250)}@b.cd` }, 'email'],
     ['an address that is taken', { email: 'user@assent.test' }, 'email'],
     ['an address that is taken in another case', { email: 'USER@Assent.Test' }, 'email'],

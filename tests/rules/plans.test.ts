@@ -62,6 +62,12 @@ const lists: [string, Person | 'owner', () => string][] = [
   ["the number of one's own requests", 'user', () => 'select count(*) from app_public.requests'],
   ['the requests of somebody', 'manager', () => `select * from app_public.requests where creator_id = ${id('user')} ${newest}`],
   ['the requests of somebody', 'admin', () => `select * from app_public.requests where creator_id = ${id('user')} ${newest}`],
+  [
+    "the number of one's own drafts, with thousands of requests",
+    'idler',
+    () => `select count(*) from app_public.requests where status = 'DRAFT'`,
+  ],
+  ['the number of deleted requests', 'admin', () => 'select count(*) from app_public.requests where is_deleted'],
   ['submitted requests', 'manager', () => `select * from app_public.requests where status = 'SUBMITTED' ${newest}`],
   ['submitted requests', 'admin', () => `select * from app_public.requests where status = 'SUBMITTED' ${newest}`],
   [
@@ -128,6 +134,11 @@ const lists: [string, Person | 'owner', () => string][] = [
   ['the trail of a person', 'admin', () => `select * from app_public.audit_logs where user_id = ${id('user')} ${latest}`],
   ['what somebody did', 'admin', () => `select * from app_public.audit_logs where actor_id = ${id('manager2')} ${latest}`],
   ['what somebody did', 'manager', () => `select * from app_public.audit_logs where actor_id = ${id('manager2')} ${latest}`],
+  [
+    'the number of what somebody did of one kind, with thousands of entries',
+    'admin',
+    () => `select count(*) from app_public.audit_logs where actor_id = ${id('idler')} and action = 'UPDATE'`,
+  ],
   ['entries of one kind', 'admin', () => `select * from app_public.audit_logs where action = 'USER_UPDATE' ${latest}`],
   ['people', 'admin', () => `select * from app_public.users ${newest}`],
   ['people', 'manager', () => `select * from app_public.users ${newest}`],
@@ -383,6 +394,15 @@ describe('with 20,000 waiting requests', () => {
     await stage.root.query('select pg_advisory_unlock_all()')
     expect(plan['Actual Rows']).toBeGreaterThan(0)
     expect(pagesOf(plan)).toBeLessThan(bound)
+  })
+
+  test.each(['manager', 'admin'] as const)('the inbox of %s reads what is on the page', async (person) => {
+    const plan = await planOf(
+      person,
+      'select id from app_public.requests_awaiting_my_decision() r order by app_hidden.waiting_since(submitted_at), id limit 20',
+    )
+    expect(plan['Actual Rows']).toBe(20)
+    expect(pagesOf(plan)).toBeLessThan(4 * most)
   })
 
   /** The pages of a second run, for which everything is done, after a first that was made to end in time. */
