@@ -120,6 +120,11 @@ export const invalid = (faults: readonly Fault[]): ClientError =>
 
 export const unauthenticated = (): ClientError => new ClientError('UNAUTHENTICATED', 'Valid credentials are required.')
 
+export const noSuchPath = (): ClientError => new ClientError('NOT_FOUND', 'There is no such path.')
+
+export const unsupportedMethod = ({ method }: { method?: string }): ClientError =>
+  new ClientError('METHOD_NOT_ALLOWED', `${method} is not supported here.`)
+
 /** The faults that our SQL names: all of them in DETAIL, as JSON, or the one that the message is about in COLUMN. */
 function faultsOf({ column, detail, message }: DatabaseError): Fault[] {
   const faults: Fault[] = detail ? JSON.parse(detail) : column ? [{ field: column, message }] : []

@@ -9,7 +9,7 @@ import { makePgService } from 'postgraphile/adaptors/pg'
 import pg from 'pg'
 import type { Logger } from 'pino'
 import { listeningUrl, StartError, type ConfigFor } from './config.ts'
-import { ClientError, toClientError } from './errors.ts'
+import { ClientError, noSuchPath, toClientError, unsupportedMethod } from './errors.ts'
 import { graphiql } from './graphql/graphiql.ts'
 import { makeGraphQL } from './graphql/handler.ts'
 import { preset } from './graphql/schema/preset.ts'
@@ -162,25 +162,9 @@ export async function startServer(
   const sockets = makeWebSockets({ ...services, schema, graphql, subscribers, during: refusals.during })
   const { jwtSecrets } = config
   const rest = makeRestHandler({ ...services, routes: resources.flatMap(({ routes }) => routes), jwtSecrets })
-  const openApi = JSON.stringify(makeOpenApi(resources, reference, config.publicUrl))
-
-  const app = express()
-  app.disable('x-powered-by')
-  app.use(health(db.pool, reference.schemaVersion, () => closing))
-  app.get(OPENAPI_PATH, (_req, res) => void res.set('cache-control', 'no-cache').type('json').send(openApi))
-  app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))
-  if (!config.production) app.use('/graphiql', graphiql())
-  for (const path of ['/healthz', '/readyz', OPENAPI_PATH, DOCS_PATH]) {
-    app.all(path, (req, res) => {
-      res.set('allow', 'GET, HEAD')
-      sendProblem(res, services.explain(new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not supported here.`)))
-    })
-  }
-  app.use((_req, res) => sendProblem(res, services.explain(new ClientError('NOT_FOUND', 'There is no such path.'))))
-  app.use(((error: { status?: number }, _req, res, _next) => {
-    const isTheirs = error.status !== undefined && error.status < 500 // A path that cannot be decoded, for example.
-    sendProblem(res, services.explain(isTheirs ? new ClientError('NOT_FOUND', 'There is no such path.') : error))
-  }) satisfies express.ErrorRequestHandler)
+  const refuse = (res: ServerResponse, error: unknown) => sendProblem(res, services.explain(error))
+  const openApi = makeOpenApi(resources, reference, config.publicUrl)
+  const app = makeApp(health(db.pool, reference.schemaVersion, () => closing), openApi, production, refuse)
 
   const allowOrigins = crossOrigin(config.allowedOrigins)
   // Probes and pages are counted for themselves, by network: no caller's flood silences a probe, and no probe is without end.
@@ -189,7 +173,7 @@ export async function startServer(
   /** Answers, and says by which route. Frequent calls are answered before express, whose routing costs as much as the answer. */
   async function answer(req: IncomingMessage, res: ServerResponse): Promise<string> {
     if (req.headers.host === undefined && req.httpVersion !== '1.0') {
-      sendProblem(res, services.explain(new ClientError('BAD_REQUEST', 'A request needs the header Host.')))
+      refuse(res, new ClientError('BAD_REQUEST', 'A request needs the header Host.'))
       return 'other'
     }
     // The absolute form, in which proxies are asked: a server must understand it, too (RFC 9112, 3.2.2).
@@ -203,7 +187,7 @@ export async function startServer(
     try {
       probe(req, services.identify.leniently)
     } catch (error) {
-      sendProblem(res, services.explain(error))
+      refuse(res, error)
       return 'other'
     }
     if (path === '/graphql') return graphql.handle(req, res).then(() => path)
@@ -233,14 +217,10 @@ export async function startServer(
   server.maxConnections = MAX_OPEN_CONNECTIONS
   server.on('upgrade', (req, socket, head) => refusals.during(req, () => sockets.upgrade(req, socket, head)))
   server.on('clientError', refuseConnection)
-  server.on('checkExpectation', (_req, res) =>
-    sendProblem(
-      res,
-      services.explain(
-        new ClientError('BAD_REQUEST', 'The header Expect names an expectation that this server does not meet.', { status: 417 }),
-      ),
-    ),
-  )
+  server.on('checkExpectation', (_req, res) => {
+    const message = 'The header Expect names an expectation that this server does not meet.'
+    refuse(res, new ClientError('BAD_REQUEST', message, { status: 417 }))
+  })
   await listen(server, config.port, config.host)
   const { host, metricsPort } = config
   const metricsServer = metrics.server()
@@ -278,6 +258,30 @@ export async function startServer(
     await live.close()
     await Promise.all([db, slowDb, liveDb, searchDb].map(({ pool }) => pool.end()))
   }
+}
+
+/** The probes and the pages, which express serves; `refuse` answers an error. */
+function makeApp(
+  probes: express.Router,
+  openApi: object,
+  production: boolean,
+  refuse: (res: ServerResponse, error: unknown) => void,
+): express.Express {
+  const app = express()
+  app.disable('x-powered-by')
+  app.use(probes)
+  const document = JSON.stringify(openApi)
+  app.get(OPENAPI_PATH, (_req, res) => void res.set('cache-control', 'no-cache').type('json').send(document))
+  app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))
+  if (!production) app.use('/graphiql', graphiql())
+  for (const path of ['/healthz', '/readyz', OPENAPI_PATH, DOCS_PATH])
+    app.all(path, (req, res) => refuse(res.set('allow', 'GET, HEAD'), unsupportedMethod(req)))
+  app.use((_req, res) => refuse(res, noSuchPath()))
+  app.use(((error: { status?: number }, _req, res, _next) => {
+    const isTheirs = error.status !== undefined && error.status < 500 // A path that cannot be decoded, for example.
+    refuse(res, isTheirs ? noSuchPath() : error)
+  }) satisfies express.ErrorRequestHandler)
+  return app
 }
 
 /** Bytes that do not parse as HTTP never reach a handler, so answer them here. */

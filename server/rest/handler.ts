@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import findMyWay from 'find-my-way'
-import { ClientError, invalid, toClientError, unauthenticated, type Fault } from '../errors.ts'
+import { ClientError, invalid, noSuchPath, toClientError, unauthenticated, unsupportedMethod, type Fault } from '../errors.ts'
 import type { Spend } from '../http/allowance.ts'
 import { isObject, readBody } from '../http/body.ts'
 import { foreignOrigin, type CheckCsrf, type IsOwnOrigin } from '../http/csrf.ts'
@@ -68,13 +68,13 @@ function makeFind(routes: readonly Route[]) {
   /** Throws NOT_FOUND and METHOD_NOT_ALLOWED. */
   return (req: IncomingMessage, res: ServerResponse): Found => {
     const found = router.find('GET', req.url!)
-    if (!found) throw new ClientError('NOT_FOUND', 'There is no such path.')
+    if (!found) throw noSuchPath()
     const here = found.store as Route[]
     const route = here.find(({ method }) => method === (req.method === 'HEAD' ? 'GET' : req.method))
     if (route) return { route, params: found.params, query: found.searchParams as Query }
     const allowed = here.map(({ method }) => method)
     res.setHeader('allow', [...allowed, ...(allowed.includes('GET') ? ['HEAD'] : [])].join(', '))
-    throw new ClientError('METHOD_NOT_ALLOWED', `${req.method} is not supported here.`)
+    throw unsupportedMethod(req)
   }
 }
 
