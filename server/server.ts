@@ -164,7 +164,12 @@ export async function startServer(
   const rest = makeRestHandler({ ...services, routes: resources.flatMap(({ routes }) => routes), jwtSecrets })
   const refuse = (res: ServerResponse, error: unknown) => sendProblem(res, services.explain(error))
   const openApi = makeOpenApi(resources, reference, config.publicUrl)
-  const app = makeApp(health(db.pool, reference.schemaVersion, () => closing), openApi, production, refuse)
+  const app = makeApp(
+    health(db.pool, reference.schemaVersion, () => closing),
+    openApi,
+    production,
+    refuse,
+  )
 
   const allowOrigins = crossOrigin(config.allowedOrigins)
   // Probes and pages are counted for themselves, by network: no caller's flood silences a probe, and no probe is without end.

@@ -18,7 +18,7 @@ export const HEADERS: ReadonlyMap<string, string> = (() => {
   const headers = new Map<string, string>()
   const recorder = { setHeader: (name: string, value: string) => headers.set(name.toLowerCase(), value), removeHeader() {} }
   helmet({ contentSecurityPolicy: false })({} as IncomingMessage, recorder as unknown as ServerResponse, () => {})
-  // Almost everything is of somebody, or a token: no cache keeps it. Clients keep entity tags all the same.
+  // Almost every answer is somebody's own, or a token, so no cache may keep it. Clients can remember entity tags all the same.
   return headers.set('content-security-policy', policy()).set('cache-control', 'no-store')
 })()
 

@@ -17,7 +17,7 @@ const LINES_OF_ALL = 600
 
 interface Bound {
   readonly bucket: TokenBucket
-  /** Refusals since the last line that left none. */
+  /** Refusals that have left no line since the last one that did. */
   unlogged: number
 }
 

@@ -104,7 +104,7 @@ export function makeRestHandler(services: RestServices) {
   const once = makeOnce(services.jwtSecrets, explain)
   const readers = new Map(routes.map((route) => [route, makeReadMembers(route)]))
 
-  /** Who is asking: nobody, where credentials are needed, is refused before anything is read. */
+  /** Says who is asking. Where credentials are needed, a stranger is refused before anything is read. */
   async function authenticate(req: IncomingMessage, { open, fromOwnOrigin, method }: Route): Promise<Identity> {
     if (open) {
       if (fromOwnOrigin && !isOwnOrigin(req)) throw foreignOrigin()

@@ -12,7 +12,7 @@ export interface List {
   readonly document: string
   /** Which of its rows are listed; absent for all. */
   readonly where?: string
-  /** By name, with "-" for descending, the column that it goes by; the first is the default. Each has an index. */
+  /** What it can be ordered by: the column of each name, which begins with "-" if it descends. The first is the default. */
   readonly orderings: Readonly<Record<string, string>>
   readonly filters: Readonly<Record<string, Filter>>
 }
@@ -46,7 +46,7 @@ const invalidParameter = (field: string, advice: string) => ({
   message: `Invalid value for parameter ${field}. ${advice}`,
 })
 
-/** A parameter's text as its type has it; as it stands where it is not of the type, which its schema then says. */
+/** A parameter's text as a value of its type. Text that is not of the type stays as it is, and the schema refuses it. */
 function valueOf(given: string | string[], { type }: Schema): unknown {
   if (typeof given !== 'string') return given
   if (type === 'boolean') return { true: true, false: false }[given] ?? given
@@ -54,7 +54,7 @@ function valueOf(given: string | string[], { type }: Schema): unknown {
   return given
 }
 
-/** Reads query parameters of these schemas. One without a value counts as left out. Throws VALIDATION_FAILED. */
+/** Reads the query parameters that have a schema. One without a value counts as left out. Throws VALIDATION_FAILED. */
 function makeReadParameters(schemas: Record<string, Schema>): (query: Query) => Parameters {
   const check = compile(schemas)
   return (query) => {

@@ -157,7 +157,7 @@ function errorsOf({ method, path, open, unrepeatable, body, list, shows, version
 /** The status of each of these errors, with its codes. */
 function problems(codes: Set<Code>): Record<string, Schema> {
   const byStatus = Map.groupBy(codes, (code) => STATUS[code])
-  // The one code of two statuses.
+  // This code alone has two statuses.
   if (codes.has('IDEMPOTENCY_CONFLICT')) byStatus.set(422, [...(byStatus.get(422) ?? []), 'IDEMPOTENCY_CONFLICT'])
   return Object.fromEntries(
     Array.from(byStatus, ([status, codes]) => [
@@ -186,7 +186,7 @@ const queryOf = (list: List): Schema[] =>
 function parameters({ method, path, list, versioned, unrepeatable, shows }: Route): Schema[] {
   return [
     ...(path.includes(':id') ? [{ name: 'id', in: 'path', required: true, schema: UUID }] : []),
-    // The request that the path names is not to be named twice.
+    // A request that the path names cannot be named by a parameter, too.
     ...(list ? queryOf(list).filter(({ name }) => !(path.includes(':id') && name === 'request_id')) : []),
     ...(versioned
       ? [
@@ -257,7 +257,7 @@ export function makeOpenApi(resources: readonly Resource[], reference: Reference
       description:
         'Request approvals. What a caller may not see does not exist for them: NOT_FOUND. A path works with and without its last slash.',
     },
-    // Relative to the document, wherever that was read from.
+    // This is relative to the document, wherever that was read from.
     servers: [{ url: BASE }],
     tags: resources.map(({ name, description }) => ({ name, description })),
     paths,

@@ -50,22 +50,22 @@ export interface Route {
   readonly summary: string
   /** Needs no credentials. */
   readonly open?: true
-  /** Logs a browser in, which a page of somebody else's could have it do: only from an origin of ours. */
+  /** Logs a browser in. A foreign page could make a browser do that, so the origin must be one of ours. */
   readonly fromOwnOrigin?: true
-  /** Hashes a password: is asked on the pool for what is slow. */
+  /** Hashes a password, so its statements run on the pool for slow ones. */
   readonly slow?: true
   /** Repeats are harmless or anonymous, so Idempotency-Key does not apply. */
   readonly unrepeatable?: true
   /** If-Match counts. */
   readonly versioned?: true
-  /** The schemas of the members of the body that it reads, and which of them it cannot do without. */
+  /** The schemas of the members that it reads of the body, and the names of those that must be there. */
   readonly body?: Readonly<Record<string, Schema>>
   readonly required?: readonly string[]
   readonly list?: List
   /** The status of its answer, and the schema in server/rest/openapi.ts; without one the answer is empty. */
   readonly status: 200 | 201 | 202 | 204
   readonly shows?: string
-  /** The errors that only such a route has. */
+  /** The errors that do not follow from the rest of the route. */
   readonly errors?: readonly Code[]
   readonly run: Run
 }

@@ -29,7 +29,7 @@ export const isUuid = (text: string): boolean => /^[\da-f]{8}(-[\da-f]{4}){3}-[\
 const INSTANT_FORM =
   /^(\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01]))(?:[T ]((?:[01]\d|2[0-3]):[0-5]\d)(:(?:[0-5]\d|60)(?:\.\d+)?)?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?)?$/i
 
-/** The day has to be in the calendar. A "+" that was not encoded arrives as a blank. */
+/** Has the text this form, and a day that is in the calendar? A "+" that was not encoded arrives as a blank, and has not. */
 export function isInstant(text: string): boolean {
   const [, day] = INSTANT_FORM.exec(text) ?? []
   return day !== undefined && new Date(`${day}T00:00:00Z`).toISOString().startsWith(day)

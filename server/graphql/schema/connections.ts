@@ -121,7 +121,7 @@ const ListPlansPlugin = wrapPlans(
 
 type Options = Parameters<PgExecutor['executeWithCache']>[1]
 
-/** The resource, whose statements are changed before they are sent. */
+/** A copy of the resource whose statements are changed before they are sent. */
 function rewritten(resource: PgResource, change: (options: Options) => Options): PgResource {
   const { executor } = resource
   const changing =
@@ -145,7 +145,7 @@ function summarize($rows: PgSelectStep, known: WeakMap<PgResource, PgResource>, 
 
 const asSummary = ({ name, ...options }: Options): Options => ({ ...options, name: name && summary(name) })
 
-/** Instead of the rows their number, for each identifier that they were asked for by. */
+/** Asks for the number of rows instead of the rows: one for each identifier that they are asked for by. */
 function asCount({ text, name, identifierIndex, ...options }: Options): Options {
   const rows = `from (${text.replace(/;$/, '')}) as counted`
   const isGrouped = identifierIndex != null

@@ -74,8 +74,8 @@ async function logInByCookie(call: Call): Promise<Answer> {
 
 const endSession = perform('select app_public.logout()')
 /**
- * What the browser keeps of the person goes, too. "cookies" is not among it, because it would take those of all other hosts of
- * the site.
+ * The browser is told to drop what it keeps of the person, too. "cookies" is not in the list, because that would take those of
+ * all other hosts of the site.
  */
 const logOut = async (call: Call): Promise<Answer> => ({
   ...(await endSession(call)),
@@ -101,7 +101,7 @@ const sessions: List = {
   filters: {},
 }
 
-/** A login: needs no credentials, for it brings them. */
+/** A login needs no credentials, because it brings them. */
 const LOGIN = { open: true, unrepeatable: true, body: { email: TEXT, password: TEXT }, required: ['email', 'password'] } as const
 
 export const auth = [
