@@ -1,3 +1,4 @@
+import { EventEmitter } from 'node:events'
 import pg from 'pg'
 import { ClientError, Unreachable } from '../errors.ts'
 import type { Logger } from '../logger.ts'
@@ -31,15 +32,15 @@ const ANSWER_WITHIN = 2_000
  * opened again by itself: the subscribers are sent away, and the first of them to come back opens the next.
  */
 export function makeLive(connectionString: string, log: Logger, lost: () => void): Live {
-  const topics = new Map<string, Set<Listener>>()
+  const topics = new EventEmitter<Record<string, [detail: string]>>().setMaxListeners(0)
   let opened: Promise<pg.Client> | undefined
   let closed = false
 
   function dispatch({ payload = '' }: pg.Notification): void {
     const [, kind, id, detail = ''] = ANNOUNCEMENT.exec(payload) ?? []
     if (!kind || !id) return
-    for (const listener of topics.get(`${kind} ${id}`) ?? []) listener(detail)
-    for (const listener of topics.get(kind) ?? []) listener(id)
+    topics.emit(`${kind} ${id}`, detail)
+    topics.emit(kind, id)
   }
 
   async function connect(): Promise<pg.Client> {
@@ -85,12 +86,8 @@ export function makeLive(connectionString: string, log: Logger, lost: () => void
       await opened
     },
     on(topic, listener) {
-      const listeners = topics.get(topic) ?? new Set()
-      topics.set(topic, listeners.add(listener))
-      return () => {
-        listeners.delete(listener)
-        if (listeners.size === 0 && topics.get(topic) === listeners) topics.delete(topic)
-      }
+      topics.on(topic, listener)
+      return () => void topics.off(topic, listener)
     },
     async close() {
       closed = true
