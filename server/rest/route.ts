@@ -102,7 +102,6 @@ const notFound = () => new ClientError('NOT_FOUND', 'It does not exist, or you a
 
 /** Reads a value for a statement from the call; it may have to ask for it. */
 type Read = (call: Call) => unknown
-const readAll = (values: readonly Read[], call: Call) => Promise.all(values.map((read) => read(call)))
 
 /** The id in the path. Anything but a UUID is nobody's id. */
 export function idOf({ params }: Call): string {
@@ -116,14 +115,17 @@ export const member =
   ({ body }) =>
     body[name]
 
-/** Asks for one document, by a statement of these values. */
-export function show(sql: string, ...values: Read[]): Run {
+/** Asks, for a call, by a statement of these values. */
+function makeAsk(sql: string, values: readonly Read[]) {
   const statement = prepared(sql)
+  return async <Row>(call: Call) => call.ask<Row>({ ...statement, values: await Promise.all(values.map((read) => read(call))) })
+}
+
+/** Asks for one document. */
+export function show(sql: string, ...values: Read[]): Run {
+  const ask = makeAsk(sql, values)
   return async (call) => {
-    const [row] = await call.ask<{ document: string | null; version?: number }>({
-      ...statement,
-      values: await readAll(values, call),
-    })
+    const [row] = await ask<{ document: string | null; version?: number }>(call)
     if (!row?.document) throw notFound()
     return { status: 200, body: row.document, ...(row.version && { version: row.version }) }
   }
@@ -131,9 +133,9 @@ export function show(sql: string, ...values: Read[]): Run {
 
 /** Asks for something to be done, which leaves nothing to show. */
 export function perform(sql: string, ...values: Read[]): Run {
-  const statement = prepared(sql)
+  const ask = makeAsk(sql, values)
   return async (call) => {
-    await call.ask({ ...statement, values: await readAll(values, call) })
+    await ask(call)
     return { status: 204 }
   }
 }
