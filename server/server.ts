@@ -6,7 +6,6 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import express from 'express'
 import { makeSchema } from 'postgraphile'
 import { makePgService } from 'postgraphile/adaptors/pg'
-import pg from 'pg'
 import type { Logger } from 'pino'
 import { listeningUrl, StartError, type ConfigFor } from './config.ts'
 import { ClientError, noSuchPath, toClientError, unsupportedMethod } from './errors.ts'
@@ -34,7 +33,7 @@ import { BASE, type Reference } from './rest/route.ts'
 import { makeResources } from './rest/routes/index.ts'
 import { makeDatabase } from './sql/as-caller.ts'
 import { makeSessions } from './sql/in-use.ts'
-import { withSettings } from './sql/connection.ts'
+import { connected, withSettings } from './sql/connection.ts'
 import { makeOpenPool, type Limits } from './sql/pool.ts'
 import { makeSearch } from './sql/search.ts'
 
@@ -81,20 +80,15 @@ export async function buildSchema(connectionString: string) {
 }
 
 /** The rows of the reference tables, which the login role may read, and the schema's version. */
-async function readReference(connectionString: string): Promise<Reference & { readonly schemaVersion: string }> {
-  const client = new pg.Client({ connectionString: withSettings(connectionString) })
-  await client.connect()
-  try {
-    const { rows } = await client.query<Reference & { schemaVersion: string }>(`select
+const readReference = (connectionString: string) =>
+  connected(connectionString, async (client) => {
+    const { rows } = await client.query<Reference & { readonly schemaVersion: string }>(`select
       app_hidden.schema_version() as "schemaVersion",
       array(select status from app_public.request_statuses order by status) as statuses,
       array(select action from app_public.audit_actions order by action) as actions,
       array(select role from app_public.roles order by level) as roles`)
     return rows[0]!
-  } finally {
-    await client.end()
-  }
-}
+  })
 
 export type BuiltSchema = Awaited<ReturnType<typeof buildSchema>>
 

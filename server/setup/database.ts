@@ -2,11 +2,10 @@ import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import pg from 'pg'
 import type { Config } from '../config.ts'
 import type { Service } from '../run-until.ts'
 import type { Logger } from '../logger.ts'
-import { withSettings } from '../sql/connection.ts'
+import { connected } from '../sql/connection.ts'
 import type { Target } from './migrate.ts'
 import { asRootOf } from './roles.ts'
 
@@ -109,16 +108,8 @@ async function psqlNote(file: string): Promise<string> {
   )
 }
 
+const query = (connectionString: string, text: string) => connected(connectionString, (client) => client.query(text))
+
 async function runFile(connectionString: string, name: string): Promise<void> {
   await query(connectionString, await readFile(join(import.meta.dirname, '../../db', name), 'utf8'))
-}
-
-async function query(connectionString: string, text: string): Promise<pg.QueryResult> {
-  const client = new pg.Client({ connectionString: withSettings(connectionString) })
-  await client.connect()
-  try {
-    return await client.query(text)
-  } finally {
-    await client.end()
-  }
 }

@@ -2,9 +2,9 @@ import { once } from 'node:events'
 import { readdir } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import pg from 'pg'
+import type pg from 'pg'
 import { StartError, type Config } from '../config.ts'
-import { withSettings } from '../sql/connection.ts'
+import { connected } from '../sql/connection.ts'
 
 // What is looked at before anything is made or served, so that whoever starts us is told in one sentence what to do.
 
@@ -24,7 +24,7 @@ export const assertWorkable = (workerDatabaseUrl: string): Promise<void> =>
   assertLogin(workerDatabaseUrl, 'WORKER_DATABASE_URL', 'worker', [api, auditor])
 
 async function assertLogin(connectionString: string, variable: string, of: string, others: Fault[]): Promise<void> {
-  await examine(connectionString, async (client) => {
+  await connected(connectionString, async (client) => {
     const fault = await faultOf(client, [...unbound, owner, ...others])
     if (fault) {
       throw new StartError(`${variable} logs in as ${fault}: name the login of the ${of} there, which npm run setup creates.`)
@@ -35,7 +35,7 @@ async function assertLogin(connectionString: string, variable: string, of: strin
 
 /** Refuses to work with a schema that is older or newer than this program, or with none. */
 export async function assertMigrated(databaseUrl: string): Promise<void> {
-  await examine(databaseUrl, assertSchema)
+  await connected(databaseUrl, assertSchema)
 }
 
 async function assertSchema(client: pg.Client): Promise<void> {
@@ -55,16 +55,6 @@ async function assertSchema(client: pg.Client): Promise<void> {
     throw new StartError(
       `The schema is at migration ${found}, newer than this server, which knows ${built}: start the version that migrated it.`,
     )
-  }
-}
-
-async function examine(connectionString: string, look: (client: pg.Client) => Promise<void>): Promise<void> {
-  const client = new pg.Client({ connectionString: withSettings(connectionString) })
-  await client.connect()
-  try {
-    await look(client)
-  } finally {
-    await client.end()
   }
 }
 

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import pg from 'pg'
 import { loginOf, StartError } from '../config.ts'
+import { connected } from '../sql/connection.ts'
 
 /** Connection strings: of the superuser who sets up the others, the owner, the API, the worker and perhaps an auditor. */
 export type Logins = {
@@ -15,18 +16,14 @@ export type Logins = {
 
 /** Creates the roles and the database, or brings them up to date: it may be run again at any time. */
 export async function setup(logins: Logins): Promise<void> {
-  const root = new pg.Client({ connectionString: logins.rootDatabaseUrl })
-  await root.connect()
-  try {
+  await connected(logins.rootDatabaseUrl, async (root) => {
     await assertVersion(root)
     // Two at once would create the same things.
     await root.query('select pg_advisory_lock(7277537)')
     await createRoles(root, logins)
     await createDatabase(root, logins)
     await restrict(logins)
-  } finally {
-    await root.end()
-  }
+  })
 }
 
 /** A superuser's connection string, with the database of another one. */
@@ -77,13 +74,8 @@ async function createDatabase(root: pg.Client, { databaseUrl, authDatabaseUrl }:
 
 /** Takes from everybody what PostgreSQL allows them in a new database. */
 async function restrict({ rootDatabaseUrl, databaseUrl }: Logins): Promise<void> {
-  const root = new pg.Client({ connectionString: asRootOf(databaseUrl, rootDatabaseUrl) })
-  await root.connect()
-  try {
-    await root.query(await sql('restrictions.sql'))
-  } finally {
-    await root.end()
-  }
+  const restrictions = await sql('restrictions.sql')
+  await connected(asRootOf(databaseUrl, rootDatabaseUrl), (root) => root.query(restrictions))
 }
 
 function sql(file: string): Promise<string> {

@@ -1,3 +1,4 @@
+import pg from 'pg'
 import { parse } from 'pg-connection-string'
 
 /**
@@ -24,4 +25,15 @@ export function withSettings(connectionString: string, ...more: string[]): strin
   const settings = `${asOptions(more)} ${options} ${asOptions(FORMATS)}`
   // pg, too, reads the last one of two parameters.
   return `${connectionString}${connectionString.includes('?') ? '&' : '?'}options=${encodeURIComponent(settings)}`
+}
+
+/** Works on a connection of its own, which is closed afterwards. */
+export async function connected<T>(connectionString: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+  const client = new pg.Client({ connectionString: withSettings(connectionString) })
+  await client.connect()
+  try {
+    return await work(client)
+  } finally {
+    await client.end()
+  }
 }
