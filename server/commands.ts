@@ -92,6 +92,27 @@ const commands = {
       if (status !== 200) throw new StartError(`${url} answers ${status}.`)
     },
   },
+  backup: {
+    help: 'FILE: writes all rows of the database into a file. Nobody has to stop for it.',
+    async run() {
+      const { config, log } = prepare('backup')
+      const file = onlyArgument('FILE')
+      const { backup } = await import('./setup/backup.ts')
+      const { withRoot } = await import('./setup/database.ts')
+      await withRoot(config, (rootUrl) => backup(rootUrl, file))
+      log.info(`The backup is in ${file}.`)
+    },
+  },
+  restore: {
+    help: 'FILE: makes the database of a backup, where there is none yet. It ends all sessions.',
+    async run() {
+      const { config, log } = prepare('restore')
+      const file = onlyArgument('FILE')
+      const { restore } = await import('./setup/restore.ts')
+      const { requests, entries, last } = await restore(config, file, log)
+      log.info(`${requests} requests and ${entries} entries of the trail are restored, and agree. The last entry is of ${last}.`)
+    },
+  },
   'preview-mails': {
     help: 'Writes a sample of every mail into DATA_DIR/mail-preview.',
     async run() {
@@ -112,6 +133,13 @@ function prepare<C extends Command>(command: C) {
 /** Stopping takes a moment, in which whoever pressed Ctrl-C should see that it was heard. In dev, the child process says so. */
 function tellOfStop(log: ReturnType<typeof makeLogger>): void {
   void once(stop.signal, 'abort').then(() => log.info('Stopping …'))
+}
+
+/** The one argument of this command. */
+function onlyArgument(name: string): string {
+  const [argument, ...rest] = args
+  if (!argument || rest.length > 0) throw new StartError(`Usage: ${typed(command)} -- ${name}`)
+  return argument
 }
 
 /** As npm runs it, which is how a message tells people to type it. */

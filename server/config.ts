@@ -3,7 +3,7 @@ import { isIP, isIPv4 } from 'node:net'
 import { parse as parseConnectionString } from 'pg-connection-string'
 import { levels } from 'pino'
 
-/** What each command cannot do without. With none of the connections set, `start` brings its own of everything. */
+/** What each command cannot do without. */
 const needs = {
   setup: ['ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL', 'WORKER_DATABASE_URL'],
   migrate: ['DATABASE_URL'],
@@ -11,9 +11,14 @@ const needs = {
   worker: ['WORKER_DATABASE_URL'],
   'create-admin': ['DATABASE_URL'],
   healthcheck: [],
+  backup: ['ROOT_DATABASE_URL', 'DATABASE_URL'],
+  restore: ['ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL', 'WORKER_DATABASE_URL'],
+  start: ['DATABASE_URL', 'AUTH_DATABASE_URL', 'JWT_SECRET', 'WORKER_DATABASE_URL'],
   'preview-mails': [],
-  start: [],
 } as const
+
+/** With none of the connections set, these use the embedded database, which brings all of it. */
+const EMBEDDED: readonly Command[] = ['start', 'backup', 'restore']
 
 type Members = {
   ROOT_DATABASE_URL: 'rootDatabaseUrl'
@@ -177,7 +182,7 @@ export function loginOf(connectionString: string): { user: string; password: str
 
 function required(env: Environment, command: Command): readonly string[] {
   const external = needs.setup.some((name) => env[name])
-  const needed = command === 'start' && external ? [...needs.migrate, ...needs.server, ...needs.worker] : needs[command]
+  const needed = EMBEDDED.includes(command) && !external ? [] : needs[command]
   return env.SMTP_URL ? [...needed, 'MAIL_FROM'] : needed
 }
 

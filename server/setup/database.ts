@@ -20,6 +20,8 @@ export type Database = Service & {
   metricsPort?: number
   /** Loads the demo, if this is a database to have it. */
   seed(): Promise<void>
+  /** Says that it has its first rows, from wherever they came. */
+  filled(): Promise<void>
   /** The demo accounts' addresses. */
   demoLogins(): Promise<string[]>
 }
@@ -37,6 +39,7 @@ export async function openDatabase(config: Config): Promise<Database> {
     jwtSecrets,
     metricsPort,
     seed: async () => {},
+    filled: async () => {},
     demoLogins: async () => [],
     close: async () => {},
   }
@@ -62,6 +65,7 @@ async function openEmbedded({ dataDir, jwtSecrets, metricsPort, production, demo
       }
       await filled()
     },
+    filled,
     async demoLogins() {
       if (production) return []
       const { rows } = await query(
@@ -72,6 +76,17 @@ async function openEmbedded({ dataDir, jwtSecrets, metricsPort, production, demo
     },
     close: stop,
   }
+}
+
+/** A superuser's connection to the database that the environment names, or else to the embedded one, for as long as `use` takes. */
+export async function withRoot<T>(
+  { rootDatabaseUrl, databaseUrl, dataDir }: Config,
+  use: (rootUrl: string) => Promise<T>,
+): Promise<T> {
+  if (rootDatabaseUrl && databaseUrl) return use(asRootOf(databaseUrl, rootDatabaseUrl))
+  const { joinEmbedded } = await import('./embedded/postgres.ts')
+  const { secrets, stop } = await joinEmbedded(dataDir)
+  return use(asRootOf(secrets.DATABASE_URL, secrets.ROOT_DATABASE_URL)).finally(stop)
 }
 
 /** Brings roles, schema and first rows up to date; `apply` is migrate, or applyCurrent while developing. */

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import * as graphileMigrate from 'graphile-migrate'
@@ -23,6 +24,21 @@ export async function migrate(target: Target, log: Logger): Promise<void> {
     await graphileMigrate.migrate(settings)
     await applyRules(settings, client, log)
   })
+}
+
+/** Brings the tables alone up to the migration of this number, that of a backup. Throws a StartError. */
+export async function migrateTo(last: string, target: Target, log: Logger): Promise<void> {
+  const committed = join(project, 'migrations/committed')
+  const names = (await readdir(committed)).filter((name) => name.slice(0, 6) <= last)
+  if (!names.at(-1)?.startsWith(last)) throw new StartError(`There is no migration ${last} here: use a newer version of Assent.`)
+  const migrationsFolder = await mkdtemp(join(tmpdir(), 'assent-migrations-'))
+  try {
+    await mkdir(join(migrationsFolder, 'committed'))
+    for (const name of names) await symlink(join(committed, name), join(migrationsFolder, 'committed', name))
+    await exclusively(target, log, (settings) => graphileMigrate.migrate({ ...settings, migrationsFolder }))
+  } finally {
+    await rm(migrationsFolder, { recursive: true })
+  }
 }
 
 /** As `migrate`, with migrations/current.sql in between: the schema as it is being developed. */
@@ -69,7 +85,7 @@ async function assertWorker(client: pg.Client): Promise<void> {
  * Polls: a wait within a statement would hold a snapshot, for which an index that the other process builds concurrently
  * would wait in turn.
  */
-async function lock(client: pg.Client): Promise<void> {
+export async function lock(client: pg.Client): Promise<void> {
   for (;;) {
     const { rows } = await client.query('select pg_try_advisory_lock(7277538) as locked')
     if (rows[0].locked) return

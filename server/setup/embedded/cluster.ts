@@ -80,7 +80,7 @@ export async function assertMajor(folder: string, major: number): Promise<void> 
   const found = (await readFile(join(folder, 'PG_VERSION'), 'utf8')).trim()
   if (found !== String(major)) {
     throw new StartError(
-      `${folder} belongs to PostgreSQL ${found}, and this is ${major}. Move its contents by pg_dump, or set another DATA_DIR.`,
+      `${folder} belongs to PostgreSQL ${found}, and this is ${major}. With the version of Assent that made it, run npm run backup; with this one, npm run restore into another DATA_DIR.`,
     )
   }
 }
@@ -102,7 +102,7 @@ export async function pgCtl(cluster: Cluster, ...args: string[]): Promise<void> 
 }
 
 /** The port that PostgreSQL wrote into its lock file; the file also outlives a crash, so nothing may be there. */
-export async function runningPort({ folder }: Cluster): Promise<number | undefined> {
+export async function runningPort({ folder }: Pick<Cluster, 'folder'>): Promise<number | undefined> {
   const lines = await readFile(join(folder, 'postmaster.pid'), 'utf8').then(
     (text) => text.split('\n'),
     () => [],

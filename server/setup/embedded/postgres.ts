@@ -80,6 +80,18 @@ export async function startEmbedded({
   }
 }
 
+/** The PostgreSQL of `dataDir`, which another process may be running: then `stop` leaves it to that one. */
+export async function joinEmbedded(dataDir: string): Promise<Pick<Embedded, 'secrets' | 'stop'>> {
+  const root = resolve(dataDir)
+  const folder = join(root, 'postgres')
+  if (!existsSync(folder)) throw new StartError(`There is no database in ${root}.`)
+  const secrets = await readSecrets(root)
+  const client = await connect({ folder }, secrets)
+  if (!client) return startEmbedded({ dataDir })
+  await client.end()
+  return { secrets, stop: async () => {} }
+}
+
 /**
  * Makes this process the owner of a running PostgreSQL. The ownership is a lock of the returned session: it ends with
  * the process, however that ends, so a PostgreSQL left behind by `kill -9` can be told from one that is in use.
@@ -107,7 +119,7 @@ async function untilAlone(client: pg.Client): Promise<void> {
 }
 
 /** A superuser's session with the cluster's PostgreSQL; undefined if it does not run. */
-async function connect(cluster: Cluster, secrets: Secrets): Promise<pg.Client | undefined> {
+async function connect(cluster: Pick<Cluster, 'folder'>, secrets: Secrets): Promise<pg.Client | undefined> {
   const port = await runningPort(cluster)
   if (!port) return undefined
   const client = new pg.Client({

@@ -1,0 +1,189 @@
+import { existsSync } from 'node:fs'
+import { chmod, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { gunzipSync, gzipSync } from 'node:zlib'
+import pg from 'pg'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { joinEmbedded, startEmbedded, type Embedded } from '../../server/setup/embedded/postgres.ts'
+import { command } from '../harness/process.ts'
+
+// A disaster: the database is lost, and comes back from its backup, on a newer major version of PostgreSQL.
+
+let folder: string
+let old: Embedded
+const servers: Embedded[] = []
+const opened: pg.Client[] = []
+
+/** What an operator has in the environment. */
+const environment = ({ secrets }: Pick<Embedded, 'secrets'>) => ({
+  ROOT_DATABASE_URL: secrets.ROOT_DATABASE_URL,
+  DATABASE_URL: secrets.DATABASE_URL,
+  AUTH_DATABASE_URL: secrets.AUTH_DATABASE_URL,
+  WORKER_DATABASE_URL: secrets.WORKER_DATABASE_URL,
+})
+
+/** Runs a command to its end, and answers what it said. */
+async function run(name: string, env: Record<string, string>, ...args: string[]): Promise<string> {
+  const running = command(name, env, args)
+  const code = await running.exit
+  return `${code}: ${running.output}`
+}
+
+async function asRoot({ secrets }: Pick<Embedded, 'secrets'>, database = 'assent'): Promise<pg.Client> {
+  const url = Object.assign(new URL(secrets.ROOT_DATABASE_URL), { pathname: `/${database}` })
+  const client = new pg.Client(url.href)
+  client.on('error', () => {}) // It ends with PostgreSQL.
+  await client.connect()
+  opened.push(client)
+  return client
+}
+
+/** Every row of every table, but of those which say how the database was made. */
+async function rowsOf(client: pg.Client): Promise<Record<string, string[]>> {
+  const { rows: tables } = await client.query(`
+    select oid::regclass::text as name from pg_class
+    where relkind = 'r' and relnamespace::regnamespace::text in ('app_public', 'app_private', 'graphile_worker')
+      and oid <> all (array['app_private.applied_rules', 'graphile_worker.migrations']::regclass[])`)
+  const all: Record<string, string[]> = {}
+  for (const { name } of tables) {
+    const { rows } = await client.query(`select to_jsonb(t)::text as row from ${name} t order by to_jsonb(t)::text collate "C"`)
+    all[name] = rows.map(({ row }) => row)
+  }
+  return all
+}
+
+const dump = async (client: pg.Client) => {
+  const results = (await client.query(await readFile('db/checks/dump.sql', 'utf8'))) as unknown as pg.QueryResult[]
+  return results.at(-1)!.rows
+}
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'assent-backup-'))
+  await chmod(folder, 0o711) // PostgreSQL does not run as root.
+  old = await startEmbedded({ dataDir: join(folder, 'old'), major: 15, settings: { fsync: 'off' } })
+  servers.push(old)
+  const env = environment(old)
+  expect(await run('setup', env)).toMatch(/^0:/)
+  expect(await run('migrate', env)).toMatch(/^0:/)
+  const owner = new pg.Client(old.secrets.DATABASE_URL)
+  await owner.connect()
+  await owner.query(await readFile('db/demo.sql', 'utf8'))
+  await owner.end()
+  const root = await asRoot(old)
+  await root.query(await readFile('db/demo-requests.sql', 'utf8'))
+  // What a backup as text could get wrong.
+  await root.query(`update app_public.roles set description = E'a\\tb\\\\c\\n\\\\.\\r\\u2028\\u0085"''🚀' where role = 'USER'`)
+  await root.query(`select graphile_worker.add_job('send_mail', '{"n": 1}', run_at => now() + interval '1 day')`)
+}, 90_000)
+
+afterAll(async () => {
+  for (const client of opened) await client.end()
+  for (const server of servers) await server.stop()
+  await rm(folder, { recursive: true })
+})
+
+test('a backup restores every row and every rule, on a newer PostgreSQL, and nobody stays logged in', async () => {
+  const root = await asRoot(old)
+  await root.query(`
+    insert into app_private.sessions (user_id, secret_hash, expires_at)
+    select user_id, sha256('anything'), now() + interval '1 day' from app_private.credentials limit 1`)
+  const [rows, schema] = [await rowsOf(root), await dump(root)]
+  const file = join(folder, 'whole.gz')
+  expect(await run('backup', environment(old), file)).toMatch(/^0:/)
+  expect((await stat(file)).mode & 0o777).toBe(0o600)
+
+  const server = await startEmbedded({ dataDir: join(folder, 'new'), settings: { fsync: 'off' } })
+  servers.push(server)
+  const env = environment(server)
+  const said = await run('restore', env, file)
+  expect(said).toMatch(/^0:/)
+  expect(said).toContain(`${rows['app_public.requests']!.length} requests and ${rows['app_public.audit_logs']!.length} entries`)
+  const restored = await asRoot(server)
+  const { 'app_private.sessions': sessions, 'app_public.audit_logs': entries, ...others } = await rowsOf(restored)
+  const { 'app_private.sessions': formerSessions, 'app_public.audit_logs': formerEntries, ...former } = rows
+  expect(others).toEqual(former)
+  expect(entries).toEqual(expect.arrayContaining(formerEntries!))
+  expect(sessions).toHaveLength(formerSessions!.length)
+  const { rows: live } = await restored.query('select from app_private.sessions where revoked_at is null and expires_at > now()')
+  expect(live).toEqual([])
+  const { rows: added } = await restored.query(
+    `select action, count(*)::integer from app_public.audit_logs a where to_jsonb(a)::text <> all ($1) group by action`,
+    [formerEntries],
+  )
+  expect(added).toEqual([{ action: 'SESSION_REVOKE', count: 1 }])
+
+  expect(await dump(restored)).toEqual(schema)
+  await expect(restored.query('delete from app_public.audit_logs')).rejects.toMatchObject({ code: 'RQ403' })
+  const { rows: next } = await restored.query(`select id > (select max(id) - 1 from graphile_worker._private_jobs) as free
+    from graphile_worker.add_job('send_mail')`)
+  expect(next).toEqual([{ free: true }])
+}, 120_000)
+
+test('a restore replaces nobody, fills no database in part, and leaves what npm start goes on with', async () => {
+  const dataDir = join(folder, 'embedded')
+  const env = { DATA_DIR: dataDir, PORT: '0' }
+  expect(await run('backup', env, join(folder, 'none.gz'))).toContain(`There is no database in ${dataDir}.`)
+  expect(existsSync(dataDir)).toBe(false)
+
+  const path = (name: string) => join(folder, name)
+  const whole = path('another.gz')
+  expect(await run('backup', environment(old), whole)).toMatch(/^0:/)
+  expect(await run('restore', environment(old), whole)).toMatch(/^1: The database "assent" has people in it\./)
+  const bytes = await readFile(whole)
+  await writeFile(path('cut.gz'), bytes.subarray(0, bytes.length - 100))
+  await writeFile(path('foreign.gz'), gzipSync('select 1;\n'))
+  await writeFile(
+    path('unmade.gz'),
+    gzipSync(
+      gunzipSync(bytes)
+        .toString()
+        .replace(/of migration \d+/, 'of migration 999999'),
+    ),
+  )
+  expect(await run('restore', env)).toContain('Usage: npm run restore -- FILE')
+  expect(await run('restore', env, path('absent.gz'))).toContain('cannot be read (ENOENT).')
+  expect(await run('restore', env, path('foreign.gz'))).toContain('foreign.gz is no backup of Assent.')
+  expect(await run('restore', env, path('unmade.gz'))).toContain('There is no migration 999999 here: use a newer version')
+  expect(await run('restore', env, path('cut.gz'))).toContain('cut.gz is no whole backup of Assent.')
+
+  // Killed at any moment, it can be run again.
+  const killed = command('restore', env, [whole])
+  await killed.until(/Running migration '000010/)
+  await sleep(300)
+  await killed.end('SIGKILL')
+  const left = await joinEmbedded(dataDir)
+  const { rows: databases } = await (await asRoot(left, 'postgres')).query(`select from pg_database where datname = 'assent'`)
+  expect(databases).toEqual([])
+  await left.stop()
+  expect(await run('restore', env, whole)).toMatch(/^0:/)
+
+  const running = command('start', env)
+  const url = await running.until(/GraphQL +(http:\S+)\/graphql[^]*psql/)
+  const response = await fetch(`${url}/api/v1/auth/token/`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ email: 'user@assent.test', password: 'assent-demo-password' }),
+  })
+  expect(response.status).toBe(200)
+  const again = path('again.gz')
+  expect(await run('backup', env, again)).toMatch(/^0:/)
+  expect(await running.end('SIGTERM')).toBe(0)
+  const linesOf = async (file: string) =>
+    gunzipSync(await readFile(file))
+      .toString()
+      .split('\n').length
+  expect(await linesOf(again)).toBeGreaterThan(await linesOf(whole))
+}, 120_000)
+
+test('a backup that is killed, or has nowhere to go, leaves no file that could be taken for one', async () => {
+  const file = join(folder, 'killed.gz')
+  const root = await asRoot(old)
+  await root.query('begin; lock table app_public.users in access exclusive mode')
+  const killed = command('backup', environment(old), [file])
+  await sleep(1_500)
+  await killed.end('SIGKILL')
+  await root.query('rollback')
+  expect(existsSync(file)).toBe(false)
+  expect(await run('backup', environment(old), join(folder, 'no/such/folder'))).toMatch(/^1: .*cannot be written \(ENOENT\)\.\n$/)
+}, 60_000)
