@@ -184,7 +184,7 @@ export async function startServer(
     if (path === '/graphql' && req.method === 'POST') return graphql.handle(req, res).then(() => path)
     if (path.startsWith(`${BASE}/`) && !path.startsWith(DOCS_PATH) && !path.startsWith(OPENAPI_PATH)) return rest(req, res)
     try {
-      probe(req, services.identify.leniently)
+      await probe(req, services.identify.leniently)
     } catch (error) {
       refuse(res, error)
       return 'other'

@@ -1,6 +1,5 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
-import { setImmediate } from 'node:timers/promises'
 import {
   getOperationAST,
   GraphQLError,
@@ -102,10 +101,6 @@ export function makeGraphQL(services: GraphQLServices) {
   const { resolvedPreset, db, liveDb, passwords, tokens, production, explain } = services
   const documents = makeDocuments(services.schema, production)
 
-  /** Documents that are not known are looked at one by one, and others are answered in between. */
-  let turn: Promise<unknown> = Promise.resolve()
-  const nextTurn = () => (turn = turn.then(() => setImmediate()))
-
   /**
    * The operation that a call asks for. Nothing is validated or planned for strangers but what they may ask for, and a
    * document that is not known costs by its size. Throws what is wrong with it.
@@ -116,8 +111,8 @@ export function makeGraphQL(services: GraphQLServices) {
     if (caller.session === '' && !parsed.isOpen) throw unauthenticated()
     checkVariables(call.variables)
     if (!parsed.isValid) {
-      services.spend.more(claim, parsed.cost)
-      await nextTurn()
+      services.spend.more(req, parsed.cost)
+      await services.spend.turn(req)
       try {
         documents.validate(call, parsed)
       } catch (error) {
@@ -233,12 +228,12 @@ export function makeGraphQL(services: GraphQLServices) {
         res.setHeader('allow', 'POST')
         throw new ClientError('METHOD_NOT_ALLOWED', 'Send GraphQL by POST.')
       }
-      const caller = services.spend(req, services.identify)
+      const caller = await services.spend(req, services.identify)
       if (!type) {
         const message = `The answer can be ${MEDIA_TYPES.join(' or ')}: accept one of them.`
         throw new ClientError('BAD_REQUEST', message, { status: 406 })
       }
-      const operation = await prepare(req, readCall(await readBody(req, res, caller.ip)), caller)
+      const operation = await prepare(req, readCall(await readBody(req, res, caller.ip, services.spend)), caller)
       if (operation.type === OperationTypeNode.SUBSCRIPTION) await stream(req, res, operation)
       else answer(res, caller, (await run(operation)) as Result)
     } catch (error) {

@@ -71,14 +71,14 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
       // In any letter case, as for a header: GraphiQL sends its headers here.
       const [, authorization] = Object.entries(connectionParams).find(([name]) => /^authorization$/i.test(name)) ?? []
       if (authorization != null) request.headers.authorization = String(authorization)
-      await subscriber.admit(spend(request, identify))
+      await subscriber.admit(await spend(request, identify))
     },
     async onSubscribe({ subscriptions, extra: { subscriber, request } }, _id, payload) {
       try {
         if (Object.keys(subscriptions).length > MAX_OPERATIONS) {
           throw new ClientError('RATE_LIMITED', `This socket already has ${MAX_OPERATIONS} operations: end one.`)
         }
-        const operation = await graphql.prepare(request, readCall(payload), spend(request, identify))
+        const operation = await graphql.prepare(request, readCall(payload), await spend(request, identify))
         const { document, operationName } = operation
         return { schema, document, operationName, operation, subscriber } as Args
       } catch (error) {
@@ -146,12 +146,12 @@ export function makeWebSockets({ graphql, schema, subscribers, identify, spend, 
 
   return {
     /** Takes over the connection of a request that asks for a WebSocket. */
-    upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
+    async upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
       socket.on('error', () => {})
       try {
         // A browser sends the cookie whichever page asks, and lets that page read the answers: CORS does not apply here.
         if (!isOwnOrigin(req)) throw foreignOrigin()
-        const { ip } = spend(req, identify)
+        const { ip } = await spend(req, identify)
         sockets.handleUpgrade(req, socket, head, (opened) => serve(ip, opened, req))
       } catch (error) {
         const res = new ServerResponse(req)

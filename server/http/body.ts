@@ -3,9 +3,12 @@ import { finished } from 'node:stream'
 import { MIMEType } from 'node:util'
 import express from 'express'
 import { ClientError } from '../errors.ts'
-import { networkOf } from './allowance.ts'
+import { networkOf, type Spend } from './allowance.ts'
 
 const MAX_BODY = '1mb'
+const MAX_BYTES = 2 ** 20
+/** Bytes that cost as much of the caller's allowance as a request: to read them takes as long. */
+const BYTES_PER_REQUEST = 50_000
 /** The parser may know more of them, on some versions of Node and not on others. */
 const ENCODINGS = ['identity', 'gzip', 'deflate', 'br']
 
@@ -68,17 +71,22 @@ function parseType(contentType: string): MIMEType | undefined {
 }
 
 /**
- * The JSON value of a request's body; undefined for a body that is empty, whatever it is said to be. Throws
- * UNSUPPORTED_MEDIA_TYPE, PAYLOAD_TOO_LARGE, BAD_REQUEST and RATE_LIMITED.
+ * The JSON value of a request's body; undefined for a body that is empty, whatever it is said to be. A long one costs as much
+ * as several requests, and is paid for before it arrives as far as its length is declared. Throws UNSUPPORTED_MEDIA_TYPE,
+ * PAYLOAD_TOO_LARGE, BAD_REQUEST and RATE_LIMITED.
  */
-export async function readBody(req: IncomingMessage, res: ServerResponse, ip: string): Promise<unknown> {
+export async function readBody(req: IncomingMessage, res: ServerResponse, ip: string, spend: Spend): Promise<unknown> {
   if (isEmpty(req)) return undefined
   count(req, networkOf(ip))
   const { 'content-type': type, 'content-encoding': encoding = 'identity' } = req.headers
   if (!ENCODINGS.includes(encoding.toLowerCase())) throw unsupportedEncoding()
   if (type !== undefined) assertJson(type)
+  const declared = Number(req.headers['content-length'] ?? 0)
+  if (declared <= MAX_BYTES) spend.more(req, Math.floor(declared / BYTES_PER_REQUEST))
   const bytes = await read(req, res)
   if (bytes.length === 0) return undefined
+  spend.more(req, Math.floor(Math.max(0, bytes.length - declared) / BYTES_PER_REQUEST))
+  await spend.turn(req)
   assertJson(type ?? '') // Only a body without bytes needs no type.
   let text: string
   try {

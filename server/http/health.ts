@@ -1,6 +1,9 @@
 import { Router } from 'express'
 import type { Pool } from 'pg'
 
+/** Milliseconds after which nobody joins a question: its connection may lead nowhere. */
+const PATIENCE = 1_000
+
 /**
  * What probes ask: whether the process lives, and whether it can serve, with the schema of this version at least and for longer
  * than it takes to close.
@@ -9,16 +12,24 @@ export function health(pool: Pool, schemaVersion: string, isClosing: () => boole
   const router = Router()
   router.get('/healthz', (_req, res) => void res.json({ status: 'ok' }))
 
+  // One question answers all who ask meanwhile: a flood of probes must not take the connections of requests.
+  let asking: Promise<boolean> | undefined
+  let askedAt = 0
   const ask = () => pool.query('select app_hidden.assert_ready($1)', [schemaVersion])
   // A connection that was opened before a failover may lead to the old server: after such an answer, a new one is opened.
   const askAgain = (error: { code?: string }) => (error.code === '25006' ? ask() : Promise.reject(error))
   router.get('/readyz', async (_req, res) => {
-    const ready = await ask()
-      .catch(askAgain)
-      .then(
-        () => !isClosing(),
-        () => false,
-      )
+    if (!asking || Date.now() - askedAt > PATIENCE) {
+      askedAt = Date.now()
+      asking = ask()
+        .catch(askAgain)
+        .then(
+          () => true,
+          () => false,
+        )
+        .finally(() => (asking = undefined))
+    }
+    const ready = (await asking) && !isClosing()
     if (!ready) res.set('retry-after', '1')
     res.status(ready ? 200 : 503).json({ status: ready ? 'ok' : 'unavailable' })
   })

@@ -108,9 +108,9 @@ export function makeRestHandler(services: RestServices) {
   async function authenticate(req: IncomingMessage, { open, fromOwnOrigin, method }: Route): Promise<Identity> {
     if (open) {
       if (fromOwnOrigin && !isOwnOrigin(req)) throw foreignOrigin()
-      return services.spend(req, identify.leniently)
+      return await services.spend(req, identify.leniently)
     }
-    const claimed = services.spend(req, identify)
+    const claimed = await services.spend(req, identify)
     const caller = method === 'GET' ? claimed : await checkCsrf(req, claimed)
     if (!caller.session) throw unauthenticated()
     return caller
@@ -150,7 +150,7 @@ export function makeRestHandler(services: RestServices) {
     }
     try {
       const takesBody = mode === 'write' && route.method !== 'DELETE'
-      const { body, faults } = readers.get(route)!(takesBody ? await readBody(req, res, caller.ip) : {})
+      const { body, faults } = readers.get(route)!(takesBody ? await readBody(req, res, caller.ip, services.spend) : {})
       if (faults.length > 0 && route.open) throw invalid(faults)
       const run = async (ask: Ask) => withTag(await route.run({ ...call, body, ask }))
       const work = faults.length > 0 ? (ask: Ask) => refuse(ask, run, faults) : run

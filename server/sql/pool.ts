@@ -44,6 +44,15 @@ export function makeWatch(): (pool: Pool) => void {
   }
 }
 
+/** Milliseconds for opening a connection. One that takes longer leads nowhere, however long a caller may queue for it. */
+const OPENED_WITHIN = 900
+
+class Client extends pg.Client {
+  constructor(config?: pg.ClientConfig) {
+    super({ ...config, connectionTimeoutMillis: OPENED_WITHIN })
+  }
+}
+
 /** In milliseconds. */
 export interface Limits {
   /** How long to wait for a connection. */
@@ -55,8 +64,9 @@ export interface Limits {
 /** Opens pools of connections as the API's login role. */
 export function makeOpenPool(connectionString: string, log: Logger) {
   const watch = makeWatch()
-  return (max: number, { patience = 900, longest = 10_000 }: Limits = {}): Pool => {
+  return (max: number, { patience = OPENED_WITHIN, longest = 10_000 }: Limits = {}): Pool => {
     const pool = new pg.Pool({
+      Client,
       // Compiling pays only for long scans, of which the API has none. Plans are generic because a prepared statement whose
       // custom plan looks cheaper would be planned at every call, at many times the cost of running it.
       connectionString: withSettings(connectionString, 'jit=off', 'plan_cache_mode=force_generic_plan'),

@@ -1,10 +1,13 @@
 import { createHmac, generateKeyPairSync, randomUUID } from 'node:crypto'
 import { once } from 'node:events'
+import type { IncomingMessage } from 'node:http'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import jwt from 'jsonwebtoken'
 import type { Client } from 'pg'
 import pino from 'pino'
+import { makeSpend } from '../../../server/http/allowance.ts'
+import { makeAddressOf } from '../../../server/http/identity.ts'
 import { makeResources } from '../../../server/rest/routes/index.ts'
 import { parseConfig } from '../../../server/config.ts'
 import { startServer } from '../../../server/server.ts'
@@ -1155,6 +1158,29 @@ describe('the allowance of a caller', () => {
     const byToken = await all(20, () => me(bearer(access_token)))
     expect(byToken.map(({ status }) => status)).toContain(429)
     expect((await me(others.cookie)).status).toBe(200)
+  })
+
+  test('pays for a long body as for several requests, whether its length is declared or not', async () => {
+    const body = JSON.stringify({ query: `{ __typename } # ${'x'.repeat(900_000)}` })
+    for (const declared of [{ 'content-length': body.length }, { 'transfer-encoding': 'chunked' }]) {
+      const headers = { 'content-type': 'application/json', ...declared, ...fromElsewhere() }
+      const answers = await all(20, () => api.send({ headers, body }))
+      const codes = answers.map(({ status, body }) => (status === 200 ? 'fine' : body.errors[0].extensions.code))
+      expect(new Set(codes)).toEqual(new Set(['fine', 'RATE_LIMITED']))
+    }
+  })
+
+  test('comes with turns: between two of its requests, those of others are looked at', async () => {
+    const spend = makeSpend(makeAddressOf(0), () => undefined)
+    const order: string[] = []
+    const call = async (ip: string) => {
+      const req = { headers: {} } as IncomingMessage
+      await spend(req, () => ({ ip, session: '', userId: null, userAgent: null, byCookie: false }))
+      order.push(ip)
+    }
+    await Promise.all([...Array.from({ length: 5 }, () => '192.0.2.1'), '192.0.2.2'].map(call))
+    expect(order.indexOf('192.0.2.2')).toBe(1)
+    expect(order.length).toBe(6)
   })
 
   test('of IPv6 is a /64’s', async () => {

@@ -95,6 +95,17 @@ test('/readyz says 503 on a schema that is older than the server, and 200 while 
   await api.close()
 })
 
+test('/readyz takes one connection, however many ask at once', async () => {
+  api = await startApi({}, db)
+  const answers = await Promise.all(Array.from({ length: 50 }, () => api.send({ method: 'GET', path: '/readyz' })))
+  expect(answers.map(({ status }) => status)).toEqual(answers.map(() => 200))
+  const { rows } = await root.query(
+    `select count(*)::integer from pg_stat_activity where datname = current_database() and application_name = 'assent api'`,
+  )
+  expect(rows[0].count).toBe(1)
+  await api.close()
+})
+
 test('whatever keeps us from a connection is UNAVAILABLE: a server that lets nobody in, or one that is not there', async () => {
   const proxy = await startProxy(db.urls.auth)
   api = await startApi({ AUTH_DATABASE_URL: proxy.url }, db)
