@@ -344,6 +344,7 @@ CREATE INDEX audit_logs_actor_id_idx ON app_public.audit_logs USING btree (actor
 CREATE INDEX audit_logs_request_creator_id_actor_id_idx ON app_public.audit_logs USING btree (request_creator_id, actor_id);
 CREATE INDEX audit_logs_request_creator_id_idx ON app_public.audit_logs USING btree (request_creator_id, "timestamp", id);
 CREATE INDEX audit_logs_request_id_idx ON app_public.audit_logs USING btree (request_id, "timestamp", id);
+CREATE INDEX audit_logs_ties_idx ON app_public.audit_logs USING btree (user_id, "timestamp", id) WHERE (action = ANY (ARRAY['USER_CREATE'::text, 'INVITATION_RESEND'::text, 'USER_REACTIVATE'::text, 'USER_UPDATE'::text]));
 CREATE INDEX audit_logs_timestamp_idx ON app_public.audit_logs USING btree ("timestamp", id);
 CREATE INDEX audit_logs_user_id_idx ON app_public.audit_logs USING btree (user_id, "timestamp", id);
 CREATE TRIGGER _050_stamp BEFORE INSERT ON app_public.audit_logs FOR EACH ROW EXECUTE FUNCTION app_private.tg_audit_logs__stamp();
@@ -1246,15 +1247,40 @@ create view audit.entangled_decisions as
     tie."timestamp" AS tied_at,
     tie.metadata AS tie_metadata,
     d.id AS audit_log_id,
-    tie.id AS tie_audit_log_id
-   FROM app_public.audit_logs tie
-     JOIN app_public.audit_logs d ON d.request_creator_id = tie.actor_id AND d.actor_id = tie.user_id AND d."timestamp" > tie."timestamp"
+    tie.audit_log_id AS tie_audit_log_id,
+    tie.actor_id AS tied_by_id
+   FROM app_public.audit_logs d
+     CROSS JOIN LATERAL ( WITH RECURSIVE behind AS (
+                 SELECT t_1.actor_id AS tied_by_id,
+                    t_1.actor_id AS person_id
+                   FROM audit.ties t_1
+                  WHERE t_1.user_id = d.actor_id AND t_1."timestamp" < d."timestamp"
+                UNION
+                 SELECT b.tied_by_id,
+                    t_1.actor_id
+                   FROM behind b
+                     JOIN audit.ties t_1 ON t_1.user_id = b.person_id AND t_1."timestamp" < d."timestamp"
+                  WHERE b.person_id <> d.request_creator_id
+                )
+         SELECT DISTINCT ON (t.actor_id, t.action) t.actor_id,
+            t.user_id,
+            t.action,
+            t."timestamp",
+            t.metadata,
+            t.audit_log_id
+           FROM audit.ties t
+          WHERE t.user_id = d.actor_id AND t."timestamp" < d."timestamp" AND (t.actor_id IN ( SELECT b.tied_by_id
+                   FROM behind b
+                  WHERE b.person_id = d.request_creator_id))
+          ORDER BY t.actor_id, t.action, t."timestamp" DESC) tie
      JOIN app_public.requests r ON r.id = d.request_id
      JOIN app_public.users creator ON creator.id = d.request_creator_id
      JOIN app_public.users p ON p.id = d.actor_id
      LEFT JOIN app_private.credentials c ON c.user_id = d.actor_id
-  WHERE (d.action = ANY (ARRAY['APPROVE'::text, 'REJECT'::text])) AND ((tie.action = ANY (ARRAY['USER_CREATE'::text, 'INVITATION_RESEND'::text, 'USER_REACTIVATE'::text])) OR tie.action = 'USER_UPDATE'::text AND tie.metadata ? 'role'::text);
-comment on view audit.entangled_decisions is 'Decisions by accounts that the request''s own creator had created, invited again, reactivated or given another role before: two accounts, but perhaps one person. select * from audit.entangled_decisions where "timestamp" >= … and "timestamp" < … order by "timestamp". There is a row for each such tie of a decision. An account that was registered by SQL has no creator. It has no rows when all is well.';
+  WHERE (d.action = ANY (ARRAY['APPROVE'::text, 'REJECT'::text])) AND (d.request_creator_id = ANY ((ARRAY( SELECT t.actor_id
+           FROM audit.ties t
+          GROUP BY t.actor_id))));
+comment on view audit.entangled_decisions is 'Decisions by accounts that the request''s own creator had created, invited again, reactivated or given another role before, or that an account had to which the creator had done that, and so on: several accounts, but perhaps one person. select * from audit.entangled_decisions where "timestamp" >= … and "timestamp" < … order by "timestamp". There is a row for each account that did something to the one that decided, and for each kind of what it did, with the last of that kind. An account that was registered by SQL has no creator. It has no rows when all is well.';
 comment on column audit.entangled_decisions."timestamp" is 'When it was decided.';
 comment on column audit.entangled_decisions.action is 'The decision: APPROVE or REJECT.';
 comment on column audit.entangled_decisions.actor_id is 'Whose account decided it.';
@@ -1262,13 +1288,14 @@ comment on column audit.entangled_decisions.actor_name is 'Their name.';
 comment on column audit.entangled_decisions.actor_email is 'The address that they log in with.';
 comment on column audit.entangled_decisions.request_id is 'What was decided.';
 comment on column audit.entangled_decisions.title is 'The title of that request.';
-comment on column audit.entangled_decisions.creator_id is 'Who created the request and, before, did something to the account.';
+comment on column audit.entangled_decisions.creator_id is 'Who created the request and, before, stood behind the account.';
 comment on column audit.entangled_decisions.creator_name is 'Their name.';
-comment on column audit.entangled_decisions.tie is 'What they had done to the account: USER_CREATE, INVITATION_RESEND, USER_REACTIVATE, or USER_UPDATE if they had changed its role.';
-comment on column audit.entangled_decisions.tied_at is 'When they had done that.';
+comment on column audit.entangled_decisions.tie is 'What had been done to the account: USER_CREATE, INVITATION_RESEND, USER_REACTIVATE, or USER_UPDATE if its role had been changed.';
+comment on column audit.entangled_decisions.tied_at is 'When that had been done.';
 comment on column audit.entangled_decisions.tie_metadata is 'The metadata of that entry, such as the old role and the new one.';
 comment on column audit.entangled_decisions.audit_log_id is 'The entry of the decision.';
 comment on column audit.entangled_decisions.tie_audit_log_id is 'The entry of the tie.';
+comment on column audit.entangled_decisions.tied_by_id is 'Who had done that: the creator of the request, or an account that they stood behind.';
 grant select on table audit.entangled_decisions to assent_auditor;
 
 create view audit.failing_jobs as
@@ -1385,6 +1412,24 @@ comment on column audit.request_history.ip_address is 'The IP address that it wa
 comment on column audit.request_history.audit_log_id is 'The id of the entry.';
 comment on column audit.request_history.database_login is 'The login whose statement wrote the entry.';
 grant select on table audit.request_history to assent_auditor;
+
+create view audit.ties as
+ SELECT actor_id,
+    user_id,
+    action,
+    "timestamp",
+    metadata,
+    id AS audit_log_id
+   FROM app_public.audit_logs a
+  WHERE (action = ANY (ARRAY['USER_CREATE'::text, 'INVITATION_RESEND'::text, 'USER_REACTIVATE'::text, 'USER_UPDATE'::text])) AND (action <> 'USER_UPDATE'::text OR metadata ? 'role'::text) AND actor_id <> user_id;
+comment on view audit.ties is 'What was done to accounts that may make two of them one person''s: somebody created them, invited them again, reactivated them or gave them another role: select * from audit.ties where user_id = ….';
+comment on column audit.ties.actor_id is 'Who did it.';
+comment on column audit.ties.user_id is 'To whose account.';
+comment on column audit.ties.action is 'What they did.';
+comment on column audit.ties."timestamp" is 'When.';
+comment on column audit.ties.metadata is 'The metadata of the entry, such as the old role and the new one.';
+comment on column audit.ties.audit_log_id is 'The entry.';
+grant select on table audit.ties to assent_auditor;
 
 create view audit.turnaround as
  SELECT r.reviewed_at AS decided_at,

@@ -56,26 +56,54 @@ create or replace view audit.decisions as
 comment on view audit.decisions is
   'Who approved or rejected what: select * from audit.decisions where "timestamp" >= … and "timestamp" < … order by "timestamp".';
 
+create or replace view audit.ties as
+  select a.actor_id, a.user_id, a.action, a."timestamp", a.metadata, a.id as audit_log_id
+  from app_public.audit_logs a
+  where a.action in ('USER_CREATE', 'INVITATION_RESEND', 'USER_REACTIVATE', 'USER_UPDATE')
+    and (a.action <> 'USER_UPDATE' or a.metadata ? 'role')
+    and a.actor_id <> a.user_id;
+comment on view audit.ties is
+  'What was done to accounts that may make two of them one person''s: somebody created them, invited them again, reactivated '
+  'them or gave them another role: select * from audit.ties where user_id = ….';
+
 create or replace view audit.entangled_decisions as
   select d."timestamp", d.action, d.actor_id, p.name as actor_name, c.email as actor_email,
     d.request_id, r.title, d.request_creator_id as creator_id, creator.name as creator_name,
     tie.action as tie, tie."timestamp" as tied_at, tie.metadata as tie_metadata,
-    d.id as audit_log_id, tie.id as tie_audit_log_id
-  from app_public.audit_logs tie
-  join app_public.audit_logs d
-    on d.request_creator_id = tie.actor_id and d.actor_id = tie.user_id and d."timestamp" > tie."timestamp"
+    d.id as audit_log_id, tie.audit_log_id as tie_audit_log_id, tie.actor_id as tied_by_id
+  from app_public.audit_logs d
+  cross join lateral (
+    -- Whoever stands behind the account, and whoever behind them: few, where those before the creator's would be all accounts.
+    with recursive behind as (
+      select t.actor_id as tied_by_id, t.actor_id as person_id
+      from audit.ties t
+      where t.user_id = d.actor_id and t."timestamp" < d."timestamp"
+      union
+      select b.tied_by_id, t.actor_id
+      from behind b
+      join audit.ties t on t.user_id = b.person_id and t."timestamp" < d."timestamp"
+      where b.person_id <> d.request_creator_id
+    )
+    -- The last of each kind: what was done a thousand times is told once.
+    select distinct on (t.actor_id, t.action) t.*
+    from audit.ties t
+    where t.user_id = d.actor_id and t."timestamp" < d."timestamp"
+      and t.actor_id in (select b.tied_by_id from behind b where b.person_id = d.request_creator_id)
+    order by t.actor_id, t.action, t."timestamp" desc
+  ) tie
   join app_public.requests r on r.id = d.request_id
   join app_public.users creator on creator.id = d.request_creator_id
   join app_public.users p on p.id = d.actor_id
   left join app_private.credentials c on c.user_id = d.actor_id
   where d.action in ('APPROVE', 'REJECT')
-    and (tie.action in ('USER_CREATE', 'INVITATION_RESEND', 'USER_REACTIVATE')
-      or (tie.action = 'USER_UPDATE' and tie.metadata ? 'role'));
+    -- Nearly all decisions end here: few people have ever done something to an account.
+    and d.request_creator_id = any (array(select t.actor_id from audit.ties t group by t.actor_id));
 comment on view audit.entangled_decisions is
-  'Decisions by accounts that the request''s own creator had created, invited again, reactivated or given another role before: '
-  'two accounts, but perhaps one person. select * from audit.entangled_decisions where "timestamp" >= … and "timestamp" < … '
-  'order by "timestamp". There is a row for each such tie of a decision. An account that was registered by SQL has no '
-  'creator. It has no rows when all is well.';
+  'Decisions by accounts that the request''s own creator had created, invited again, reactivated or given another role before, '
+  'or that an account had to which the creator had done that, and so on: several accounts, but perhaps one person. select * from '
+  'audit.entangled_decisions where "timestamp" >= … and "timestamp" < … order by "timestamp". There is a row for each account '
+  'that did something to the one that decided, and for each kind of what it did, with the last of that kind. An account that was '
+  'registered by SQL has no creator. It has no rows when all is well.';
 comment on column audit.entangled_decisions."timestamp" is 'When it was decided.';
 comment on column audit.entangled_decisions.action is 'The decision: APPROVE or REJECT.';
 comment on column audit.entangled_decisions.actor_id is 'Whose account decided it.';
@@ -83,15 +111,23 @@ comment on column audit.entangled_decisions.actor_name is 'Their name.';
 comment on column audit.entangled_decisions.actor_email is 'The address that they log in with.';
 comment on column audit.entangled_decisions.request_id is 'What was decided.';
 comment on column audit.entangled_decisions.title is 'The title of that request.';
-comment on column audit.entangled_decisions.creator_id is 'Who created the request and, before, did something to the account.';
+comment on column audit.entangled_decisions.creator_id is 'Who created the request and, before, stood behind the account.';
 comment on column audit.entangled_decisions.creator_name is 'Their name.';
 comment on column audit.entangled_decisions.tie is
-  'What they had done to the account: USER_CREATE, INVITATION_RESEND, USER_REACTIVATE, or USER_UPDATE if they had changed its '
-  'role.';
-comment on column audit.entangled_decisions.tied_at is 'When they had done that.';
+  'What had been done to the account: USER_CREATE, INVITATION_RESEND, USER_REACTIVATE, or USER_UPDATE if its role had been '
+  'changed.';
+comment on column audit.entangled_decisions.tied_at is 'When that had been done.';
 comment on column audit.entangled_decisions.tie_metadata is 'The metadata of that entry, such as the old role and the new one.';
 comment on column audit.entangled_decisions.audit_log_id is 'The entry of the decision.';
 comment on column audit.entangled_decisions.tie_audit_log_id is 'The entry of the tie.';
+comment on column audit.entangled_decisions.tied_by_id is
+  'Who had done that: the creator of the request, or an account that they stood behind.';
+comment on column audit.ties.actor_id is 'Who did it.';
+comment on column audit.ties.user_id is 'To whose account.';
+comment on column audit.ties.action is 'What they did.';
+comment on column audit.ties."timestamp" is 'When.';
+comment on column audit.ties.metadata is 'The metadata of the entry, such as the old role and the new one.';
+comment on column audit.ties.audit_log_id is 'The entry.';
 
 create or replace view audit.disagreements as
   select r.id as request_id, r.title, r.status, last.new_status as audited_status, r.reviewed_by_id,
@@ -305,8 +341,8 @@ revoke execute on function
   from public;
 
 grant select on
-  audit.request_history, audit.actions, audit.person_actions, audit.decisions, audit.entangled_decisions, audit.disagreements,
-  audit.waiting, audit.turnaround
+  audit.request_history, audit.actions, audit.person_actions, audit.decisions, audit.ties, audit.entangled_decisions,
+  audit.disagreements, audit.waiting, audit.turnaround
   to assent_auditor;
 grant execute on function
   audit.turnaround_by_decider(timestamptz, timestamptz), audit.visible_requests(uuid), audit.deciders_at(uuid, timestamptz)

@@ -102,3 +102,6 @@ create index if not exists audit_logs_request_id_idx on app_public.audit_logs (r
 create index if not exists audit_logs_request_creator_id_idx on app_public.audit_logs (request_creator_id, "timestamp", id);
 create index if not exists audit_logs_request_creator_id_actor_id_idx on app_public.audit_logs (request_creator_id, actor_id);
 create index if not exists audit_logs_user_id_idx on app_public.audit_logs (user_id, "timestamp", id);
+-- For audit.ties.
+create index if not exists audit_logs_ties_idx on app_public.audit_logs (user_id, "timestamp", id)
+  where action in ('USER_CREATE', 'INVITATION_RESEND', 'USER_REACTIVATE', 'USER_UPDATE');

@@ -75,6 +75,7 @@ const readers: Record<string, Role[]> = {
   'audit.colliding_addresses': [],
   'audit.waiting': ['assent_auditor'],
   'audit.turnaround': ['assent_auditor'],
+  'audit.ties': ['assent_auditor'],
   'audit.entangled_decisions': ['assent_auditor'],
   'audit.disagreements': ['assent_auditor'],
   'audit.unproven_entries': ['assent_auditor'],

@@ -575,6 +575,7 @@ describe("the auditor's views", () => {
         tie_metadata: { name: 'Pat Puppet', role: 'MANAGER' },
         audit_log_id: expect.any(String),
         tie_audit_log_id: expect.any(String),
+        tied_by_id: stage.id.admin,
       })
       const [decision, tie] = ['audit_log_id', 'tie_audit_log_id'].map((key) => found![key])
       const { rows } = await stage.root.query('select id, action from app_public.audit_logs where id = any ($1)', [
@@ -623,6 +624,39 @@ describe("the auditor's views", () => {
         else await stage.rows(actor, statement)
       }
       expect(await ties(await decide(id, 'admin', `reject_request($1, 'No')`))).toEqual(expected)
+    })
+
+    test('tells of a puppet of a puppet, however long the chain, in which accounts may have made each other', async () => {
+      const chain = [stage.id.admin]
+      for (const name of ['first', 'second', 'third']) {
+        const { rows } = await stage.root.query(
+          'select session_secret as secret from app_private.open_session($1, false, null)',
+          [chain.at(-1)],
+        )
+        const made = await asSession(await stage.db.connect('auth'), rows[0].secret, create(`${name}-of-chain`, 'ADMIN'))
+        chain.push(made[0]!['id'])
+      }
+      const [, first, second, third] = chain as [string, string, string, string]
+      await stage.root.query(
+        `insert into app_public.audit_logs (action, actor_id, user_id, metadata) values ('USER_UPDATE', $1, $2, '{"role": {}}')`,
+        [third, first],
+      )
+      const told = async (request: string) =>
+        read('select tie, tied_by_id as by from audit.entangled_decisions where request_id = $1', [request])
+      expect(await told(await decide(third, 'admin'))).toEqual([{ tie: 'USER_CREATE', by: second }])
+      expect(await told(await decide(first, 'admin'))).toEqual(
+        expect.arrayContaining([
+          { tie: 'USER_CREATE', by: stage.id.admin },
+          { tie: 'USER_UPDATE', by: third },
+        ]),
+      )
+      expect(await told(await decide(third, 'admin2'))).toEqual([])
+    })
+
+    test('tells once of what was done often', async () => {
+      const id = await registered('often', 'MANAGER')
+      for (const role of ['ADMIN', 'MANAGER', 'ADMIN']) await stage.rows('admin', promote(id, role))
+      expect(await ties(await decide(id, 'admin'))).toEqual(['USER_UPDATE'])
     })
 
     test('does not tell of what its creator did afterwards', async () => {
