@@ -31,7 +31,9 @@ const DELETE = `select app_hidden.act_on_request($1, 'DELETE', $2, '{}')`
  * and none if a precondition fails, which the database then says in its turn.
  */
 async function expectedVersions({ req: { headers }, params, ask }: Call): Promise<number[] | null> {
-  if (headers['if-match'] === undefined && headers['if-none-match'] === undefined) return null
+  const { 'if-match': match, 'if-none-match': noneMatch } = headers
+  // Any version will do, one included that another change makes meanwhile.
+  if (noneMatch === undefined && (match === undefined || match.trim() === '*')) return null
   const [seen] = await ask<{ document: string; version: number }>({ ...prepared(REQUEST), values: [params['id']] })
   const tag = seen ? tagOf(seen.version, seen.document) : '""'
   if (isAllowed(headers, tag) && !isKnown(headers, tag)) return seen ? [seen.version] : null

@@ -1,4 +1,5 @@
 import { connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import type { Client } from 'pg'
 import type { Name } from '../../harness/database.ts'
@@ -1004,6 +1005,23 @@ test('If-Match may list tags, of which one has to be the current one (RFC 9110, 
   const header = { 'if-match': `"7-0", ${tag}` }
   expect(outcome(await rest('user', `POST /requests/${id}/submit/`, undefined, header))).toBe('200')
   expect(outcome(await rest('manager', `POST /requests/${id}/approve/`, undefined, header))).toBe('412 STALE_VERSION')
+})
+
+test.each([
+  ['the tag that both have read', true, ['200', '412 STALE_VERSION']],
+  ['any tag', false, ['200', '200']],
+])('of two changes at once with If-Match and %s, as many win', async (_, isTag, expected) => {
+  const id = await inState('DRAFT')
+  const tag = isTag ? (await rest('user', `GET /requests/${id}/`)).headers.etag! : '*'
+  // Both have compared the tag before either gets the lock.
+  const [root, watch] = [await api.db.connect('root'), await api.db.connect('root')]
+  await root.query('begin')
+  await root.query('select from app_public.requests where id = $1 for update', [id])
+  const changes = ['A', 'B'].map((title) => rest('user', `PATCH /requests/${id}/`, { title }, { 'if-match': tag }))
+  const waiting = `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
+  while ((await watch.query(waiting)).rowCount! < 2) await sleep(10)
+  await root.query('commit')
+  expect((await Promise.all(changes)).map(outcome).sort()).toEqual(expected)
 })
 
 describe('what is no call of ours is a problem', () => {
