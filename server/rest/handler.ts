@@ -14,7 +14,7 @@ import type { Search } from '../sql/search.ts'
 import { asking, inTransaction, isStranger, type Ask, type Database, type Identity } from '../sql/as-caller.ts'
 import { keyOf, makeOnce } from './idempotency.ts'
 import type { Query } from './lists.ts'
-import { BASE, staleVersion, tagOf, type Answer, type Call, type Route } from './route.ts'
+import { BASE, staleVersion, tagOf, takesBody, type Answer, type Call, type Route } from './route.ts'
 import { compile } from './schemas.ts'
 
 export interface RestServices {
@@ -149,8 +149,7 @@ export function makeRestHandler(services: RestServices) {
       passwords,
     }
     try {
-      const takesBody = mode === 'write' && route.method !== 'DELETE'
-      const { body, faults } = readers.get(route)!(takesBody ? await readBody(req, res, caller.ip, services.spend) : {})
+      const { body, faults } = readers.get(route)!(takesBody(route) ? await readBody(req, res, caller.ip, services.spend) : {})
       if (faults.length > 0 && route.open) throw invalid(faults)
       const run = async (ask: Ask) => withTag(await route.run({ ...call, body, ask }))
       const work = faults.length > 0 ? (ask: Ask) => refuse(ask, run, faults) : run

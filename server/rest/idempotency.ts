@@ -4,11 +4,11 @@ import { DatabaseError } from 'pg'
 import { ClientError } from '../errors.ts'
 import { PROBLEM } from '../http/problem.ts'
 import { inTransaction, type Ask, type Database, type Identity } from '../sql/as-caller.ts'
-import type { Answer, Route } from './route.ts'
+import { isRepeatable, type Answer, type Route } from './route.ts'
 
 /** The key that a call may be repeated under, if it can be and brings one. Throws BAD_REQUEST. */
-export function keyOf(req: IncomingMessage, { method, unrepeatable }: Route): string | undefined {
-  const key = method === 'POST' && !unrepeatable ? req.headers['idempotency-key'] : undefined
+export function keyOf(req: IncomingMessage, route: Route): string | undefined {
+  const key = isRepeatable(route) ? req.headers['idempotency-key'] : undefined
   if (key !== undefined && !/^[\x21-\x7e]{1,255}$/.test(String(key)))
     throw new ClientError('BAD_REQUEST', 'An Idempotency-Key has 1 to 255 visible ASCII characters.')
   return key as string | undefined

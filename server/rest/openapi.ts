@@ -3,7 +3,7 @@ import { STATUS, type Code } from '../errors.ts'
 import { cookieName } from '../http/identity.ts'
 import { MOST_COUNTED } from '../http/pages.ts'
 import { parametersOf, type List } from './lists.ts'
-import { BASE, type Reference, type Route } from './route.ts'
+import { BASE, isRepeatable, takesBody, type Reference, type Route } from './route.ts'
 import type { Resource } from './routes/index.ts'
 import { FLAG, INSTANT, oneOf, UUID, type Schema } from './schemas.ts'
 
@@ -134,19 +134,19 @@ const page = (name: string): Schema => ({
 })
 
 /** Does the answer show one request, with its entity tag? */
-const isTagged = ({ shows, list }: Pick<Route, 'shows' | 'list'>) => shows === 'Request' && !list
+const isTagged = ({ shows, list }: Route) => shows === 'Request' && !list
 
 /** The errors that a call of this route can meet; those that it alone has are in the table. */
-function errorsOf({ method, path, open, unrepeatable, body, list, shows, versioned, errors = [] }: Route): Set<Code> {
-  const hasBody = method === 'POST' || method === 'PATCH'
+function errorsOf(route: Route): Set<Code> {
+  const { method, path, open, body, list, versioned, errors = [] } = route
   return new Set<Code>([
     ...(open ? [] : (['UNAUTHENTICATED'] as const)),
     ...(method !== 'GET' && !open ? (['FORBIDDEN'] as const) : []),
     ...(path.includes(':id') ? (['NOT_FOUND'] as const) : []),
     ...(body || list ? (['VALIDATION_FAILED'] as const) : []),
-    ...(hasBody ? (['BAD_REQUEST', 'PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE'] as const) : []),
-    ...((method === 'GET' && isTagged({ shows, list })) || versioned ? (['BAD_REQUEST', 'STALE_VERSION'] as const) : []),
-    ...(method === 'POST' && !unrepeatable ? (['IDEMPOTENCY_CONFLICT'] as const) : []),
+    ...(takesBody(route) ? (['BAD_REQUEST', 'PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE'] as const) : []),
+    ...((method === 'GET' && isTagged(route)) || versioned ? (['BAD_REQUEST', 'STALE_VERSION'] as const) : []),
+    ...(isRepeatable(route) ? (['IDEMPOTENCY_CONFLICT'] as const) : []),
     ...errors,
     'RATE_LIMITED',
     'INTERNAL',
@@ -183,7 +183,8 @@ const queryOf = (list: List): Schema[] =>
     ...(list.filters[name]?.description && { description: list.filters[name].description }),
   }))
 
-function parameters({ method, path, list, versioned, unrepeatable, shows }: Route): Schema[] {
+function parameters(route: Route): Schema[] {
+  const { method, path, list, versioned } = route
   return [
     ...(path.includes(':id') ? [{ name: 'id', in: 'path', required: true, schema: UUID }] : []),
     // A request that the path names cannot be named by a parameter, too.
@@ -196,15 +197,16 @@ function parameters({ method, path, list, versioned, unrepeatable, shows }: Rout
           ),
         ]
       : []),
-    ...(method === 'GET' && isTagged({ shows, list }) ? [header('If-None-Match', 'The entity tag that is known already.')] : []),
-    ...(method === 'POST' && !unrepeatable
+    ...(method === 'GET' && isTagged(route) ? [header('If-None-Match', 'The entity tag that is known already.')] : []),
+    ...(isRepeatable(route)
       ? [header('Idempotency-Key', 'Sent again within 24 hours, the same call has one effect and gets the first answer.')]
       : []),
   ]
 }
 
-function success({ status, shows, list, method }: Route): Record<string, Schema> {
-  const isRequest = isTagged({ shows, list })
+function success(route: Route): Record<string, Schema> {
+  const { status, shows, list, method } = route
+  const isRequest = isTagged(route)
   return {
     [status]: {
       description: STATUS_CODES[status],

@@ -70,6 +70,11 @@ export interface Route {
   readonly run: Run
 }
 
+export const takesBody = ({ method }: Route): boolean => method === 'POST' || method === 'PATCH'
+
+/** May it be called again under the same Idempotency-Key? */
+export const isRepeatable = ({ method, unrepeatable }: Route): boolean => method === 'POST' && !unrepeatable
+
 /** The rows of the reference tables that input is checked against. */
 export interface Reference {
   readonly statuses: readonly string[]
