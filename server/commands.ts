@@ -168,7 +168,8 @@ if (args.some((arg) => ['--help', '-h'].includes(arg))) {
 }
 
 const stop = new AbortController()
-// Never removed: npm passes a signal on that the terminal has sent already, and a second one must not cut the end short.
+// These are never removed: npm passes a signal on that the terminal has sent already, and a second one must not cut the end
+// short.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stop.abort())
 
 // A signal sent to npm alone reaches only the shell between npm and us. We notice by losing our parent.

@@ -139,8 +139,8 @@ export class Unreachable extends Error {
 }
 
 /**
- * No connection to be had, or lost under way: the socket's errors, pg's own, and the SQLSTATEs that are about the server's state:
- * it is going down, has no room, takes no writes (25006), or has ended a session that waited (25P03, 25P04).
+ * Was there no connection, or was it lost under way? The socket's errors say so, pg's own, and the SQLSTATEs about the server's
+ * state: it is going down, has no room, takes no writes (25006), or has ended a session that waited (25P03, 25P04).
  */
 function isUnavailable(error: unknown): boolean {
   if (error instanceof Unreachable) return true
@@ -166,9 +166,9 @@ export function toClientError(error: unknown, log: Logger): ClientError {
     return new ClientError('BAD_REQUEST', 'Invalid value for the type of a variable.')
   }
   if (error instanceof GraphQLError && error.originalError) return toClientError(error.originalError, log)
-  // graphql-js's own: the document or its variables are at fault.
+  // It is graphql-js's own: the document or its variables are at fault.
   if (error instanceof GraphQLError) return new ClientError('BAD_REQUEST', error.message)
-  // Grafast's own, about something that a caller sent, such as a malformed cursor.
+  // It is Grafast's own, about something that a caller sent, such as a malformed cursor.
   if (error instanceof Error && isSafeError(error)) return new ClientError('BAD_REQUEST', error.message)
   if (error instanceof DatabaseError && error.code) {
     const raised = RAISED[error.code]

@@ -22,8 +22,8 @@ const secrets = [
 ]
 
 /**
- * JSON lines on standard output; at a terminal outside production, lines for people. Secrets are struck out wherever they may
- * stand: on top, or in what is logged.
+ * Logs JSON lines to standard output or, at a terminal outside production, lines for people. Secrets are struck out at the top of
+ * what is logged, and up to two levels below.
  */
 export function makeLogger({ logLevel, production }: Pick<Config, 'logLevel' | 'production'>): Logger {
   const member = (name: string) => (name.startsWith('[') ? name : `.${name}`)

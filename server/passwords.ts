@@ -6,9 +6,9 @@ export const MIN_PASSWORD_LENGTH = 12
 
 /** A password with more characters than these is none of the common ones, and judging it would take the square of its length. */
 const MOST_JUDGED = 128
-/** The least pieces that a password consists of; one of the most common passwords weighs as much as 3 characters. */
+/** The fewest pieces that a password may consist of; one of the most common passwords weighs as much as 3 characters. */
 const MIN_PIECES = 8
-/** The least different characters of a password, whatever their script: with fewer it is a pattern. */
+/** The fewest different characters that it may have, whatever their script: with fewer it is a pattern. */
 const FEWEST_CHARACTERS = 4
 const WORD_PIECES = 3
 const LONGEST_WORD = 20

@@ -58,8 +58,8 @@ const LAST_CALL = 12_000
 const LETTING_GO = 4_000
 
 /**
- * Milliseconds for the headers of a request and for all of it, and how often that is looked at; and connections at once. A slow
- * caller holds a descriptor of this process for as long.
+ * Milliseconds that the headers of a request may take, and all of it, and after which that is checked again. A slow caller holds
+ * a descriptor of this process for as long, which is why there is also a limit to connections.
  */
 const TIMEOUTS = { headersTimeout: 10_000, requestTimeout: 120_000, connectionsCheckingInterval: 5_000 }
 const MAX_OPEN_CONNECTIONS = 20_000

@@ -18,7 +18,7 @@ export type Database = Service & {
   auditorDatabaseUrl?: string
   jwtSecrets: string[]
   metricsPort?: number
-  /** Loads the demo, if this is a database to have it. */
+  /** Loads the demo into a database that is meant to have it. */
   seed(): Promise<void>
   /** Says that it has its first rows, from wherever they came. */
   filled(): Promise<void>
@@ -60,7 +60,7 @@ async function openEmbedded({ dataDir, jwtSecrets, metricsPort, production, demo
     async seed() {
       if (isNew && !production) {
         await runFile(databaseUrl, 'demo.sql')
-        // As a superuser, who alone can date the past.
+        // This takes a superuser: nobody else can write entries of the past.
         if (demo) await runFile(asRootOf(databaseUrl, secrets.ROOT_DATABASE_URL), 'demo-requests.sql')
       }
       await filled()

@@ -11,7 +11,10 @@ import { assertPortIsFree } from './preflight.ts'
 
 const project = join(import.meta.dirname, '../..')
 
-/** As start, with migrations/current.sql applied; every change of SQL is applied, and every change at all restarts the API. */
+/**
+ * Does what `start` does, and applies migrations/current.sql as well. It applies every change of SQL, and restarts the API at every
+ * change of any file.
+ */
 export async function dev(config: Config, log: Logger, signal: AbortSignal): Promise<void> {
   await assertPortIsFree(config)
   let database: Database

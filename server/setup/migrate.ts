@@ -41,7 +41,7 @@ export async function migrateTo(last: string, target: Target, log: Logger): Prom
   }
 }
 
-/** As `migrate`, with migrations/current.sql in between: the schema as it is being developed. */
+/** Does what `migrate` does, with migrations/current.sql in between: that is the schema as it is being developed. */
 export async function applyCurrent(target: Target, log: Logger): Promise<void> {
   await exclusively(target, log, async (settings, client) => {
     await graphileMigrate.current(settings)
@@ -82,7 +82,7 @@ async function assertWorker(client: pg.Client): Promise<void> {
 }
 
 /**
- * Polls: a wait within a statement would hold a snapshot, for which an index that the other process builds concurrently
+ * Polls, because a wait within a statement would hold a snapshot, for which an index that the other process builds concurrently
  * would wait in turn.
  */
 export async function lock(client: pg.Client): Promise<void> {

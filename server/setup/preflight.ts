@@ -6,7 +6,7 @@ import type pg from 'pg'
 import { StartError, type Config } from '../config.ts'
 import { connected } from '../sql/connection.ts'
 
-// What is looked at before anything is made or served, so that whoever starts us is told in one sentence what to do.
+// These checks come before anything is made or served, so that whoever starts us is told in one sentence what to do.
 
 /** Listens for a moment where the API will. Should the port be lost again before that, the API fails with the same error. */
 export async function assertPortIsFree({ port, host }: Pick<Config, 'port' | 'host'>): Promise<void> {
@@ -15,11 +15,11 @@ export async function assertPortIsFree({ port, host }: Pick<Config, 'port' | 'ho
   await new Promise((closed) => probe.close(closed))
 }
 
-/** Refuses to serve a schema that is another, or as somebody who could get past its rules or has other work to do. */
+/** Refuses to serve a schema that this program was not built for, and a login that could get past the rules or has other work. */
 export const assertServable = (authDatabaseUrl: string): Promise<void> =>
   assertLogin(authDatabaseUrl, 'AUTH_DATABASE_URL', 'API', [worker, auditor])
 
-/** Refuses to do the jobs of a schema that is another, or as somebody who could get past its rules or has other work to do. */
+/** Refuses to do the jobs of such a schema, or by such a login. */
 export const assertWorkable = (workerDatabaseUrl: string): Promise<void> =>
   assertLogin(workerDatabaseUrl, 'WORKER_DATABASE_URL', 'worker', [api, auditor])
 
