@@ -71,7 +71,7 @@ export interface Operation extends Call, Parsed {
 
 const JSON_TYPE = 'application/json; charset=utf-8'
 const EVENTS_TYPE = 'text/event-stream; charset=utf-8'
-/** The media types of GraphQL over HTTP, the one for whoever names none first; and that of a subscription's events. */
+/** The media types of GraphQL over HTTP, the one for whoever names none first; and that of GraphQL over server-sent events. */
 const MEDIA_TYPES = [JSON_TYPE, 'application/graphql-response+json; charset=utf-8', EVENTS_TYPE]
 
 function send(res: ServerResponse, status: number, answer: object, headers: OutgoingHttpHeaders = {}): void {
@@ -93,6 +93,10 @@ function checkLength(data: unknown): void {
     }
   }
   visit(data)
+}
+
+async function* only<T>(event: T): AsyncGenerator<T, void> {
+  yield event
 }
 
 export type GraphQL = ReturnType<typeof makeGraphQL>
@@ -179,8 +183,7 @@ export function makeGraphQL(services: GraphQLServices) {
     send(res, error.status, { errors: errors.map(({ json }) => json) }, error.headers)
   }
 
-  function answer(res: ServerResponse, caller: Identity, { data, errors }: Result): void {
-    if (!errors) return send(res, 200, { data })
+  function answer(res: ServerResponse, caller: Identity, { data, errors = [] }: Result, type: string): void {
     const formatted = errors.map(format)
     // When the session turns out to be dead, or the database to be gone, no field can be trusted and the whole call fails: a
     // token that has died is answered as one that was never good. So does a call that is answered by too much.
@@ -193,7 +196,9 @@ export function makeGraphQL(services: GraphQLServices) {
     if (fatal) throw fatal.error
     if (data === undefined) return refuse(res, formatted)
     const { headers } = formatted.find(({ error }) => error.retryAfter)?.error ?? {}
-    send(res, 200, { errors: formatted.map(({ json }) => json), data }, headers)
+    const payload = { ...(errors.length > 0 && { errors: formatted.map(({ json }) => json) }), data }
+    if (type === EVENTS_TYPE) sendEvents(res, only(payload), (event) => event)
+    else send(res, 200, payload, headers)
   }
 
   /** A result as it is sent to a subscriber, who is sent away if the session or the database is gone. */
@@ -221,8 +226,11 @@ export function makeGraphQL(services: GraphQLServices) {
   /** Answers `/graphql`: one call, one JSON answer; every error has a code, and nothing internal is in it. */
   async function handle(req: IncomingMessage, res: ServerResponse): Promise<void> {
     try {
-      const type = new Negotiator(req).mediaType(MEDIA_TYPES)
-      // Only a subscription that has begun has events: whatever else is answered to whoever asks for them is JSON.
+      // A header that names nothing is as none (RFC 9110, 12.5.1).
+      const type = /[^\s,]/.test(req.headers.accept ?? '') ? new Negotiator(req).mediaType(MEDIA_TYPES) : JSON_TYPE
+      // CORS may have named Origin.
+      res.appendHeader('vary', 'Accept')
+      // Only what has been run has events: a refusal has a status of its own, and is JSON for whoever asks for events, too.
       res.setHeader('content-type', type === undefined || type === EVENTS_TYPE ? JSON_TYPE : type)
       if (req.method !== 'POST') {
         res.setHeader('allow', 'POST')
@@ -235,7 +243,7 @@ export function makeGraphQL(services: GraphQLServices) {
       }
       const operation = await prepare(req, readCall(await readBody(req, res, caller.ip, services.spend)), caller)
       if (operation.type === OperationTypeNode.SUBSCRIPTION) await stream(req, res, operation)
-      else answer(res, caller, (await run(operation)) as Result)
+      else answer(res, caller, (await run(operation)) as Result, type)
     } catch (error) {
       refuse(res, [format(error)])
     }

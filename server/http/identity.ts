@@ -24,10 +24,14 @@ export interface Claim extends Identity {
 /** Reads the address that a request comes from, or "" if it has none. */
 export type AddressOf = (req: IncomingMessage) => string
 
-/** An address as proxies write it: with a port, in brackets, with a zone that means something on the proxy's machine alone. */
-function parseAddress(written: string): string {
-  const [, bracketed, withPort] = /^"?(?:\[([^\]]*)\](?::\d+)?|([\d.]+):\d+)"?$/.exec(written.trim()) ?? []
-  const address = (bracketed ?? withPort ?? written.trim()).replace(/%.*/s, '')
+/**
+ * An address as proxies write it: quoted, with a port, in brackets, with a zone that means something on the proxy's machine
+ * alone. It is "" for what is no address.
+ */
+function parseAddress(written = ''): string {
+  const bare = written.trim().replace(/^"(.*)"$/s, '$1')
+  const [, bracketed, version4] = /^(?:\[([^\]]*)\]|([\d.]+))(?::\d*)?$/.exec(bare) ?? []
+  const address = (bracketed ?? version4 ?? bare).replace(/%.*/s, '')
   if (!isIP(address)) return ''
   // A URL spells every form of an IPv6 address alike; the library does not read all of those that end like an IPv4 address.
   const spelt = isIP(address) === 6 ? new URL(`http://[${address}]`).hostname.slice(1, -1) : address
@@ -36,8 +40,13 @@ function parseAddress(written: string): string {
 }
 
 export function makeAddressOf(trustProxy: number): AddressOf {
-  // A nearer proxy than TRUST_PROXY says is believed about the address before it; any that is further off is not.
-  return (req) => parseAddress(proxyaddr(req, (_address, hop) => hop < trustProxy))
+  // A nearer proxy than TRUST_PROXY says is believed about the address before it; any that is further off is not. Where it has
+  // written what is no address, the caller counts as that proxy.
+  return (req) =>
+    proxyaddr
+      .all(req, (_address, hop) => hop < trustProxy)
+      .map(parseAddress)
+      .findLast(Boolean) ?? ''
 }
 
 /** Does the caller come by TLS? */

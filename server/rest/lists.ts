@@ -1,9 +1,10 @@
 import { invalid } from '../errors.ts'
+import { isInstant, toTimestamp } from '../http/instants.ts'
 import { MAX_PAGE_SIZE, MOST_COUNTED, PAGE_SIZE } from '../http/pages.ts'
 import { summary, type Ask, type Identity } from '../sql/as-caller.ts'
 import { prepared } from '../sql/prepared.ts'
 import type { Search, Searchable } from '../sql/search.ts'
-import { compile, FLAG, isInstant, isUuid, oneOf, SIZE, TEXT, toTimestamp, type Schema } from './schemas.ts'
+import { compile, FLAG, isUuid, oneOf, SIZE, TEXT, type Schema } from './schemas.ts'
 
 /** A list that is read page by page, by the position of a row and not by its number: exact while rows are added. */
 export interface List {

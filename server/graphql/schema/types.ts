@@ -1,6 +1,7 @@
 import 'graphile-config'
 import type { GraphQLOutputType } from 'postgraphile/graphql'
 import { changeNullability } from 'postgraphile/utils'
+import { isInstant, toTimestamp } from '../../http/instants.ts'
 
 // PostgreSQL's catalog cannot say what is true of a function's result and arguments, or of what a caller sees.
 
@@ -26,9 +27,19 @@ const ENUMS: Record<string, string> = {
 
 export const TypesPlugin: GraphileConfig.Plugin = {
   name: 'TypesPlugin',
-  description: 'Enums in place of texts; and no null where a mutation returns its row, or an aggregate counts',
+  description:
+    'Enums in place of texts; times in every form that RFC 3339 has; and no null where a mutation returns its row, or an aggregate counts',
   schema: {
     hooks: {
+      // What else PostgreSQL reads as a time is left to it.
+      GraphQLScalarType(config) {
+        if (config.name !== 'Datetime') return config
+        const parseValue = (value: unknown) => {
+          const text = String(config.parseValue!(value))
+          return isInstant(text) ? toTimestamp(text) : text
+        }
+        return { ...config, parseValue, parseLiteral: (node) => parseValue(config.parseLiteral!(node)) }
+      },
       GraphQLInputObjectType_fields_field(field, { graphql, getInputTypeByName }, { scope: { isMutationInput, fieldName } }) {
         const name = isMutationInput && ENUMS[fieldName]
         if (!name) return field

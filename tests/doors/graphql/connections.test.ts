@@ -368,6 +368,37 @@ describe('filters', () => {
     expect(ids(either)).toEqual([ids(byFilter)[0]])
   })
 
+  test('filter by an instant in any form that RFC 3339 has, however long its fraction, in variables and in the document', async () => {
+    const { rows } = await owner.query<{ at: string; later: string; earlier: string }>(
+      `select to_char(t, f) as at, to_char(t + '23:59', f) as later, to_char(t - '23:59'::interval, f) as earlier
+       from (select created_at at time zone 'UTC' from app_public.requests where title = 'r40') r (t), (values ($1)) v (f)`,
+      ['YYYY-MM-DD"T"HH24:MI:SS.US'],
+    )
+    const { at, later, earlier } = rows[0]!
+    const three = ['r41', 'r40', 'r39'] // They are of the same time.
+    const find = async (equalTo: string) => {
+      const inDocument = await list('requests', `filter: { createdAt: { equalTo: "${equalTo}" } }`)
+      const { requests } = await api.data(
+        'query ($t: Datetime) { requests(filter: { createdAt: { equalTo: $t } }) { nodes { title } } }',
+        { t: equalTo },
+        'manager',
+      )
+      return [equalTo, titles(inDocument), titles(requests)]
+    }
+    for (const time of [
+      `${at}Z`,
+      `${at.toLowerCase()}0000z`,
+      `${at.replace('T', ' ')}-00:00`,
+      `${at}${'0'.repeat(200)}Z`,
+      `${later}+23:59`,
+      `${earlier}-23:59`,
+    ]) {
+      expect(await find(time)).toEqual([time, three, three])
+    }
+    for (const time of ['0000-01-01T00:00:00+23:59', '9999-12-31T23:59:60-23:59'])
+      expect(await find(time)).toEqual([time, [], []])
+  })
+
   test('filter by time, and refuse an invalid time', async () => {
     const noon = (
       await owner.query(`select created_at from app_public.requests where title = 'r60'`)

@@ -550,7 +550,22 @@ describe('server-sent events', () => {
     await until(async () => (await subscribers()) === 0)
   })
 
-  test('are only for subscriptions, and for callers who accept them', async () => {
+  test('answer queries and mutations, too, with one "next" and "complete", errors of fields included', async () => {
+    const ask = async (query: string, variables = {}) => {
+      const { res, text, ended } = await stream(api, query, variables, bearer(api.token('user')))
+      await ended
+      expect([res.statusCode, res.headers['content-type']]).toEqual([200, 'text/event-stream; charset=utf-8'])
+      const [, json] = /^:\n\nevent: next\ndata: (.*)\n\nevent: complete\ndata:\n\n$/.exec(text())!
+      return JSON.parse(json!)
+    }
+    expect(await ask('{ currentUser { name } }')).toEqual({ data: { currentUser: { name: 'Uma User' } } })
+    const made = await ask(mutation('createRequest', 'request { title }'), { input: { title: 'By events' } })
+    expect(made).toEqual({ data: { createRequest: { request: { title: 'By events' } } } })
+    const refused = await ask(mutation('createRequest'), { input: { title: ' ' } })
+    expect([refused.data, refused.errors[0].extensions.code]).toEqual([{ createRequest: null }, 'VALIDATION_FAILED'])
+  })
+
+  test('are only for callers who accept them, and subscriptions for nobody else', async () => {
     expect(await api.code(INBOX, {}, 'user')).toBe('BAD_REQUEST')
     const asked = await api.graphql('{ currentUser { name } }', {}, 'user', { accept: 'application/json, text/event-stream' })
     expect(asked.headers['content-type']).toMatch('application/json')

@@ -711,6 +711,7 @@ describe('audit logs', () => {
     for (const value of [
       at.toISOString().toLowerCase(),
       `${shifted(0)}00.000000000000z`,
+      `${shifted(0)}00.${'0'.repeat(200)}Z`,
       `${shifted(-1)}59.9999999999Z`,
       `${shifted(-1)}60Z`, // A leap second.
       `${shifted(-1)}60.0Z`,

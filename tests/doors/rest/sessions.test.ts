@@ -985,6 +985,7 @@ describe('pages of other origins', () => {
       expect(words(exposed)).toEqual(expect.arrayContaining(['etag', 'location', 'retry-after']))
       expect(words(answer.headers.vary)).toContain('origin')
     }
+    expect(words((await graphql('{', {}, { origin: PAGE })).headers.vary)).toEqual(['accept', 'origin'])
   })
 
   test('may ask beforehand for every method and header of the API', async () => {
@@ -1232,6 +1233,32 @@ describe('X-Forwarded-For', () => {
       expect(await ipOf(headers, direct)).toEqual(['127.0.0.1'])
     }
     expect(await ipOf({ 'x-forwarded-for': '203.0.113.9, 198.51.100.1' }, api)).toEqual(['198.51.100.1'])
+  })
+
+  test.each<readonly [written: string, expected: string]>([
+    ['203.0.113.5', '203.0.113.5'],
+    ['"203.0.113.5"', '203.0.113.5'],
+    ['"203.0.113.5:80"', '203.0.113.5'],
+    ['203.0.113.7:', '203.0.113.7'],
+    ['203.0.113.7:65535', '203.0.113.7'],
+    ['::ffff:203.0.113.7', '203.0.113.7'],
+    ['2001:db8::1', '2001:db8::1'],
+    ['"[2001:db8::1]:443"', '2001:db8::1'],
+    ['[2001:DB8:0::1]:', '2001:db8::1'],
+    ['fe80::1%eth0', 'fe80::1'],
+    ['[fe80::1%25eth0]', 'fe80::1'],
+    ['198.51.100.1, ', '198.51.100.1'],
+    // What is no address is the proxy that has sent it, and never what the caller has written before.
+    ...['unknown', '_hidden', '"', '""', '"203.0.113.5', '203.0.113.256', '203.0.113.5:x', '[::1', '[]', ':::', '%', '010.1.1.1']
+      .flatMap((unreadable) => [unreadable, `203.0.113.9, ${unreadable}`])
+      .map((unreadable) => [unreadable, '127.0.0.1'] as const),
+  ])('of a trusted proxy is read in every form that has an address: %s', (written, expected) => {
+    const req = { headers: { 'x-forwarded-for': written }, socket: { remoteAddress: '::ffff:127.0.0.1' } }
+    expect(makeAddressOf(1)(req as unknown as IncomingMessage)).toBe(expected)
+  })
+
+  test('that cannot be read takes nobody’s address away', async () => {
+    expect(await ipOf({ 'x-forwarded-for': '203.0.113.9, "unknown"' }, api)).toEqual(['127.0.0.1'])
   })
 })
 
