@@ -26,12 +26,9 @@ const logIn = (call: Call, byCookie = false) =>
 
 async function showTokens(call: Call, userId: string, session: string, refreshToken: string): Promise<Answer> {
   const { token } = call.tokens.sign(session, userId)
-  const user = await showMe({ ...call, ask: call.askAs({ ...call.caller, session, byCookie: false }) })
-  const members = { access_token: token, refresh_token: refreshToken, token_type: 'Bearer', expires_in: TOKEN_LIFETIME }
-  return {
-    status: 200,
-    body: `${JSON.stringify(members).slice(0, -1)},"user":${user}}`,
-  }
+  const user = JSON.parse(await showMe({ ...call, ask: call.askAs({ ...call.caller, session, byCookie: false }) }))
+  const answer = { access_token: token, refresh_token: refreshToken, token_type: 'Bearer', expires_in: TOKEN_LIFETIME, user }
+  return { status: 200, body: JSON.stringify(answer) }
 }
 
 async function logInByToken(call: Call): Promise<Answer> {
