@@ -12,41 +12,28 @@ import Negotiator from 'negotiator'
 import type { WithPgClient } from 'postgraphile/@dataplan/pg'
 import { execute } from 'postgraphile/grafast'
 import { ClientError, unauthenticated } from '../errors.ts'
-import type { Spend } from '../http/allowance.ts'
 import { readBody } from '../http/body.ts'
-import { foreignOrigin, type CheckCsrf, type IsOwnOrigin } from '../http/csrf.ts'
-import type { Claim, Identify } from '../http/identity.ts'
-import type { Tokens } from '../http/tokens.ts'
+import { foreignOrigin } from '../http/csrf.ts'
+import type { Claim } from '../http/identity.ts'
+import type { Services } from '../http/services.ts'
 import type { Changes } from '../live/changes.ts'
 import type { Live } from '../live/listener.ts'
 import { makeNews } from '../live/news.ts'
 import type { Subscriber, Subscribers } from '../live/subscribers.ts'
-import type { Passwords } from '../passwords.ts'
 import { MAX_ANSWER, prove, recognize, tooLarge, type Database, type Identity } from '../sql/as-caller.ts'
 import { makeWithPgClient } from '../sql/grafast.ts'
-import type { Search } from '../sql/search.ts'
 import { checkVariables } from './document-rules.ts'
 import { makeDocuments, readCall, type Call, type Parsed } from './documents.ts'
 import { acceptsEvents, sendEvents } from './sse.ts'
 
-export interface GraphQLServices {
+export interface GraphQLServices extends Services {
   readonly schema: GraphQLSchema
   readonly resolvedPreset: GraphileConfig.ResolvedPreset
-  readonly db: Database
   readonly liveDb: Database
-  readonly search: Search
   readonly live: Live
   readonly changes: Changes
   readonly subscribers: Subscribers
-  readonly passwords: Passwords
-  readonly tokens: Tokens
-  readonly identify: Identify
-  readonly spend: Spend
-  readonly checkCsrf: CheckCsrf
-  readonly isOwnOrigin: IsOwnOrigin
   readonly production: boolean
-  /** Turns what was thrown into what the caller may hear. */
-  readonly explain: (error: unknown) => ClientError
 }
 
 /** The result of an operation. */

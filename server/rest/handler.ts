@@ -1,38 +1,25 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import findMyWay from 'find-my-way'
 import { ClientError, invalid, noSuchPath, toClientError, unauthenticated, unsupportedMethod, type Fault } from '../errors.ts'
-import type { Spend } from '../http/allowance.ts'
 import { isObject, readBody } from '../http/body.ts'
-import { foreignOrigin, type CheckCsrf, type IsOwnOrigin } from '../http/csrf.ts'
-import type { Identify, IsSecure } from '../http/identity.ts'
+import { foreignOrigin } from '../http/csrf.ts'
+import type { IsSecure } from '../http/identity.ts'
 import { isAllowed, isKnown } from '../http/preconditions.ts'
 import { sendProblem } from '../http/problem.ts'
-import type { Tokens } from '../http/tokens.ts'
+import type { Services } from '../http/services.ts'
 import type { Logger } from '../logger.ts'
-import type { Passwords } from '../passwords.ts'
-import type { Search } from '../sql/search.ts'
 import { asking, inTransaction, isStranger, type Ask, type Database, type Identity } from '../sql/as-caller.ts'
 import { keyOf, makeOnce } from './idempotency.ts'
 import type { Query } from './lists.ts'
 import { BASE, staleVersion, tagOf, takesBody, type Answer, type Call, type Route } from './route.ts'
 import { compile } from './schemas.ts'
 
-export interface RestServices {
+export interface RestServices extends Services {
   readonly routes: readonly Route[]
-  readonly db: Database
   readonly slowDb: Database
-  readonly search: Search
-  readonly passwords: Passwords
-  readonly tokens: Tokens
-  readonly identify: Identify
-  readonly spend: Spend
-  readonly checkCsrf: CheckCsrf
-  readonly isOwnOrigin: IsOwnOrigin
   readonly isSecure: IsSecure
   readonly jwtSecrets: readonly string[]
   readonly log: Logger
-  /** Turns what was thrown into what the caller may hear. */
-  readonly explain: (error: unknown) => ClientError
 }
 
 interface Found {
