@@ -92,8 +92,11 @@ export async function weaknessOf(password: unknown, own: readonly string[]): Pro
     return `The password must have at least ${MIN_PASSWORD_LENGTH} characters.`
   const text = fold(password.slice(0, MOST_JUDGED)).slice(0, MOST_JUDGED)
   if (containsOwn(text, own)) return 'The password must not contain your name, your email address or the name of this product.'
+  // A common one stays common when it is spaced out, with something between each two of its characters.
+  const closed = text.replace(/(?<=(?:^|[^\p{L}\p{N}])[\p{L}\p{N}])[^\p{L}\p{N}](?=[\p{L}\p{N}](?:[^\p{L}\p{N}]|$))/gu, '')
   const areFew = new Set(text.replace(/\s/g, '')).size < FEWEST_CHARACTERS
-  if (areFew || (password.length <= MOST_JUDGED && countPieces(text, await (common ??= readCommon())) < MIN_PIECES))
+  const known = await (common ??= readCommon())
+  if (areFew || (password.length <= MOST_JUDGED && [text, closed].some((one) => countPieces(one, known) < MIN_PIECES)))
     return 'This password is too common: it is one of the most common ones, or a pattern, with little else.'
   return null
 }

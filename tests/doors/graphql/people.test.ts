@@ -254,6 +254,8 @@ describe('VALIDATION_FAILED', () => {
     'Summer2026!!',
     'Assent-Assent-1',
     'my ASSENT is long',
+    'P a s s w o r d 1 2 3 4',
+    'p.a.s.s.w.o.r.d',
   ]
 
   test('answers createUser with an invalid or taken address, or a bad name; nothing is left of it', async () => {
