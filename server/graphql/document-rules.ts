@@ -93,6 +93,9 @@ function pageSizeOf({ arguments: args = [] }: FieldNode): number {
   return size.kind === Kind.INT ? Math.min(Number(size.value), MAX_PAGE_SIZE) : MAX_PAGE_SIZE
 }
 
+/** Lists that are no pages, and the rows that they can have. Groups can be as many as rows: they count as a page. */
+export const LISTS: Readonly<Record<string, number>> = { waitsFor: 100, turnaround: 400, groupedAggregates: MAX_PAGE_SIZE }
+
 /** Rows of the connection that the selections stand in, for each row that it has; and those of other fields. */
 interface Rows {
   readonly own: number
@@ -105,10 +108,12 @@ const makeCountRows = (fragments: Fragments) =>
     fragments,
     { own: 0, below: 0 },
     (sum, more) => ({ own: sum.own + more.own, below: sum.below + more.below }),
-    (field, { own, below }) =>
-      ['nodes', 'edges'].includes(field.name.value)
-        ? { own: 1 + own + below, below: 0 }
-        : { own: 0, below: pageSizeOf(field) * own + below },
+    (field, { own, below }) => {
+      const { value: name } = field.name
+      if (name === 'nodes' || name === 'edges') return { own: 1 + own + below, below: 0 }
+      const rows = LISTS[name]
+      return { own: 0, below: rows ? rows * (1 + own + below) : pageSizeOf(field) * own + below }
+    },
   )
 
 /**

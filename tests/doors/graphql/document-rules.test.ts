@@ -1,6 +1,8 @@
+import { readFile } from 'node:fs/promises'
 import { gzipSync } from 'node:zlib'
 import type { Client } from 'pg'
-import { getIntrospectionQuery } from 'graphql'
+import { buildSchema, getIntrospectionQuery, getNamedType, getNullableType, isListType, isObjectType } from 'graphql'
+import { LISTS } from '../../../server/graphql/document-rules.ts'
 import {
   deadToken,
   mutation,
@@ -148,11 +150,15 @@ describe('documents', () => {
     const fit = [
       `{ requests(first: 100) { nodes { ${logs(100)} } } }`,
       `{ requests { edges { node { ${aliases(30, logs(33))} } } } }`,
+      `{ requests(first: 100) { nodes { waitsFor { id } } } }`,
       `{ requests(first: 100) { nodes { id creator { id } pageInfo: auditLogs { pageInfo { hasNextPage } } } } }`,
     ]
     for (const query of fit) expect((await api.graphql(query, {}, 'user')).body.errors).toBeUndefined()
     const tooMany = [
       `{ requests(first: 100) { nodes { ${aliases(2, logs(100))} } } }`,
+      `{ requests(first: 100) { nodes { ${aliases(2, 'waitsFor { id }')} } } }`,
+      `{ requests(first: 100) { nodes { ${logs(99)} waitsFor { id } a: auditLogs { groupedAggregates(groupBy: [ACTION]) { keys } } } } }`,
+      `{ requests(first: 100) { nodes { waitsFor { ...U } } a: nodes { waitsFor { ...U } } } } fragment U on User { id }`,
       `query ($n: Int) { requests(last: $n) { nodes { ${aliases(2, logs('$n'))} } } }`,
       `{ requests(first: 100) { ...C } } fragment C on RequestConnection { nodes { ...R } } fragment R on Request { ${aliases(30, logs(100))} }`,
     ]
@@ -161,6 +167,16 @@ describe('documents', () => {
       expectBadRequest(answer)
       expect(answer.text).toContain('20,000 rows')
     }
+  })
+
+  test('have no list of objects whose rows are not counted', async () => {
+    const lists = Object.values(buildSchema(await readFile('server/graphql/schema.graphql', 'utf8')).getTypeMap())
+      .filter(isObjectType)
+      .filter(({ name }) => !name.startsWith('__'))
+      .flatMap((type) => Object.values(type.getFields()))
+      .filter(({ type }) => isListType(getNullableType(type)) && isObjectType(getNamedType(type)))
+      .map(({ name }) => name)
+    expect(new Set(lists)).toEqual(new Set(['nodes', 'edges', ...Object.keys(LISTS)]))
   })
 
   test('that grow exponentially are answered quickly', async () => {
