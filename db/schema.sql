@@ -116,6 +116,10 @@ comment on column app_private.idempotency_keys.created_at is 'When the first res
 comment on column app_private.idempotency_keys.permissions is 'What the person was allowed to do then. Whoever has lost a permission since is not shown the response.';
 comment on constraint idempotency_keys_key_length on app_private.idempotency_keys is 'An Idempotency-Key must have 1 to 255 characters.';
 CREATE INDEX idempotency_keys_created_at_idx ON app_private.idempotency_keys USING btree (created_at);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.idempotency_keys FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.idempotency_keys REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.idempotency_keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.idempotency_keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_private.idempotency_keys enable row level security;
 alter table app_private.idempotency_keys force row level security;
 create policy owner_all on app_private.idempotency_keys for all to assent_owner
@@ -139,6 +143,10 @@ comment on column app_private.login_attempts.failed is 'True if the password was
 CREATE INDEX login_attempts_account_key_idx ON app_private.login_attempts USING btree (account_key, attempted_at);
 CREATE INDEX login_attempts_attempted_at_idx ON app_private.login_attempts USING btree (attempted_at);
 CREATE INDEX login_attempts_network_idx ON app_private.login_attempts USING btree (network, attempted_at);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.login_attempts FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.login_attempts REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.login_attempts REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.login_attempts REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_private.login_attempts enable row level security;
 alter table app_private.login_attempts force row level security;
 create policy owner_all on app_private.login_attempts for all to assent_owner
@@ -185,7 +193,11 @@ comment on column app_private.password_reset_requests.requested_at is 'When its 
 CREATE INDEX password_reset_requests_account_key_idx ON app_private.password_reset_requests USING btree (account_key, requested_at);
 CREATE INDEX password_reset_requests_network_idx ON app_private.password_reset_requests USING btree (network, requested_at);
 CREATE INDEX password_reset_requests_requested_at_idx ON app_private.password_reset_requests USING btree (requested_at);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.password_reset_requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _900_audit AFTER INSERT ON app_private.password_reset_requests FOR EACH ROW WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg_password_reset_requests__audit();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.password_reset_requests REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.password_reset_requests REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.password_reset_requests REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_private.password_reset_requests enable row level security;
 alter table app_private.password_reset_requests force row level security;
 create policy owner_all on app_private.password_reset_requests for all to assent_owner
@@ -205,7 +217,8 @@ comment on column app_private.password_resets.user_id is 'Who can choose a passw
 comment on column app_private.password_resets.expires_at is 'When the link expires: 30 minutes after its mail was made, or 72 hours if the mail is an invitation.';
 CREATE INDEX password_resets_expires_at_idx ON app_private.password_resets USING btree (expires_at);
 CREATE INDEX password_resets_user_id_idx ON app_private.password_resets USING btree (user_id);
-CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_private.password_resets FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_password_resets__audit();
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.password_resets FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.password_resets FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_password_resets__audit();
 alter table app_private.password_resets enable row level security;
 alter table app_private.password_resets force row level security;
 create policy owner_all on app_private.password_resets for all to assent_owner
@@ -226,6 +239,10 @@ comment on column app_private.refresh_tokens.session_id is 'Which session it ref
 comment on column app_private.refresh_tokens.is_used is 'True if it was exchanged, and serves a second caller; false if another was issued after it, to a second caller.';
 comment on column app_private.refresh_tokens.good_until is 'When it ends: 10 seconds after it was exchanged, or 12 hours after a token was first exchanged twice.';
 CREATE INDEX refresh_tokens_session_id_idx ON app_private.refresh_tokens USING btree (session_id);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.refresh_tokens FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.refresh_tokens REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.refresh_tokens REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.refresh_tokens REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_private.refresh_tokens enable row level security;
 alter table app_private.refresh_tokens force row level security;
 create policy owner_all on app_private.refresh_tokens for all to assent_owner
@@ -283,6 +300,10 @@ Every kind of entry that the trail can hold.';
 comment on column app_public.audit_actions.action is 'The name of the action.';
 comment on column app_public.audit_actions.description is 'What was done.';
 comment on column app_public.audit_actions.is_told is 'Whether it is reported to others: to people by notifications, to programs by webhooks, to front ends by live updates.';
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.audit_actions FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.audit_actions REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.audit_actions REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.audit_actions REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.audit_actions enable row level security;
 alter table app_public.audit_actions force row level security;
 create policy everybody_select on app_public.audit_actions for select to public
@@ -381,6 +402,10 @@ comment on table app_public.mail_deliveries is '@enum
 How somebody can be notified by mail. The inbox shows a notification in any case.';
 comment on column app_public.mail_deliveries.delivery is 'The name of the delivery.';
 comment on column app_public.mail_deliveries.description is 'What it means.';
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.mail_deliveries FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.mail_deliveries REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.mail_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.mail_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.mail_deliveries enable row level security;
 alter table app_public.mail_deliveries force row level security;
 create policy everybody_select on app_public.mail_deliveries for select to public
@@ -412,6 +437,10 @@ comment on column app_public.notification_kinds.is_shown is 'Whether the inbox s
 comment on column app_public.notification_kinds.is_mandatory is 'Whether it is about the recipient''s account, so that its mail cannot be declined.';
 comment on column app_public.notification_kinds.asks_for_decision is 'Whether it asks for a decision, so that it is pointless once the recipient can no longer decide.';
 CREATE INDEX notification_kinds_action_idx ON app_public.notification_kinds USING btree (action);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.notification_kinds FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.notification_kinds REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.notification_kinds REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.notification_kinds REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.notification_kinds enable row level security;
 alter table app_public.notification_kinds force row level security;
 create policy everybody_select on app_public.notification_kinds for select to public
@@ -481,8 +510,12 @@ CREATE INDEX notifications_recipient_id_idx ON app_public.notifications USING bt
 CREATE INDEX notifications_request_id_idx ON app_public.notifications USING btree (request_id);
 CREATE INDEX notifications_unread_idx ON app_public.notifications USING btree (recipient_id, created_at, id) WHERE (read_at IS NULL);
 CREATE INDEX notifications_unsent_idx ON app_public.notifications USING btree (mail_state, created_at) WHERE (mail_state = ANY (ARRAY['QUEUED'::text, 'FAILED'::text]));
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.notifications FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _500_mail AFTER INSERT ON app_public.notifications FOR EACH ROW WHEN ((new.mail_state = 'QUEUED'::text)) EXECUTE FUNCTION app_private.tg_notifications__mail();
 CREATE TRIGGER _510_mail AFTER UPDATE OF mail_state ON app_public.notifications FOR EACH ROW WHEN (((new.mail_state = 'QUEUED'::text) AND (old.mail_state <> 'QUEUED'::text))) EXECUTE FUNCTION app_private.tg_notifications__mail();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.notifications REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.notifications REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.notifications REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 CREATE TRIGGER _950_announce AFTER INSERT ON app_public.notifications FOR EACH ROW EXECUTE FUNCTION app_private.tg_notifications__announce();
 alter table app_public.notifications enable row level security;
 alter table app_public.notifications force row level security;
@@ -514,6 +547,10 @@ comment on table app_public.request_parties is '@behavior -*
 What a person can be to a request. app_hidden.my_parties tells what somebody is.';
 comment on column app_public.request_parties.party is 'The name of the party.';
 comment on column app_public.request_parties.description is 'Who belongs to it.';
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.request_parties FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.request_parties REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.request_parties REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.request_parties REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.request_parties enable row level security;
 alter table app_public.request_parties force row level security;
 create policy everybody_select on app_public.request_parties for select to public
@@ -534,6 +571,10 @@ comment on table app_public.request_statuses is '@enum
 The state of a request. How it moves from one to the next is in request_transitions.';
 comment on column app_public.request_statuses.status is 'The name of the status.';
 comment on column app_public.request_statuses.description is 'What it means.';
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.request_statuses FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.request_statuses REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.request_statuses REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.request_statuses REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.request_statuses enable row level security;
 alter table app_public.request_statuses force row level security;
 create policy everybody_select on app_public.request_statuses for select to public
@@ -820,8 +861,12 @@ comment on constraint webhook_deliveries_state_check on app_public.webhook_deliv
 CREATE INDEX webhook_deliveries_audit_log_id_idx ON app_public.webhook_deliveries USING btree (audit_log_id);
 CREATE INDEX webhook_deliveries_created_at_idx ON app_public.webhook_deliveries USING btree (created_at, id);
 CREATE INDEX webhook_deliveries_webhook_id_idx ON app_public.webhook_deliveries USING btree (webhook_id, created_at, id);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.webhook_deliveries FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _500_deliver AFTER INSERT ON app_public.webhook_deliveries FOR EACH ROW WHEN ((new.state = 'QUEUED'::text)) EXECUTE FUNCTION app_private.tg_webhook_deliveries__deliver();
 CREATE TRIGGER _510_deliver AFTER UPDATE OF state ON app_public.webhook_deliveries FOR EACH ROW WHEN (((new.state = 'QUEUED'::text) AND (old.state <> 'QUEUED'::text))) EXECUTE FUNCTION app_private.tg_webhook_deliveries__deliver();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.webhook_deliveries REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.webhook_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.webhook_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.webhook_deliveries enable row level security;
 alter table app_public.webhook_deliveries force row level security;
 create policy admin_select on app_public.webhook_deliveries for select to assent_admin
@@ -849,6 +894,10 @@ The events that a webhook can receive.';
 comment on column app_public.webhook_events.event is 'The name of the event, as deliveries carry it.';
 comment on column app_public.webhook_events.action is 'The action that it reports.';
 comment on column app_public.webhook_events.description is 'What happened.';
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.webhook_events FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.webhook_events REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.webhook_events REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.webhook_events REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.webhook_events enable row level security;
 alter table app_public.webhook_events force row level security;
 create policy everybody_select on app_public.webhook_events for select to public
@@ -899,7 +948,7 @@ comment on constraint webhooks_url_port on app_public.webhooks is 'The port of t
 CREATE INDEX webhooks_created_at_idx ON app_public.webhooks USING btree (created_at, id);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.webhooks FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_check_events BEFORE INSERT OR UPDATE OF events ON app_public.webhooks FOR EACH ROW EXECUTE FUNCTION app_private.tg_webhooks__check_events();
-CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_public.webhooks FOR EACH ROW WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg_webhooks__audit();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_public.webhooks FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_webhooks__audit();
 alter table app_public.webhooks enable row level security;
 alter table app_public.webhooks force row level security;
 create policy admin_select on app_public.webhooks for select to assent_admin
@@ -3270,6 +3319,15 @@ end
 $function$;
 comment on routine app_private.log_action(text,uuid,uuid,jsonb,uuid,uuid) is 'The one way to write an entry: what was done, by whom (null if that is not known), and to which person or request. It adds the IP address and the time.';
 
+CREATE OR REPLACE FUNCTION app_private.log_sql(action text, operation text, user_id uuid, details jsonb)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  select app_private.log_action(action, app_hidden.current_user_id(), user_id,
+    jsonb_build_object('by', 'SQL', 'operation', operation) || details)
+$function$;
+comment on routine app_private.log_sql(text,text,uuid,jsonb) is 'Writes the entry for what SQL has done: the operation, and which fields or rows it met.';
+
 CREATE OR REPLACE FUNCTION app_private.mail_document(n app_public.notifications)
  RETURNS jsonb
  LANGUAGE sql
@@ -3900,6 +3958,22 @@ end
 $function$;
 comment on routine app_private.tg__audit_permissions() is 'Writes one entry for each change of a row that says what people may do. Only SQL can change it.';
 
+CREATE OR REPLACE FUNCTION app_private.tg__audit_sql()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_rows bigint := (select count(*) from changed);
+begin
+  if v_rows > 0 then
+    perform app_private.log_sql('DATA_CHANGE', tg_op, null, jsonb_build_object('table', tg_table_name, 'rows', v_rows));
+  end if;
+  return null;
+end
+$function$;
+comment on routine app_private.tg__audit_sql() is 'Writes one entry for each statement of SQL that changes rows of a table which has no entries of a kind of its own.';
+
 CREATE OR REPLACE FUNCTION app_private.tg__refuse()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -3968,12 +4042,10 @@ begin
     return null;
   end if;
   if tg_op <> 'UPDATE' or v_fields <> '{}' then
-    perform app_private.log_action(
+    perform app_private.log_sql(
       -- The person is told of a new password, whoever has set it.
       case when tg_op = 'UPDATE' and 'password_hash' = any (v_fields) then 'PASSWORD_CHANGE' else 'CREDENTIALS_CHANGE' end,
-      app_hidden.current_user_id(),
-      coalesce(new.user_id, old.user_id),
-      jsonb_build_object('by', 'SQL', 'operation', tg_op, 'fields', to_jsonb(v_fields)));
+      tg_op, coalesce(new.user_id, old.user_id), jsonb_build_object('fields', v_fields));
   end if;
   return null;
 end
@@ -4070,12 +4142,15 @@ CREATE OR REPLACE FUNCTION app_private.tg_password_resets__audit()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  perform app_private.log_action('CREDENTIALS_CHANGE', app_hidden.current_user_id(), new.user_id,
-    jsonb_build_object('by', 'SQL', 'operation', tg_op, 'fields', '["password_resets"]'::jsonb));
+  -- One that has expired is cleared away.
+  if tg_op <> 'DELETE' or old.expires_at >= now() then
+    perform app_private.log_sql('CREDENTIALS_CHANGE', tg_op, coalesce(new.user_id, old.user_id),
+      jsonb_build_object('fields', array['password_resets']));
+  end if;
   return null;
 end
 $function$;
-comment on routine app_private.tg_password_resets__audit() is 'Writes one entry for a link that SQL has made: whoever has it can choose the password of that person.';
+comment on routine app_private.tg_password_resets__audit() is 'Writes one entry for a link that SQL has made or removed: whoever has it can choose the password of that person.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_requests__announce()
  RETURNS trigger
@@ -4187,8 +4262,8 @@ begin
   then
     return null;
   end if;
-  perform app_private.log_action(v_action, app_hidden.current_user_id(), coalesce(new.user_id, old.user_id),
-    jsonb_build_object('by', 'SQL', 'operation', tg_op, 'session_id', coalesce(new.id, old.id), 'fields', to_jsonb(v_fields)));
+  perform app_private.log_sql(v_action, tg_op, coalesce(new.user_id, old.user_id),
+    jsonb_build_object('session_id', coalesce(new.id, old.id), 'fields', v_fields));
   return null;
 end
 $function$;
@@ -4275,11 +4350,10 @@ declare
 begin
   -- The times of its failures are no changes of it.
   if tg_op <> 'UPDATE' or not v_fields <@ array['failing_since', 'failed_at'] then
-    perform app_private.log_action(
+    perform app_private.log_sql(
       case tg_op when 'INSERT' then 'WEBHOOK_CREATE' when 'UPDATE' then 'WEBHOOK_UPDATE' else 'WEBHOOK_DELETE' end,
-      app_hidden.current_user_id(),
-      metadata => jsonb_build_object('by', 'SQL', 'webhook_id', coalesce(new.id, old.id),
-        'origin', app_private.origin(coalesce(new.url, old.url)), 'fields', to_jsonb(v_fields)));
+      tg_op, null, jsonb_build_object('webhook_id', coalesce(new.id, old.id),
+        'origin', app_private.origin(coalesce(new.url, old.url)), 'fields', v_fields));
   end if;
   return null;
 end
@@ -5217,6 +5291,7 @@ insert into app_public.audit_actions values ('APPROVE', 'A request was approved.
 insert into app_public.audit_actions values ('ASSIGN', 'A submitted request was assigned.', 'true');
 insert into app_public.audit_actions values ('CREATE', 'A request was created.', 'false');
 insert into app_public.audit_actions values ('CREDENTIALS_CHANGE', 'Somebody''s address or credentials were changed by SQL.', 'false');
+insert into app_public.audit_actions values ('DATA_CHANGE', 'Rows were changed by SQL in a table that no other action names.', 'false');
 insert into app_public.audit_actions values ('DELETE', 'A draft was deleted.', 'false');
 insert into app_public.audit_actions values ('INVITATION_RESEND', 'Somebody who had not chosen a password yet was invited again, which ended the earlier link.', 'true');
 insert into app_public.audit_actions values ('LOGIN', 'Somebody logged in.', 'false');

@@ -1,6 +1,6 @@
 -- The audit trail has one row for every action, written in the action's own transaction and never changed. The triggers below
--- record what is done to requests, people, preferences and permissions, and what is done by SQL to credentials, sessions and
--- webhooks; everything else calls log_action().
+-- record what is done to requests, people, preferences and permissions, and what is done by SQL to anything else; functions that
+-- callers reach call log_action().
 
 -- Append-only ------------------------------------------------------------------------------------------------------
 
@@ -37,8 +37,8 @@ declare
   v_table text;
 begin
   foreach v_table in array array[
-    'app_private.credentials', 'app_private.sessions', 'app_private.notification_preferences', 'app_public.roles',
-    'app_public.role_permissions', 'app_public.request_transitions', 'app_public.webhooks'
+    'app_private.credentials', 'app_private.sessions', 'app_private.password_resets', 'app_private.notification_preferences',
+    'app_public.roles', 'app_public.role_permissions', 'app_public.request_transitions', 'app_public.webhooks'
   ] loop
     execute format('create or replace trigger _100_no_truncate before truncate on %s
       for each statement execute function app_private.tg__refuse()', v_table);
@@ -264,6 +264,17 @@ create or replace trigger _900_audit
 -- These triggers are for everybody else, and name fields, never a value, because it could be a secret. Changes that follow from
 -- a change of a person are part of that.
 
+create or replace function app_private.log_sql(action text, operation text, user_id uuid, details jsonb)
+  returns void
+  language sql
+  volatile
+as $$
+  select app_private.log_action(action, app_hidden.current_user_id(), user_id,
+    jsonb_build_object('by', 'SQL', 'operation', operation) || details)
+$$;
+comment on function app_private.log_sql(text, text, uuid, jsonb) is
+  'Writes the entry for what SQL has done: the operation, and which fields or rows it met.';
+
 create or replace function app_private.tg_credentials__audit()
   returns trigger
   language plpgsql
@@ -280,12 +291,10 @@ begin
     return null;
   end if;
   if tg_op <> 'UPDATE' or v_fields <> '{}' then
-    perform app_private.log_action(
+    perform app_private.log_sql(
       -- The person is told of a new password, whoever has set it.
       case when tg_op = 'UPDATE' and 'password_hash' = any (v_fields) then 'PASSWORD_CHANGE' else 'CREDENTIALS_CHANGE' end,
-      app_hidden.current_user_id(),
-      coalesce(new.user_id, old.user_id),
-      jsonb_build_object('by', 'SQL', 'operation', tg_op, 'fields', to_jsonb(v_fields)));
+      tg_op, coalesce(new.user_id, old.user_id), jsonb_build_object('fields', v_fields));
   end if;
   return null;
 end
@@ -317,8 +326,8 @@ begin
   then
     return null;
   end if;
-  perform app_private.log_action(v_action, app_hidden.current_user_id(), coalesce(new.user_id, old.user_id),
-    jsonb_build_object('by', 'SQL', 'operation', tg_op, 'session_id', coalesce(new.id, old.id), 'fields', to_jsonb(v_fields)));
+  perform app_private.log_sql(v_action, tg_op, coalesce(new.user_id, old.user_id),
+    jsonb_build_object('session_id', coalesce(new.id, old.id), 'fields', v_fields));
   return null;
 end
 $$;
@@ -336,16 +345,19 @@ create or replace function app_private.tg_password_resets__audit()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  perform app_private.log_action('CREDENTIALS_CHANGE', app_hidden.current_user_id(), new.user_id,
-    jsonb_build_object('by', 'SQL', 'operation', tg_op, 'fields', '["password_resets"]'::jsonb));
+  -- One that has expired is cleared away.
+  if tg_op <> 'DELETE' or old.expires_at >= now() then
+    perform app_private.log_sql('CREDENTIALS_CHANGE', tg_op, coalesce(new.user_id, old.user_id),
+      jsonb_build_object('fields', array['password_resets']));
+  end if;
   return null;
 end
 $$;
 comment on function app_private.tg_password_resets__audit() is
-  'Writes one entry for a link that SQL has made: whoever has it can choose the password of that person.';
+  'Writes one entry for a link that SQL has made or removed: whoever has it can choose the password of that person.';
 
 create or replace trigger _900_audit
-  after insert or update on app_private.password_resets
+  after insert or update or delete on app_private.password_resets
   for each row when (pg_trigger_depth() = 0 and app_private.is_by_sql())
   execute function app_private.tg_password_resets__audit();
 
@@ -384,11 +396,10 @@ declare
 begin
   -- The times of its failures are no changes of it.
   if tg_op <> 'UPDATE' or not v_fields <@ array['failing_since', 'failed_at'] then
-    perform app_private.log_action(
+    perform app_private.log_sql(
       case tg_op when 'INSERT' then 'WEBHOOK_CREATE' when 'UPDATE' then 'WEBHOOK_UPDATE' else 'WEBHOOK_DELETE' end,
-      app_hidden.current_user_id(),
-      metadata => jsonb_build_object('by', 'SQL', 'webhook_id', coalesce(new.id, old.id),
-        'origin', app_private.origin(coalesce(new.url, old.url)), 'fields', to_jsonb(v_fields)));
+      tg_op, null, jsonb_build_object('webhook_id', coalesce(new.id, old.id),
+        'origin', app_private.origin(coalesce(new.url, old.url)), 'fields', v_fields));
   end if;
   return null;
 end
@@ -397,5 +408,45 @@ comment on function app_private.tg_webhooks__audit() is 'Writes one entry for wh
 
 create or replace trigger _900_audit
   after insert or update or delete on app_public.webhooks
-  for each row when (app_private.is_by_sql())
+  for each row when (pg_trigger_depth() = 0 and app_private.is_by_sql())
   execute function app_private.tg_webhooks__audit();
+
+create or replace function app_private.tg__audit_sql()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_rows bigint := (select count(*) from changed);
+begin
+  if v_rows > 0 then
+    perform app_private.log_sql('DATA_CHANGE', tg_op, null, jsonb_build_object('table', tg_table_name, 'rows', v_rows));
+  end if;
+  return null;
+end
+$$;
+comment on function app_private.tg__audit_sql() is
+  'Writes one entry for each statement of SQL that changes rows of a table which has no entries of a kind of its own.';
+
+do $$
+declare
+  v_table text;
+  v_event text[];
+begin
+  foreach v_table in array array[
+    'app_private.refresh_tokens', 'app_private.login_attempts', 'app_private.password_reset_requests',
+    'app_private.idempotency_keys', 'app_public.notifications', 'app_public.webhook_deliveries', 'app_public.request_statuses',
+    'app_public.request_parties', 'app_public.audit_actions', 'app_public.notification_kinds', 'app_public.mail_deliveries',
+    'app_public.webhook_events'
+  ] loop
+    foreach v_event slice 1 in array array[['insert', 'new'], ['update', 'new'], ['delete', 'old']] loop
+      execute format('create or replace trigger %I after %s on %s referencing %s table as changed
+        for each statement when (pg_trigger_depth() = 0 and app_private.is_by_sql())
+        execute function app_private.tg__audit_sql()', '_910_audit_' || v_event[1], v_event[1], v_table, v_event[2]);
+    end loop;
+    execute format('create or replace trigger _100_no_truncate before truncate on %s
+      for each statement execute function app_private.tg__refuse()', v_table);
+  end loop;
+end
+$$;

@@ -43,7 +43,8 @@ insert into app_public.audit_actions (action, is_told, description) values
   ('PERMISSION_CHANGE', false, 'What people may do was changed by SQL.'),
   ('CREDENTIALS_CHANGE', false, 'Somebody''s address or credentials were changed by SQL.'),
   ('SESSION_OPEN',    false, 'A session was opened by SQL, without a login.'),
-  ('SESSION_CHANGE',  false, 'A session was changed by SQL.')
+  ('SESSION_CHANGE',  false, 'A session was changed by SQL.'),
+  ('DATA_CHANGE',     false, 'Rows were changed by SQL in a table that no other action names.')
 on conflict (action) do update
   set description = excluded.description, is_told = excluded.is_told
   where (audit_actions.*) is distinct from (excluded.*);

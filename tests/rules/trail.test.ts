@@ -788,6 +788,27 @@ describe('what is done by SQL', () => {
     expect(rows).toEqual([{ database_login: 'postgres' }])
   })
 
+  // migrate itself writes app_private.applied_rules, at each of its runs; what it says can be compared with the program.
+  const untraced = ['app_private.applied_rules']
+
+  test('there is no table whose rows SQL changes without a trace', async () => {
+    const { rows } = await stage.root.query(`
+      select t.oid::regclass::text as "table", e.event
+      from pg_class t cross join (values ('INSERT', 4), ('DELETE', 8), ('UPDATE', 16), ('TRUNCATE', 32)) e (event, bit)
+      where t.relkind in ('r', 'p') and t.relnamespace in ('app_public'::regnamespace, 'app_private'::regnamespace)
+        and not exists (
+          select from pg_trigger g
+          where g.tgrelid = t.oid and not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgtype & e.bit > 0
+            and g.tgfoid::regproc::text ~ '^app_private.tg_+(refuse|audit|\\w+__audit|audit_\\w+|audit_logs__stamp)'
+        )
+      order by 1, 2`)
+    expect(rows.map(({ table }) => table).filter((table) => !untraced.includes(table))).toEqual([])
+    expect(new Set(rows.map(({ table }) => table))).toEqual(new Set(untraced))
+  })
+
+  const changed = (table: string, operation: string, rows = 1) => [
+    { action: 'DATA_CHANGE', user_id: null, metadata: { by: 'SQL', operation, table, rows, database_user } },
+  ]
   const credentials = (operation: string, fields: string[]) => ({ by: 'SQL', operation, fields, database_user })
   test.each<[string, () => string, (metadata: Row) => unknown[]]>([
     [
@@ -828,6 +849,32 @@ describe('what is done by SQL', () => {
         { action: 'CREDENTIALS_CHANGE', user_id: user_id(), metadata: expect.objectContaining({ fields: ['password_resets'] }) },
       ],
     ],
+    [
+      'a refresh token',
+      () =>
+        `insert into app_private.refresh_tokens (token_hash, session_id, is_used, good_until)
+         select '\\x01', id, false, now() from app_private.sessions limit 1`,
+      () => changed('refresh_tokens', 'INSERT'),
+    ],
+    [
+      'failures that were none',
+      () =>
+        `with tried as (insert into app_private.login_attempts (account_key) values ('\\x01'), ('\\x02') returning id)
+         select from tried`,
+      () => changed('login_attempts', 'INSERT', 2),
+    ],
+    [
+      'a notification',
+      () =>
+        `insert into app_public.notifications (recipient_id, kind, event, mail_state) values ('${user_id()}', 'DIGEST', 'x', 'NONE')`,
+      () => changed('notifications', 'INSERT'),
+    ],
+    [
+      'the words of the rules',
+      () => `update app_public.webhook_events set description = '' where event = 'user.created'`,
+      () => changed('webhook_events', 'UPDATE'),
+    ],
+    ['nothing', () => `delete from app_private.idempotency_keys where false`, () => []],
     [
       'the secret of a session',
       () =>

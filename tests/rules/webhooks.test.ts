@@ -680,7 +680,10 @@ describe('a webhook that fails', () => {
       await failed(id, status, 'No', forGood)
     })
     expect(await webhook(hook)).toMatchObject({ is_enabled: reason === null, failing_since: expect.any(Date) })
-    expect(entries.map(bare)).toEqual(
+    // These workers log in as the owner, as those of version 0.1 do, whose changes leave traces of their own.
+    const [traces, others] = [true, false].map((is) => entries.filter(({ action }) => is === (action === 'DATA_CHANGE')))
+    expect(new Set(traces!.map(({ metadata }) => metadata.table))).toEqual(new Set(['webhook_deliveries']))
+    expect(others!.map(bare)).toEqual(
       reason === null
         ? []
         : [
