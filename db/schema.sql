@@ -703,7 +703,7 @@ CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (COALESCE(s
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_guard BEFORE INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__guard();
 CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__audit();
-CREATE TRIGGER _950_announce AFTER UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__announce();
+CREATE TRIGGER _950_announce AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__announce();
 alter table app_public.requests enable row level security;
 create policy admin_select on app_public.requests for select to assent_admin
   using (( SELECT app_hidden.has_permission('request.read_all'::text) AS has_permission));
@@ -2514,12 +2514,14 @@ begin
   cross join lateral app_private.live_session(s.secret) l
   join app_hidden.viewers v on v.user_id = l.user_id
   join app_public.requests r
-    on app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v.user_id, v.reads_others, v.reads_all)
+    -- A deletion is known to whoever has seen the draft, which is its creator: on another page of theirs it has to go.
+    on app_hidden.can_see(r.creator_id, r.status, r.is_deleted and r.creator_id <> v.user_id, v.user_id,
+      v.reads_others, v.reads_all)
   where r.id = any (request_ids)
   group by s.secret;
 end
 $function$;
-comment on routine app_hidden.viewers_of(uuid[],text[]) is 'Which of these requests are seen by the people of these sessions, named by their secrets. The server asks for all its live subscribers at once; whoever has no live session of theirs learns nothing.';
+comment on routine app_hidden.viewers_of(uuid[],text[]) is 'Which of these requests are seen by the people of these sessions, named by their secrets, or were theirs until they deleted them. The server asks for all its live subscribers at once; whoever has no live session of theirs learns nothing.';
 grant execute on routine app_hidden.viewers_of(uuid[],text[]) to assent_authenticator;
 
 CREATE OR REPLACE FUNCTION app_hidden.visible_user(user_id uuid)
@@ -4162,7 +4164,7 @@ begin
   return null;
 end
 $function$;
-comment on routine app_private.tg_requests__announce() is 'Announces that a request has changed. A new one is not announced: nobody knows its id yet.';
+comment on routine app_private.tg_requests__announce() is 'Announces that a request is new or has changed.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_requests__audit()
  RETURNS trigger

@@ -1,7 +1,7 @@
 -- Live updates: changes are announced by NOTIFY. It knows no row-level security, so a payload contains ids only, and the server
 -- (server/live/news.ts) reads the rows as each subscriber. There is one channel, "assent", with these payloads:
 --
---   request <id>                    the request has changed
+--   request <id>                    the request is new or has changed
 --   inbox <user id>                 the requests that await this person's decision have changed
 --   notification <user id> <id>     this person has a new notification
 --   session <id>                    the session has ended
@@ -18,10 +18,10 @@ begin
 end
 $$;
 comment on function app_private.tg_requests__announce() is
-  'Announces that a request has changed. A new one is not announced: nobody knows its id yet.';
+  'Announces that a request is new or has changed.';
 
 create or replace trigger _950_announce
-  after update on app_public.requests
+  after insert or update on app_public.requests
   for each row execute function app_private.tg_requests__announce();
 
 create or replace function app_hidden.viewers_of(request_ids uuid[], secrets text[])
@@ -38,13 +38,16 @@ begin
   cross join lateral app_private.live_session(s.secret) l
   join app_hidden.viewers v on v.user_id = l.user_id
   join app_public.requests r
-    on app_hidden.can_see(r.creator_id, r.status, r.is_deleted, v.user_id, v.reads_others, v.reads_all)
+    -- A deletion is known to whoever has seen the draft, which is its creator: on another page of theirs it has to go.
+    on app_hidden.can_see(r.creator_id, r.status, r.is_deleted and r.creator_id <> v.user_id, v.user_id,
+      v.reads_others, v.reads_all)
   where r.id = any (request_ids)
   group by s.secret;
 end
 $$;
 comment on function app_hidden.viewers_of(uuid[], text[]) is
-  'Which of these requests are seen by the people of these sessions, named by their secrets. The server asks for all its live '
+  'Which of these requests are seen by the people of these sessions, named by their secrets, or were theirs until they deleted '
+  'them. The server asks for all its live '
   'subscribers at once; whoever has no live session of theirs learns nothing.';
 grant execute on function app_hidden.viewers_of(uuid[], text[]) to :DATABASE_AUTHENTICATOR;
 

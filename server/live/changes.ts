@@ -8,6 +8,8 @@ import type { Listener, Live } from './listener.ts'
 const GATHER_FOR = 100
 /** Requests that are asked about at once. */
 const MOST_AT_ONCE = 100
+/** Requests that may wait for that, which takes some ten seconds. */
+const MOST_WAITING = 10_000
 
 export interface Changes {
   /** Hears the ids of requests that have changed and that the person of this session sees. Returns a function that stops it. */
@@ -16,7 +18,8 @@ export interface Changes {
 
 /**
  * Tells everybody in this process who follows them which requests have changed. One statement asks for all of them at once,
- * because a statement for each subscriber and change would be too many.
+ * because a statement for each subscriber and change would be too many. If asking fails, or too many wait, all subscribers are
+ * sent away: they read everything anew when they are back.
  */
 export function makeChanges(live: Live, { pool }: Database, explain: (error: unknown) => ClientError, lost: () => void): Changes {
   const followers = new Map<string, Set<Listener>>()
@@ -38,15 +41,20 @@ export function makeChanges(live: Live, { pool }: Database, explain: (error: unk
     }
   }
 
+  function giveUp(): void {
+    waiting.clear()
+    lost()
+  }
+
   function hear(id: string): void {
     waiting.add(id)
+    if (waiting.size > MOST_WAITING) giveUp()
     if (looking) return
     looking = true
     look()
       .catch((error: unknown) => {
         explain(error)
-        waiting.clear()
-        lost()
+        giveUp()
       })
       .finally(() => (looking = false))
   }

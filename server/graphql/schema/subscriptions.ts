@@ -62,8 +62,8 @@ export const SubscriptionsPlugin = extendSchema((build) => {
         ): RequestUpdatedPayload
 
         """
-        Reports which requests have changed, of those that the subscriber can see: edited, submitted, assigned or decided. Changes
-        within a tenth of a second come as one event. A new draft is none, nor is one that the subscriber no longer sees.
+        Reports which requests have changed, of those that the subscriber can see: created, edited, submitted, assigned or
+        decided; and which of their own they have deleted. Changes within a tenth of a second come as one event.
         """
         requestsChanged: RequestsChangedPayload
 

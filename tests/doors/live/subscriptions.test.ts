@@ -53,7 +53,14 @@ const awaiting = async (who: string | NewPerson) =>
 describe('requestsChanged', () => {
   const CHANGED = 'subscription { requestsChanged { ids } }'
   const idsOf = async (heard: Heard) => (await heard.data()).requestsChanged.ids as string[]
+  /** Waits until the server has heard what was announced before: that comes in the order of the commits. */
+  async function settle(): Promise<void> {
+    const heard = await (await connect(api, 'manager')).subscribe(INBOX)
+    await owner.query(`select pg_notify('assent', 'inbox ' || $1)`, [api.db.people.manager.id])
+    await heard.data()
+  }
   const hear = async (...names: ('user' | 'user2' | 'manager' | 'manager2' | 'admin')[]) => {
+    await settle()
     const sockets = await Promise.all(names.map((who) => connect(api, who)))
     return Promise.all(sockets.map(async (socket) => [await socket.subscribe(CHANGED), socket] as const))
   }
@@ -72,11 +79,28 @@ describe('requestsChanged', () => {
       await act(other, name, id, who, name === 'assignRequest' ? { assignedToId: api.db.people.manager2.id } : {})
       for (const heard of [uma!, ada!, mia!]) expect(await idsOf(heard)).toEqual([id])
     }
-    const draft = await newRequest(api)
-    await act(api, 'deleteRequest', draft, 'user')
-    expect(await idsOf(ada!)).toEqual([draft]) // whom it is not hidden from
     await sleep(300)
     await expectNothingElse(all)
+  })
+
+  test('tells of a new draft, and of its deletion, its creator and whoever sees all', async () => {
+    const all = await hear('user', 'admin', 'manager', 'user2')
+    const [uma, ada] = all.map(([heard]) => heard)
+    const id = await newRequest(other)
+    for (const heard of [uma!, ada!]) expect(await idsOf(heard)).toEqual([id])
+    await act(other, 'deleteRequest', id, 'user')
+    for (const heard of [uma!, ada!]) expect(await idsOf(heard)).toEqual([id])
+    await sleep(300)
+    await expectNothingElse(all)
+  })
+
+  test('sends its subscribers away when more is announced than can be asked about', async () => {
+    const [[, socket]] = (await hear('user')) as [readonly [Heard, Socket]]
+    await owner.query(`select pg_notify('assent', 'request ' || gen_random_uuid()) from generate_series(1, 12000)`)
+    expect(await socket.closed).toEqual([1013, 'Try again later'])
+    const [[heard]] = (await hear('user')) as [readonly [Heard, Socket]]
+    const id = await newRequest(api)
+    expect(await idsOf(heard)).toEqual([id])
   })
 
   test('tells many changes at once as one event', async () => {

@@ -26,6 +26,7 @@ import {
   startApi,
   type Api,
   type NewPerson,
+  type Who,
 } from '../../harness/client.ts'
 import { act, closeAll, connect, INBOX, open, until, UPDATED } from '../../harness/socket.ts'
 
@@ -365,6 +366,24 @@ describe('a session that ends closes its sockets, and those of no other', () => 
     await api.data(mutation('deactivateUser', 'user { id }'), { input: { userId: person.id } }, 'admin')
     for (const { closed } of sockets) expect(await closed).toEqual([4401, 'Unauthorized'])
     await expect(connect(api, person)).rejects.toMatchObject(UNAUTHORIZED)
+  })
+
+  test('by endSessions, which closes all of theirs, and nobody else’s', async () => {
+    const [person, bystander] = [await api.person(), await api.person()]
+    const other = await anotherSession(person)
+    const { cookie } = await logIn(person)
+    const sockets = [
+      await connect(api, person),
+      await connect(api, other),
+      await connect(api, undefined, { headers: { cookie } }),
+    ]
+    const spared = await connect(api, bystander)
+    const end = (who: Who) => api.graphql(mutation('endSessions', 'clientMutationId'), { input: { userId: person.id } }, who)
+    expect((await end(bystander)).body.errors[0].extensions.code).toBe('FORBIDDEN')
+    expect(sockets.every(({ isOpen }) => isOpen)).toBe(true)
+    expect((await end('admin')).body.errors).toBeUndefined()
+    for (const { closed } of sockets) expect(await closed).toEqual([4401, 'Unauthorized'])
+    expect(await spared.start('{ currentUser { id } }').data()).toEqual({ currentUser: { id: bystander.id } })
   })
 
   test('by SQL, whoever writes it', async () => {
