@@ -10,7 +10,7 @@ import type { Logger } from 'pino'
 import { listeningUrl, StartError, type ConfigFor } from './config.ts'
 import { ClientError, noSuchPath, toClientError, unsupportedMethod } from './errors.ts'
 import { graphiql } from './graphql/graphiql.ts'
-import { makeGraphQL } from './graphql/handler.ts'
+import { makeGraphQL, type GraphQL } from './graphql/handler.ts'
 import { preset } from './graphql/schema/preset.ts'
 import { isWebSocket, makeWebSockets } from './graphql/websocket.ts'
 import { makeSpend } from './http/allowance.ts'
@@ -151,50 +151,19 @@ export async function startServer(
   const live = makeLive(config.authDatabaseUrl, log, lost)
   const changes = makeChanges(live, liveDb, services.explain, lost)
   const subscribers = makeSubscribers(live, liveDb, services.explain)
-  const { production } = config
+  const { production, jwtSecrets } = config
   const graphql = makeGraphQL({ ...services, schema, resolvedPreset, production, live, changes, subscribers })
   const sockets = makeWebSockets({ ...services, schema, graphql, subscribers, during: refusals.during })
-  const { jwtSecrets } = config
   const rest = makeRestHandler({ ...services, routes: resources.flatMap(({ routes }) => routes), jwtSecrets })
-  const refuse = (res: ServerResponse, error: unknown) => sendProblem(res, services.explain(error))
+  const refuse: Refuse = (res, error) => sendProblem(res, services.explain(error))
   const openApi = makeOpenApi(resources, reference, config.publicUrl)
-  const app = makeApp(
-    health(db.pool, reference.schemaVersion, () => closing),
-    openApi,
-    production,
-    refuse,
-  )
+  const probes = health(db.pool, reference.schemaVersion, () => closing)
+  const app = makeApp(probes, openApi, production, refuse)
 
   const allowOrigins = crossOrigin(config.allowedOrigins)
   // Probes and pages are counted for themselves, by network: no caller's flood silences a probe, and no probe is without end.
   const probe = makeSpend(addressOf, () => undefined)
-
-  /** Answers, and says by which route. Frequent calls are answered before express, whose routing costs as much as the answer. */
-  async function answer(req: IncomingMessage, res: ServerResponse): Promise<string> {
-    if (req.headers.host === undefined && req.httpVersion !== '1.0') {
-      refuse(res, new ClientError('BAD_REQUEST', 'A request needs the header Host.'))
-      return 'other'
-    }
-    // The absolute form, in which proxies are asked: a server must understand it, too (RFC 9112, 3.2.2).
-    if (/^https?:/i.test(req.url!) && URL.canParse(req.url!)) {
-      const { pathname, search } = new URL(req.url!)
-      req.url = pathname + search
-    }
-    const path = req.url!.split('?', 1)[0]!
-    if (path === '/graphql' && req.method === 'POST') return graphql.handle(req, res).then(() => path)
-    if (path.startsWith(`${BASE}/`) && !path.startsWith(DOCS_PATH) && !path.startsWith(OPENAPI_PATH)) return rest(req, res)
-    try {
-      await probe(req, services.identify.leniently)
-    } catch (error) {
-      refuse(res, error)
-      return 'other'
-    }
-    if (path === '/graphql') return graphql.handle(req, res).then(() => path)
-    app(req, res)
-    if (!res.closed) await once(res, 'close')
-    const { route, baseUrl } = req as express.Request
-    return route ? baseUrl + route.path : 'other'
-  }
+  const answer = makeAnswer({ graphql, rest, app, probe: (req) => probe(req, identify.leniently), refuse })
 
   const underWay = new Set<ServerResponse>()
   let closing = false
@@ -259,13 +228,52 @@ export async function startServer(
   }
 }
 
-/** The probes and the pages, which express serves; `refuse` answers an error. */
-function makeApp(
-  probes: express.Router,
-  openApi: object,
-  production: boolean,
-  refuse: (res: ServerResponse, error: unknown) => void,
-): express.Express {
+/** Answers an error. */
+type Refuse = (res: ServerResponse, error: unknown) => void
+
+/** Answers a request, and says by which route. */
+type Answer = (req: IncomingMessage, res: ServerResponse) => Promise<string>
+
+interface Doors {
+  readonly graphql: GraphQL
+  readonly rest: Answer
+  readonly app: express.Express
+  /** Takes a request to express from an allowance. */
+  readonly probe: (req: IncomingMessage) => Promise<unknown>
+  readonly refuse: Refuse
+}
+
+/** Frequent calls are answered before express, whose routing costs as much as the answer. */
+function makeAnswer({ graphql, rest, app, probe, refuse }: Doors): Answer {
+  return async (req, res) => {
+    if (req.headers.host === undefined && req.httpVersion !== '1.0') {
+      refuse(res, new ClientError('BAD_REQUEST', 'A request needs the header Host.'))
+      return 'other'
+    }
+    // The absolute form, in which proxies are asked: a server must understand it, too (RFC 9112, 3.2.2).
+    if (/^https?:/i.test(req.url!) && URL.canParse(req.url!)) {
+      const { pathname, search } = new URL(req.url!)
+      req.url = pathname + search
+    }
+    const path = req.url!.split('?', 1)[0]!
+    if (path === '/graphql' && req.method === 'POST') return graphql.handle(req, res).then(() => path)
+    if (path.startsWith(`${BASE}/`) && !path.startsWith(DOCS_PATH) && !path.startsWith(OPENAPI_PATH)) return rest(req, res)
+    try {
+      await probe(req)
+    } catch (error) {
+      refuse(res, error)
+      return 'other'
+    }
+    if (path === '/graphql') return graphql.handle(req, res).then(() => path)
+    app(req, res)
+    if (!res.closed) await once(res, 'close')
+    const { route, baseUrl } = req as express.Request
+    return route ? baseUrl + route.path : 'other'
+  }
+}
+
+/** The probes and the pages, which express serves. */
+function makeApp(probes: express.Router, openApi: object, production: boolean, refuse: Refuse): express.Express {
   const app = express()
   app.disable('x-powered-by')
   app.use(probes)
