@@ -82,6 +82,24 @@ function checkLength(data: unknown): void {
   visit(data)
 }
 
+const isTooLarge = ({ message }: Error) => message === tooLarge().message
+
+/** The result of a change. What it is asked for is read when it has been made: an answer that is too large does not undo it. */
+function withoutExcess(result: Result): Result {
+  try {
+    checkLength(result.data)
+    if (!result.errors?.some(isTooLarge)) return result
+  } catch (error) {
+    if (!isTooLarge(error as Error)) throw error
+  }
+  const made = new ClientError(
+    'BAD_REQUEST',
+    `The change was made, but the answer would be larger than ${MAX_ANSWER / 1e6} MB: read what you need by a query.`,
+  )
+  const path = Object.keys(result.data!)
+  return { data: { [path[0]!]: null }, errors: [new GraphQLError(made.message, { path, originalError: made })] }
+}
+
 async function* only<T>(event: T): AsyncGenerator<T, void> {
   yield event
 }
@@ -152,7 +170,9 @@ export function makeGraphQL(services: GraphQLServices) {
     } as Parameters<typeof execute>[0])) as Result | Events
     // Any statement proves the session. An operation without one, such as introspection, must not outlive the session either.
     if (!asked && !isSubscription && identity.session) await prove(db, identity)
-    if (!(Symbol.asyncIterator in result)) checkLength(result.data)
+    if (Symbol.asyncIterator in result) return result
+    if (mode === 'write') return withoutExcess(result)
+    checkLength(result.data)
     return result
   }
 
@@ -176,9 +196,7 @@ export function makeGraphQL(services: GraphQLServices) {
     // token that has died is answered as one that was never good. So does a call that is answered by too much.
     const fatal = formatted.find(
       ({ error: { code } }, i) =>
-        code === 'UNAVAILABLE' ||
-        (code === 'UNAUTHENTICATED' && caller.session && !caller.byCookie) ||
-        errors[i]!.message === tooLarge().message,
+        code === 'UNAVAILABLE' || (code === 'UNAUTHENTICATED' && caller.session && !caller.byCookie) || isTooLarge(errors[i]!),
     )
     if (fatal) throw fatal.error
     if (data === undefined) return refuse(res, formatted)

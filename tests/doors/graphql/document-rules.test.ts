@@ -336,6 +336,38 @@ describe('answers', () => {
     expect((await api.graphql('{ currentUser { id } }', {}, person)).status).toBe(200)
   })
 
+  test('of a change that are too large say that it was made', async () => {
+    const root = await api.db.connect('root')
+    await root.query('set session_replication_role = replica')
+    const repeated = Array.from({ length: 28 }, (_, n) => `a${n}: description`).join(' ')
+    for (const [metadata, asked] of [
+      [`jsonb_build_object('x', repeat('y', 100000))`, 'metadata'],
+      [`'{}'`, `request { ${repeated} }`],
+    ]) {
+      const id = await newRequest(api, { submit: true })
+      await root.query(`update app_public.requests set description = repeat('😀', 10000) where id = $1`, [id])
+      await root.query(
+        `insert into app_public.audit_logs (actor_id, action, request_id, request_creator_id, metadata)
+         select creator_id, 'UPDATE', id, creator_id, ${metadata} from app_public.requests, generate_series(1, 100) where id = $1`,
+        [id],
+      )
+      const { status, body } = await api.graphql(
+        `mutation { a: approveRequest(input: { requestId: "${id}" }) { request { auditLogs(first: 100) { nodes { ${asked} } } } } }`,
+        {},
+        'manager',
+      )
+      expect([status, body.data, body.errors.length]).toEqual([200, { a: null }, 1])
+      expect(body.errors[0]).toMatchObject({
+        message: expect.stringContaining('was made'),
+        path: ['a'],
+        extensions: { code: 'BAD_REQUEST' },
+      })
+      const { rows } = await root.query('select status from app_public.requests where id = $1', [id])
+      expect(rows).toEqual([{ status: 'APPROVED' }])
+    }
+    await root.query('set session_replication_role = origin')
+  })
+
   test('have the media type that Accept prefers, whatever their status; 406 if it is none of ours', async () => {
     const plain = 'application/json'
     const specific = 'application/graphql-response+json'
