@@ -249,6 +249,30 @@ create policy owner_all on app_private.refresh_tokens for all to assent_owner
   using (true)
   with check (true);
 
+create table app_private.request_texts (
+  request_id uuid not null,
+  creator_id uuid not null,
+  created_at timestamp with time zone not null,
+  text text not null,
+  constraint request_texts_pkey PRIMARY KEY (request_id),
+  constraint request_texts_request_id_fkey FOREIGN KEY (request_id) REFERENCES app_public.requests(id) ON DELETE CASCADE
+);
+comment on table app_private.request_texts is 'What searches look for words in: the text of each request, and what never changes of it. See db/rules/search.sql.';
+comment on column app_private.request_texts.request_id is 'Whose text it is.';
+comment on column app_private.request_texts.creator_id is 'Who created the request.';
+comment on column app_private.request_texts.created_at is 'When it was created.';
+comment on column app_private.request_texts.text is 'Title and description, folded.';
+CREATE INDEX request_texts_grams_idx ON app_private.request_texts USING gin (((app_private.grams_of(text) || array_to_tsvector(ARRAY[(' '::text || (creator_id)::text)]))));
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.request_texts FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.request_texts REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.request_texts REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.request_texts REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+alter table app_private.request_texts enable row level security;
+alter table app_private.request_texts force row level security;
+create policy owner_all on app_private.request_texts for all to assent_owner
+  using (true)
+  with check (true);
+
 create table app_private.sessions (
   id uuid default app_private.uuid_v7() not null,
   user_id uuid not null,
@@ -695,13 +719,14 @@ CREATE INDEX requests_creator_id_assigned_to_id_idx ON app_public.requests USING
 CREATE INDEX requests_creator_id_idx ON app_public.requests USING btree (creator_id, created_at, id);
 CREATE INDEX requests_creator_id_status_idx ON app_public.requests USING btree (creator_id, status, created_at, id);
 CREATE INDEX requests_deleted_idx ON app_public.requests USING btree (created_at, id) WHERE is_deleted;
-CREATE INDEX requests_grams_idx ON app_public.requests USING gin (app_private.grams(((title || ' '::text) || COALESCE(description, ''::text))));
 CREATE INDEX requests_reviewed_at_idx ON app_public.requests USING btree (reviewed_at) INCLUDE (status, creator_id, reviewed_by_id, submitted_at, is_deleted) WHERE (reviewed_at IS NOT NULL);
 CREATE INDEX requests_reviewed_by_id_idx ON app_public.requests USING btree (reviewed_by_id, created_at, id);
 CREATE INDEX requests_status_idx ON app_public.requests USING btree (status, created_at, id);
 CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (COALESCE(submitted_at, '9999-12-31 00:00:00+00'::timestamp with time zone), id) INCLUDE (status, creator_id, assigned_to_id) WHERE ((submitted_at IS NOT NULL) AND (reviewed_at IS NULL) AND (NOT is_deleted));
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_guard BEFORE INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__guard();
+CREATE TRIGGER _300_keep_text AFTER INSERT ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__keep_text();
+CREATE TRIGGER _310_keep_text AFTER UPDATE ON app_public.requests FOR EACH ROW WHEN (((new.title IS DISTINCT FROM old.title) OR (new.description IS DISTINCT FROM old.description))) EXECUTE FUNCTION app_private.tg_requests__keep_text();
 CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__audit();
 CREATE TRIGGER _950_announce AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__announce();
 alter table app_public.requests enable row level security;
@@ -2117,28 +2142,47 @@ declare
   v_matches boolean;
   v_is_rare boolean := false;
   v_rare_terms text[];
-  v_request record;
+  v_query tsquery;
+  -- Among the requests of one person, whoever that is.
+  v_creator uuid := coalesce(creator_id, case when not v_others and not v_all then v_me end);
+  v_newest refcursor;
+  v_id uuid;
+  v_text text;
 begin
   perform app_private.take_turn();
 
-  -- What is common is soonest found among the newest, which are looked at for as long as one in fifty has the words.
-  for v_request in
-    select s.id, app_private.folded(s.text) as text
-    from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
-    order by s.created_at desc, s.id desc
-    limit 25000
+  -- What is common is soonest found among the newest, which are looked at for as long as one in fifty has the words. A cursor
+  -- is planned for its first rows, where a loop would have all 25,000 sorted before the first.
+  if v_creator is null then
+    open v_newest for
+      select s.id, s.text
+      from app_private.searched_requests(v_me, v_others, v_all, status, null, assigned_to_id) s
+      order by s.created_at desc, s.id desc
+      limit 25000;
+  else
+    -- Only the index by creator has this order, if the planner does not know that there is but one creator: in the order of time
+    -- alone, all requests of others might come first. Therefore it is a range, and one's own are seen by two rules.
+    open v_newest for
+      select s.id, s.text
+      from app_private.searched_requests(v_me, v_others or v_creator = v_me, v_all, status, null, assigned_to_id) s
+      where s.creator_id between v_creator and v_creator
+      order by s.creator_id desc, s.created_at desc, s.id desc
+      limit 25000;
+  end if;
   loop
+    fetch v_newest into v_id, v_text;
+    exit when not found;
     v_seen := v_seen + 1;
     v_matches := true;
     for i in 1 .. cardinality(v_terms) loop
-      if strpos(v_request.text, v_terms[i]) > 0 then
+      if strpos(v_text, v_terms[i]) > 0 then
         v_hits[i] := v_hits[i] + 1;
       else
         v_matches := false;
       end if;
     end loop;
     if v_matches then
-      v_found := v_found || v_request.id;
+      v_found := v_found || v_id;
     end if;
     v_is_rare := v_seen >= 300 and v_seen > 50 * cardinality(v_found);
     exit when v_is_rare or cardinality(v_found) = 500;
@@ -2148,24 +2192,34 @@ begin
   end if;
 
   -- What is rare is found by the index. It is not asked for words so common that it takes longer to read where they are than to
-  -- look into the requests that have the rarest. OFFSET 0 keeps the planner from reading all requests in the order of time.
+  -- look into the texts that have the rarest.
   v_rare_terms := array(
     select term from unnest(v_terms, v_hits) t(term, hits)
     where hits <= 25 * greatest((select min(hits) from unnest(v_hits) h(hits)), 1)
   );
+  v_query := app_private.gram_query(v_rare_terms);
+  if v_creator is not null then
+    v_query := v_query && quote_literal(' ' || v_creator)::tsquery;
+  end if;
   return array(
-    select rare.id
+    select rare.request_id
     from (
-      select s.id, s.created_at
-      from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
-      where app_private.grams(s.text) @@ app_private.gram_query(v_rare_terms)
+      select t.request_id, t.created_at
+      from app_private.request_texts t
+      where app_private.grams_of(t.text) || array_to_tsvector(array[' ' || t.creator_id::text]) @@ v_query
         -- What the index tells for certain need not be looked at.
-        and app_private.contains_all(s.text, array(
+        and app_private.contains_all(t.text, array(
           select term from unnest(v_terms) term where char_length(term) > 6 or term <> all (v_rare_terms)
         ))
-      offset 0
+      order by t.created_at desc, t.request_id desc
     ) rare
-    order by rare.created_at desc, rare.id desc
+    -- OFFSET 0 makes it a look-up for each, newest first, until there are enough.
+    cross join lateral (
+      select from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
+      where s.id = rare.request_id
+      offset 0
+    ) seen
+    order by rare.created_at desc, rare.request_id desc
     limit 500
   );
 end
@@ -2192,11 +2246,11 @@ begin
     from app_public.users u
     where v_me is not null and u.id in (
       select n.id from app_public.users n
-      where app_private.grams(n.name) @@ v_query and app_private.contains_all(n.name, v_terms)
+      where app_private.grams(n.name) @@ v_query and app_private.contains_all(app_private.folded(n.name), v_terms)
       union all
       select c.user_id from app_private.credentials c
       where (v_reads_email or c.user_id = v_me)
-        and app_private.grams(c.email) @@ v_query and app_private.contains_all(c.email, v_terms)
+        and app_private.grams(c.email) @@ v_query and app_private.contains_all(app_private.folded(c.email), v_terms)
     )
     order by u.created_at desc, u.id desc
     limit 500
@@ -2858,19 +2912,17 @@ CREATE OR REPLACE FUNCTION app_private.contains_all(value text, terms text[])
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
-  v_folded text;
   v_term text;
 begin
   foreach v_term in array terms loop
-    v_folded := coalesce(v_folded, app_private.folded(value));
-    if strpos(v_folded, v_term) = 0 then
+    if strpos(value, v_term) = 0 then
       return false;
     end if;
   end loop;
   return true;
 end
 $function$;
-comment on routine app_private.contains_all(text,text[]) is 'Does the text contain each of these folded words?';
+comment on routine app_private.contains_all(text,text[]) is 'Does the text contain each of these words? All of it is folded.';
 
 CREATE OR REPLACE FUNCTION app_private.current_ip()
  RETURNS inet
@@ -3089,11 +3141,11 @@ CREATE OR REPLACE FUNCTION app_private.folded(value text)
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$
-  -- Most text consists of these characters, which no normalization changes: it would take ten times as long as all the rest.
+  -- To normalize what does not need it would take ten times as long as all the rest, and to take care as long again.
   select replace(replace(lower(case
-    when value ~ U&'[^\0001-\02FF\0388-\0482\048A-\0590\05D0-\05EA\0621-\063A\2010-\205E\20A0-\20BF\2190-\2328'
-      '\3000-\3029\3030-\3096\309B-\30FF\4E00-\9FFF\AC00-\D7A3\FF01-\FFEF\+01F300-\+01FAFF]'
-    then normalize(value) else value
+    when value !~ ('[^' || app_private.steady() || ']') then value
+    when char_length(value) <= 500 then normalize(value)
+    else app_private.normalized(value)
   end), 'ß', 'ss'), 'ς', 'σ')
 $function$;
 comment on routine app_private.folded(text) is 'Text as searches compare it: canonical equivalents and letter cases are the same. Lower case alone would not do for the two letters of ours that have another in upper case: ß is SS there, and ς is Σ.';
@@ -3118,8 +3170,17 @@ comment on routine app_private.gram_query(text[]) is 'What the grams of a text m
 
 CREATE OR REPLACE FUNCTION app_private.grams(value text)
  RETURNS tsvector
- LANGUAGE plpgsql
+ LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
+AS $function$
+  select app_private.grams_of(app_private.folded(value))
+$function$;
+comment on routine app_private.grams(text) is 'The grams of a text that is not folded yet: see grams_of(text).';
+
+CREATE OR REPLACE FUNCTION app_private.grams_of(folded text)
+ RETURNS tsvector
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE COST 10000
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
@@ -3128,12 +3189,12 @@ begin
     from (
       -- Parts of a word, because to find the nth character of a long text takes PostgreSQL n steps.
       select substr(word, generate_series(1, char_length(word), 50), 55)
-      from unnest(string_to_array(translate(app_private.folded(value), E'\t\n\v\f\r', '     '), ' ')) word
+      from unnest(string_to_array(translate(folded, E'\t\n\v\f\r', '     '), ' ')) word
     ) p(part)
   ));
 end
 $function$;
-comment on routine app_private.grams(text) is 'The pieces of a text that an index for searches holds: from each character on, six of its word, or what the word still has. Whatever a word contains, in any script, is the beginning of such a piece.';
+comment on routine app_private.grams_of(text) is 'The pieces of a folded text that an index for searches holds: from each character on, six of its word, or what the word still has. Whatever a word contains, in any script, is the beginning of such a piece.';
 
 CREATE OR REPLACE FUNCTION app_private.has_to_decide(person_id uuid)
  RETURNS boolean
@@ -3473,6 +3534,19 @@ end
 $function$;
 comment on routine app_private.make_digests(date) is 'Queues a digest for everybody who has something to decide, or notifications that they want in digests: one for each day and person.';
 grant execute on routine app_private.make_digests(date) to assent_worker;
+
+CREATE OR REPLACE FUNCTION app_private.normalized(value text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  -- A piece is one steady character and all that follows which is not steady, or else many steady ones.
+  select coalesce(string_agg(normalize(substr(piece[1], n, 100)), '' order by place, n), '')
+  from regexp_matches(value, format('[%1$s]?[^%1$s]+|[%1$s]+(?![^%1$s])', app_private.steady()), 'g')
+    with ordinality p(piece, place)
+  cross join lateral generate_series(1, char_length(piece[1]), 100) n
+$function$;
+comment on routine app_private.normalized(text) is 'Text in NFC. PostgreSQL''s own function takes the square of the length of a run of combining marks, seconds for those that a description can hold, and nothing interrupts it. This one takes pieces, in which no mark is torn from its letter, and cuts those of more than 100 characters.';
 
 CREATE OR REPLACE FUNCTION app_private.notify(audit_log_id uuid)
  RETURNS void
@@ -3887,11 +3961,11 @@ $function$;
 comment on routine app_private.search_terms(text) is 'The different words of a search, folded. Raises RQ422 if there are none or too many, as each takes time.';
 
 CREATE OR REPLACE FUNCTION app_private.searched_requests(me uuid, reads_others boolean, reads_all boolean, status text, creator_id uuid, assigned_to_id uuid)
- RETURNS TABLE(id uuid, created_at timestamp with time zone, text text)
+ RETURNS TABLE(id uuid, creator_id uuid, created_at timestamp with time zone, text text)
  LANGUAGE sql
  STABLE
 AS $function$
-  select r.id, r.created_at, r.title || ' ' || coalesce(r.description, '')
+  select r.id, r.creator_id, r.created_at, app_private.searched_text(r.title, r.description)
   from app_public.requests r
   where app_hidden.can_see(r.creator_id, r.status, r.is_deleted, me, reads_others, reads_all)
     and app_hidden.is_listed(r, false)
@@ -3900,6 +3974,15 @@ AS $function$
     and (searched_requests.assigned_to_id is null or r.assigned_to_id = searched_requests.assigned_to_id)
 $function$;
 comment on routine app_private.searched_requests(uuid,boolean,boolean,text,uuid,uuid) is 'The requests among which a person searches, with the text that is searched. PostgreSQL inlines it, so that any index on requests can serve.';
+
+CREATE OR REPLACE FUNCTION app_private.searched_text(title text, description text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select app_private.folded(title || ' ' || coalesce(description, ''))
+$function$;
+comment on routine app_private.searched_text(text,text) is 'What a search looks for words in.';
 
 CREATE OR REPLACE FUNCTION app_private.seconds_until(blocked_until timestamp with time zone)
  RETURNS integer
@@ -3926,6 +4009,16 @@ begin
 end
 $function$;
 comment on routine app_private.stamps(app_public.request_transitions) is 'The columns that an edge itself sets, with @now and @caller filled in.';
+
+CREATE OR REPLACE FUNCTION app_private.steady()
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select U&'\0001-\02FF\0388-\0482\048A-\0590\05D0-\05EA\0621-\063A\2010-\205E\20A0-\20BF\2190-\2328'
+    '\3000-\3029\3030-\3096\309B-\30FF\4E00-\9FFF\AC00-\D7A3\FF01-\FFEF\+01F300-\+01FAFF'
+$function$;
+comment on routine app_private.steady() is 'Characters of which most text consists and which no normalization changes or moves, for a bracket expression.';
 
 CREATE OR REPLACE FUNCTION app_private.take_turn()
  RETURNS void
@@ -4232,6 +4325,20 @@ begin
 end
 $function$;
 comment on routine app_private.tg_requests__guard() is 'Refuses a write without an action that leads to it, counts the version, sets updated_at, and checks whom a request is assigned to. Raises RQ403 and RQ422.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_requests__keep_text()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  insert into app_private.request_texts (request_id, creator_id, created_at, text)
+  values (new.id, new.creator_id, new.created_at, app_private.searched_text(new.title, new.description))
+  on conflict (request_id) do update set text = excluded.text;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_requests__keep_text() is 'Keeps what searches look for words in.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_sessions__announce()
  RETURNS trigger

@@ -14,6 +14,7 @@ drop function if exists app_private.tg_audit_logs__notify();
 drop function if exists app_private.people_to_ask(uuid);
 drop function if exists app_private.verify_password(uuid, text, text);
 drop index if exists app_public.requests_search_idx;
+drop index if exists app_public.requests_grams_idx;
 do $$
 begin
   drop extension if exists pg_trgm;

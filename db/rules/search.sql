@@ -30,19 +30,17 @@ create or replace function app_private.contains_all(value text, terms text[])
   set search_path to pg_catalog, pg_temp
 as $$
 declare
-  v_folded text;
   v_term text;
 begin
   foreach v_term in array terms loop
-    v_folded := coalesce(v_folded, app_private.folded(value));
-    if strpos(v_folded, v_term) = 0 then
+    if strpos(value, v_term) = 0 then
       return false;
     end if;
   end loop;
   return true;
 end
 $$;
-comment on function app_private.contains_all(text, text[]) is 'Does the text contain each of these folded words?';
+comment on function app_private.contains_all(text, text[]) is 'Does the text contain each of these words? All of it is folded.';
 
 create or replace function app_private.gram_query(terms text[])
   returns tsquery
@@ -92,11 +90,11 @@ create or replace function app_private.searched_requests(
   creator_id uuid,
   assigned_to_id uuid
 )
-  returns table (id uuid, created_at timestamptz, text text)
+  returns table (id uuid, creator_id uuid, created_at timestamptz, text text)
   language sql
   stable
 as $$
-  select r.id, r.created_at, r.title || ' ' || coalesce(r.description, '')
+  select r.id, r.creator_id, r.created_at, app_private.searched_text(r.title, r.description)
   from app_public.requests r
   where app_hidden.can_see(r.creator_id, r.status, r.is_deleted, me, reads_others, reads_all)
     and app_hidden.is_listed(r, false)
@@ -128,28 +126,47 @@ declare
   v_matches boolean;
   v_is_rare boolean := false;
   v_rare_terms text[];
-  v_request record;
+  v_query tsquery;
+  -- Among the requests of one person, whoever that is.
+  v_creator uuid := coalesce(creator_id, case when not v_others and not v_all then v_me end);
+  v_newest refcursor;
+  v_id uuid;
+  v_text text;
 begin
   perform app_private.take_turn();
 
-  -- What is common is soonest found among the newest, which are looked at for as long as one in fifty has the words.
-  for v_request in
-    select s.id, app_private.folded(s.text) as text
-    from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
-    order by s.created_at desc, s.id desc
-    limit 25000
+  -- What is common is soonest found among the newest, which are looked at for as long as one in fifty has the words. A cursor
+  -- is planned for its first rows, where a loop would have all 25,000 sorted before the first.
+  if v_creator is null then
+    open v_newest for
+      select s.id, s.text
+      from app_private.searched_requests(v_me, v_others, v_all, status, null, assigned_to_id) s
+      order by s.created_at desc, s.id desc
+      limit 25000;
+  else
+    -- Only the index by creator has this order, if the planner does not know that there is but one creator: in the order of time
+    -- alone, all requests of others might come first. Therefore it is a range, and one's own are seen by two rules.
+    open v_newest for
+      select s.id, s.text
+      from app_private.searched_requests(v_me, v_others or v_creator = v_me, v_all, status, null, assigned_to_id) s
+      where s.creator_id between v_creator and v_creator
+      order by s.creator_id desc, s.created_at desc, s.id desc
+      limit 25000;
+  end if;
   loop
+    fetch v_newest into v_id, v_text;
+    exit when not found;
     v_seen := v_seen + 1;
     v_matches := true;
     for i in 1 .. cardinality(v_terms) loop
-      if strpos(v_request.text, v_terms[i]) > 0 then
+      if strpos(v_text, v_terms[i]) > 0 then
         v_hits[i] := v_hits[i] + 1;
       else
         v_matches := false;
       end if;
     end loop;
     if v_matches then
-      v_found := v_found || v_request.id;
+      v_found := v_found || v_id;
     end if;
     v_is_rare := v_seen >= 300 and v_seen > 50 * cardinality(v_found);
     exit when v_is_rare or cardinality(v_found) = 500;
@@ -159,24 +176,34 @@ begin
   end if;
 
   -- What is rare is found by the index. It is not asked for words so common that it takes longer to read where they are than to
-  -- look into the requests that have the rarest. OFFSET 0 keeps the planner from reading all requests in the order of time.
+  -- look into the texts that have the rarest.
   v_rare_terms := array(
     select term from unnest(v_terms, v_hits) t(term, hits)
     where hits <= 25 * greatest((select min(hits) from unnest(v_hits) h(hits)), 1)
   );
+  v_query := app_private.gram_query(v_rare_terms);
+  if v_creator is not null then
+    v_query := v_query && quote_literal(' ' || v_creator)::tsquery;
+  end if;
   return array(
-    select rare.id
+    select rare.request_id
     from (
-      select s.id, s.created_at
-      from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
-      where app_private.grams(s.text) @@ app_private.gram_query(v_rare_terms)
+      select t.request_id, t.created_at
+      from app_private.request_texts t
+      where app_private.grams_of(t.text) || array_to_tsvector(array[' ' || t.creator_id::text]) @@ v_query
         -- What the index tells for certain need not be looked at.
-        and app_private.contains_all(s.text, array(
+        and app_private.contains_all(t.text, array(
           select term from unnest(v_terms) term where char_length(term) > 6 or term <> all (v_rare_terms)
         ))
-      offset 0
+      order by t.created_at desc, t.request_id desc
     ) rare
-    order by rare.created_at desc, rare.id desc
+    -- OFFSET 0 makes it a look-up for each, newest first, until there are enough.
+    cross join lateral (
+      select from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
+      where s.id = rare.request_id
+      offset 0
+    ) seen
+    order by rare.created_at desc, rare.request_id desc
     limit 500
   );
 end
@@ -208,11 +235,11 @@ begin
     from app_public.users u
     where v_me is not null and u.id in (
       select n.id from app_public.users n
-      where app_private.grams(n.name) @@ v_query and app_private.contains_all(n.name, v_terms)
+      where app_private.grams(n.name) @@ v_query and app_private.contains_all(app_private.folded(n.name), v_terms)
       union all
       select c.user_id from app_private.credentials c
       where (v_reads_email or c.user_id = v_me)
-        and app_private.grams(c.email) @@ v_query and app_private.contains_all(c.email, v_terms)
+        and app_private.grams(c.email) @@ v_query and app_private.contains_all(app_private.folded(c.email), v_terms)
     )
     order by u.created_at desc, u.id desc
     limit 500

@@ -436,9 +436,9 @@ declare
 begin
   foreach v_table in array array[
     'app_private.refresh_tokens', 'app_private.login_attempts', 'app_private.password_reset_requests',
-    'app_private.idempotency_keys', 'app_public.notifications', 'app_public.webhook_deliveries', 'app_public.request_statuses',
-    'app_public.request_parties', 'app_public.audit_actions', 'app_public.notification_kinds', 'app_public.mail_deliveries',
-    'app_public.webhook_events'
+    'app_private.idempotency_keys', 'app_private.request_texts', 'app_public.notifications', 'app_public.webhook_deliveries',
+    'app_public.request_statuses', 'app_public.request_parties', 'app_public.audit_actions', 'app_public.notification_kinds',
+    'app_public.mail_deliveries', 'app_public.webhook_events'
   ] loop
     foreach v_event slice 1 in array array[['insert', 'new'], ['update', 'new'], ['delete', 'old']] loop
       execute format('create or replace trigger %I after %s on %s referencing %s table as changed

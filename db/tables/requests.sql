@@ -110,8 +110,58 @@ create index if not exists requests_waiting_idx on app_public.requests (coalesce
 create index if not exists requests_reviewed_at_idx on app_public.requests (reviewed_at)
   include (status, creator_id, reviewed_by_id, submitted_at, is_deleted)
   where reviewed_at is not null;
--- For searches: see rules/search.sql.
-create index if not exists requests_grams_idx on app_public.requests
-  using gin (app_private.grams(title || ' ' || coalesce(description, '')));
+
+-- What is searched of a request. It is kept apart, because its index has hundreds of entries for each request, all of which a
+-- change of status would write again if they were an index of requests.
+create table if not exists app_private.request_texts (
+  request_id uuid primary key references app_public.requests on delete cascade,
+  creator_id uuid not null,
+  created_at timestamptz not null,
+  text text not null
+);
+comment on table app_private.request_texts is
+  'What searches look for words in: the text of each request, and what never changes of it. See db/rules/search.sql.';
+comment on column app_private.request_texts.request_id is 'Whose text it is.';
+comment on column app_private.request_texts.creator_id is 'Who created the request.';
+comment on column app_private.request_texts.created_at is 'When it was created.';
+comment on column app_private.request_texts.text is 'Title and description, folded.';
+
+-- These are here and not among the rules, because the table is filled from its migration on.
+create or replace function app_private.searched_text(title text, description text)
+  returns text
+  language sql
+  immutable
+as $$
+  select app_private.folded(title || ' ' || coalesce(description, ''))
+$$;
+comment on function app_private.searched_text(text, text) is 'What a search looks for words in.';
+
+create or replace function app_private.tg_requests__keep_text()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  insert into app_private.request_texts (request_id, creator_id, created_at, text)
+  values (new.id, new.creator_id, new.created_at, app_private.searched_text(new.title, new.description))
+  on conflict (request_id) do update set text = excluded.text;
+  return null;
+end
+$$;
+comment on function app_private.tg_requests__keep_text() is 'Keeps what searches look for words in.';
+
+create or replace trigger _300_keep_text
+  after insert on app_public.requests
+  for each row execute function app_private.tg_requests__keep_text();
+create or replace trigger _310_keep_text
+  after update on app_public.requests
+  for each row when ((new.title, new.description) is distinct from (old.title, old.description))
+  execute function app_private.tg_requests__keep_text();
+
+-- The creator is an entry of the index as well, so that it serves those who search among their own: with a blank before it,
+-- which no gram has.
+create index if not exists request_texts_grams_idx on app_private.request_texts
+  using gin ((app_private.grams_of(text) || array_to_tsvector(array[' ' || creator_id::text])));
 -- Statistics of it would take ANALYZE longer than all others together, and the search does not need them.
-alter index app_public.requests_grams_idx alter column 1 set statistics 0;
+alter index app_private.request_texts_grams_idx alter column 1 set statistics 0;

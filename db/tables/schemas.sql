@@ -84,7 +84,36 @@ $$;
 comment on function app_private.uuid_v7() is
   'A time-ordered UUID, version 7 (RFC 9562, 5.7), so that inserts into a big table touch only its newest index pages.';
 
--- These two are here for the same reason: indexes for searches call them (see rules/search.sql).
+-- These are here for the same reason: indexes for searches call them (see rules/search.sql).
+
+create or replace function app_private.steady()
+  returns text
+  language sql
+  immutable
+  parallel safe
+as $$
+  select U&'\0001-\02FF\0388-\0482\048A-\0590\05D0-\05EA\0621-\063A\2010-\205E\20A0-\20BF\2190-\2328'
+    '\3000-\3029\3030-\3096\309B-\30FF\4E00-\9FFF\AC00-\D7A3\FF01-\FFEF\+01F300-\+01FAFF'
+$$;
+comment on function app_private.steady() is
+  'Characters of which most text consists and which no normalization changes or moves, for a bracket expression.';
+
+create or replace function app_private.normalized(value text)
+  returns text
+  language sql
+  immutable
+  parallel safe
+as $$
+  -- A piece is one steady character and all that follows which is not steady, or else many steady ones.
+  select coalesce(string_agg(normalize(substr(piece[1], n, 100)), '' order by place, n), '')
+  from regexp_matches(value, format('[%1$s]?[^%1$s]+|[%1$s]+(?![^%1$s])', app_private.steady()), 'g')
+    with ordinality p(piece, place)
+  cross join lateral generate_series(1, char_length(piece[1]), 100) n
+$$;
+comment on function app_private.normalized(text) is
+  'Text in NFC. PostgreSQL''s own function takes the square of the length of a run of combining marks, seconds for those that '
+  'a description can hold, and nothing interrupts it. This one takes pieces, in which no mark is torn from its letter, and cuts '
+  'those of more than 100 characters.';
 
 create or replace function app_private.folded(value text)
   returns text
@@ -92,22 +121,24 @@ create or replace function app_private.folded(value text)
   immutable
   parallel safe
 as $$
-  -- Most text consists of these characters, which no normalization changes: it would take ten times as long as all the rest.
+  -- To normalize what does not need it would take ten times as long as all the rest, and to take care as long again.
   select replace(replace(lower(case
-    when value ~ U&'[^\0001-\02FF\0388-\0482\048A-\0590\05D0-\05EA\0621-\063A\2010-\205E\20A0-\20BF\2190-\2328'
-      '\3000-\3029\3030-\3096\309B-\30FF\4E00-\9FFF\AC00-\D7A3\FF01-\FFEF\+01F300-\+01FAFF]'
-    then normalize(value) else value
+    when value !~ ('[^' || app_private.steady() || ']') then value
+    when char_length(value) <= 500 then normalize(value)
+    else app_private.normalized(value)
   end), 'ß', 'ss'), 'ς', 'σ')
 $$;
 comment on function app_private.folded(text) is
   'Text as searches compare it: canonical equivalents and letter cases are the same. Lower case alone would not do for the two '
   'letters of ours that have another in upper case: ß is SS there, and ς is Σ.';
 
-create or replace function app_private.grams(value text)
+create or replace function app_private.grams_of(folded text)
   returns tsvector
   language plpgsql
   immutable
   parallel safe
+  -- So much dearer than to read a row that the planner had better ask an index.
+  cost 10000
   set search_path to pg_catalog, pg_temp
 as $$
 begin
@@ -116,14 +147,24 @@ begin
     from (
       -- Parts of a word, because to find the nth character of a long text takes PostgreSQL n steps.
       select substr(word, generate_series(1, char_length(word), 50), 55)
-      from unnest(string_to_array(translate(app_private.folded(value), E'\t\n\v\f\r', '     '), ' ')) word
+      from unnest(string_to_array(translate(folded, E'\t\n\v\f\r', '     '), ' ')) word
     ) p(part)
   ));
 end
 $$;
-comment on function app_private.grams(text) is
-  'The pieces of a text that an index for searches holds: from each character on, six of its word, or what the word still has. '
-  'Whatever a word contains, in any script, is the beginning of such a piece.';
+comment on function app_private.grams_of(text) is
+  'The pieces of a folded text that an index for searches holds: from each character on, six of its word, or what the word still '
+  'has. Whatever a word contains, in any script, is the beginning of such a piece.';
+
+create or replace function app_private.grams(value text)
+  returns tsvector
+  language sql
+  immutable
+  parallel safe
+as $$
+  select app_private.grams_of(app_private.folded(value))
+$$;
+comment on function app_private.grams(text) is 'The grams of a text that is not folded yet: see grams_of(text).';
 
 -- The rules that have been applied. server/setup/migrate.ts applies them.
 create table if not exists app_private.applied_rules (

@@ -279,9 +279,9 @@ describe('migrations/committed', () => {
   })
 
   test('from the tenth on holds tables and data alone: rules are in db/, and applied when they change', async () => {
-    // But for the functions that a table cannot do without: its constraints, defaults or indexes call them.
+    // But for what a table cannot do without: functions that its constraints, defaults or indexes call, and what fills it.
     const tables = await Promise.all((await readdir('db/tables')).map((file) => readFile(`db/tables/${file}`, 'utf8')))
-    const needed = [...tables.join('').matchAll(/^create or replace function \S+\(/gm)].map(([start]) => start)
+    const needed = [...tables.join('').matchAll(/^create or replace (?:function \S+\(|trigger \S+$)/gm)].map(([start]) => start)
     for (const file of [...(await readdir('migrations/committed')).map((name) => `committed/${name}`).slice(9), 'current.sql']) {
       const whole = await readFile(`migrations/${file}`, 'utf8')
       const text = needed.reduce((rest, start) => rest.replaceAll(start, ''), whole)

@@ -68,6 +68,7 @@ const readers: Record<string, Role[]> = {
   'app_private.notification_preferences': [],
   'app_private.password_resets': [],
   'app_private.password_reset_requests': [],
+  'app_private.request_texts': [],
   'audit.request_history': ['assent_auditor'],
   'audit.person_actions': ['assent_auditor'],
   'audit.actions': ['assent_auditor'],
@@ -179,10 +180,14 @@ const executors: Record<string, Role[]> = {
   'app_hidden.matching_users(text)': people3,
   'app_private.contains_all(text,text[])': [],
   'app_private.folded(text)': [],
+  'app_private.normalized(text)': [],
+  'app_private.steady()': [],
   'app_private.gram_query(text[])': [],
   'app_private.grams(text)': [],
+  'app_private.grams_of(text)': [],
   'app_private.search_terms(text)': [],
   'app_private.searched_requests(uuid,boolean,boolean,text,uuid,uuid)': [],
+  'app_private.searched_text(text,text)': [],
   'app_private.take_turn()': [],
   'app_private.uuid_v7()': [],
   'app_private.password_digest(text)': [],
@@ -268,6 +273,7 @@ const executors: Record<string, Role[]> = {
   'app_private.failing_jobs()': ['assent_auditor'], // by the view of the same name: they do not enter the schema
   'app_private.tg__refuse()': [],
   'app_private.tg_requests__guard()': [],
+  'app_private.tg_requests__keep_text()': [],
   'app_private.tg_requests__audit()': [],
   'app_private.tg_users__audit()': [],
   'app_private.tg_users__keep_an_admin()': [],
@@ -767,6 +773,7 @@ describe('rows', () => {
     'app_private.notification_preferences',
     'app_private.password_resets',
     'app_private.password_reset_requests',
+    'app_private.request_texts',
   ])('%s: nobody', async (table) => {
     expect((await all(`select from ${table}`)).length).toBeGreaterThan(0)
     for (const actor of actors.filter((one) => one !== 'owner')) {

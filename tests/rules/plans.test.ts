@@ -9,7 +9,7 @@ import { openStage, type Person, type Stage } from '../harness/stage.ts'
 
 const most = 180
 /** What an action that is told reads of the queue's tables and of their indexes. */
-const addingAJob = 40
+const addingAJob = 20
 /** A search is planned anew at each call, for its words: that reads what PostgreSQL knows of them. */
 const planning = 100
 const NOBODY = '00000000-0000-7000-8000-000000000000'
@@ -188,12 +188,14 @@ test('the tables are so big that a scan would show', async () => {
 })
 
 test.each(lists)('%s, by %s, reads few pages', async (name, person, statement) => {
-  await planOf(person, statement()) // The first time PostgreSQL also reads its catalog, for the functions it has not met yet.
-  let plan = await planOf(person, statement())
+  // As the API's connections have it: otherwise the first five calls of what a function asks are planned, which reads, too.
+  const generic = 'set local plan_cache_mode = force_generic_plan'
+  await planOf(person, statement(), generic) // The first time PostgreSQL also reads its catalog, for what it has not met yet.
+  let plan = await planOf(person, statement(), generic)
   expect(plan['Actual Rows']).toBeGreaterThan(0)
   const limit = most + (name.startsWith('a search') ? planning : name === 'an approval' ? addingAJob : 0)
   // Now and then it has to read it anew; not twice.
-  if (pagesOf(plan) >= limit) plan = await planOf(person, statement())
+  if (pagesOf(plan) >= limit) plan = await planOf(person, statement(), generic)
   expect(pagesOf(plan)).toBeLessThan(limit)
 })
 
@@ -275,7 +277,7 @@ describe("REST's lists", () => {
     nodes(plan).filter(
       (node) =>
         node['Node Type'] === 'Seq Scan' &&
-        ['requests', 'audit_logs', 'users', 'sessions', 'notifications'].includes(node['Relation Name']!) &&
+        ['requests', 'audit_logs', 'users', 'sessions', 'notifications', 'request_texts'].includes(node['Relation Name']!) &&
         node['Actual Loops'] > 0,
     )
 
@@ -343,8 +345,6 @@ describe('with 20,000 waiting requests', () => {
   let due: number
 
   beforeAll(async () => {
-    // Nothing here searches, and to fill this index takes longer than all the rest.
-    await stage.root.query('drop index app_public.requests_grams_idx')
     await stage.root.query('set session_replication_role = replica')
     await stage.root.query(`update app_public.users set role = 'MANAGER' where name like 'Person %00' and name like '%0'`)
     await stage.root.query(

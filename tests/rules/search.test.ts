@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { openStage, type Person, type Stage } from '../harness/stage.ts'
 
 // Searching requests by words, as REST's list does it: the function's ids, filtered by row-level security.
@@ -162,7 +163,7 @@ test.each(searches)('%j finds %j, among few requests and among many', async (sea
 
 test('the index misses nothing that contains the words', async () => {
   const { rows } = await stage.root.query(
-    `select t.text, s.search, app_private.contains_all(t.text, terms) as contains,
+    `select t.text, s.search, app_private.contains_all(app_private.folded(t.text), terms) as contains,
        app_private.grams(t.text) @@ app_private.gram_query(terms) as matches
      from unnest($1::text[]) t(text), unnest($2::text[]) s(search), app_private.search_terms(s.search) terms`,
     [Object.values(texts).map((text) => text.join(' ')), searches.flatMap(([search, found]) => (found === null ? [] : search))],
@@ -171,6 +172,46 @@ test('the index misses nothing that contains the words', async () => {
   expect(rows.filter(({ contains, matches }) => contains && !matches)).toEqual([])
   // And of what does not contain them, it brings nearly nothing.
   expect(rows.filter(({ contains, matches }) => matches && !contains).length).toBeLessThan(3)
+})
+
+describe('text of which nothing but marks is left', () => {
+  /** Marks in the order in which normalization has most to do. */
+  const marks = (count: number) => `'a' || repeat(U&'\\0301', ${count / 2}) || repeat(U&'\\0316', ${count / 2})`
+
+  test('is normalized in pieces: as a whole it takes PostgreSQL seconds, which nothing interrupts', async () => {
+    const { rows } = await stage.root.query(
+      `select folded <> normalize(text) as is_cut, normalize(folded) = normalize(text) as is_equivalent, char_length(folded) as length
+       from (values (${marks(2000)})) v(text), app_private.folded(text)`,
+    )
+    expect(rows).toEqual([{ is_cut: true, is_equivalent: true, length: 2000 }])
+  })
+
+  test('does not keep a search from being stopped', async () => {
+    await stage.root.query('begin; set local session_replication_role = replica')
+    await stage.root.query(
+      `insert into app_public.requests (title, description, status, creator_id) select 'Marks', ${marks(9998)}, 'DRAFT', $1 from generate_series(1, 300)`,
+      [stage.id.user2],
+    )
+    await stage.root.query(`set local statement_timeout = 100; select app_hidden.become('${stage.secret.user2}', '')`)
+    const searching = stage.root.query(`select app_hidden.matching_requests('nowhere', null, null, null)`)
+    await expect(searching).rejects.toMatchObject({ code: '57014' })
+    await stage.root.query('rollback')
+  })
+})
+
+test.each([
+  ['Vietnamese', 'Số lượng hàng thiết kế '],
+  ['decomposed letters', 'Z\u0075\u0308rich Rene\u0301 '],
+  ['Japanese without blanks', 'ガギグゲゴは'.normalize('NFD')],
+  ['Korean', '노트북 구매'.normalize('NFD')],
+  ['Thai without blanks', 'ที่นี่มีน้ำ'],
+  ['Hindi', 'क़ानूनी हिन्दी '],
+])('a long text in %s is normalized as if it were one piece', async (_, text) => {
+  const { rows } = await stage.root.query(
+    `select app_private.normalized(text) = normalize(text) as same from (values ($1 || repeat($2, 400))) v(text)`,
+    ['a', text],
+  )
+  expect(rows).toEqual([{ same: true }])
 })
 
 test('what is not normalized would not have changed', async () => {
@@ -229,15 +270,86 @@ test('whose permission it is not to see others, is told no id of theirs', async 
   expect(forged.count).toBe(0)
 })
 
+test('what is edited is found by its new words, and no longer by its old ones', async () => {
+  const id = await insert('idler', 'An armadillo', 'in a bathtub')
+  expect(await found('idler', 'armadillo bathtub')).toEqual(['An armadillo'])
+  await stage.rows('idler', `select app_public.update_request('${id}', title => 'A bandicoot')`)
+  expect(await found('idler', 'armadillo')).toEqual([])
+  expect(await found('idler', 'bandicoot bathtub')).toEqual(['A bandicoot'])
+  await stage.rows('idler', `select app_public.update_request('${id}', description => 'in a sink')`)
+  expect(await found('idler', 'bathtub')).toEqual([])
+  await stage.rows('idler', `select app_public.submit_request('${id}')`)
+  expect(await found('idler', 'bandicoot sink', `'SUBMITTED', null, null`)).toEqual(['A bandicoot'])
+})
+
+/** Requests whose text is not what it should be. */
+const strays = async () =>
+  (
+    await stage.root.query(
+      `select r.title, t.text from app_public.requests r left join app_private.request_texts t on t.request_id = r.id
+       where t.text is distinct from app_private.searched_text(r.title, r.description)
+         or (t.creator_id, t.created_at) is distinct from (r.creator_id, r.created_at)`,
+    )
+  ).rows
+
+test('texts of requests that are older than the table are filled in, whatever happens meanwhile', async () => {
+  const fill = await readFile('migrations/committed/000026-texts-of-the-requests-that-there-are.sql', 'utf8')
+  await stage.root.query('set session_replication_role = replica')
+  await stage.root.query(
+    `insert into app_public.requests (title, status, creator_id) select 'Old ' || n, 'DRAFT', $1 from generate_series(1, 2500) n`,
+    [stage.id.user2],
+  )
+  await stage.root.query('set session_replication_role = origin')
+  const old = async (title: string) =>
+    (await stage.root.query('select id from app_public.requests where title = $1', [title])).rows[0].id as string
+  expect(await strays()).toHaveLength(2900) // with those of idler's that hold nothing
+
+  // Somebody edits the last, and has not committed yet: the migration waits for them, and is killed there.
+  const [editor, ...owners] = await Promise.all((['root', 'owner', 'owner'] as const).map((who) => stage.db.connect(who)))
+  await editor!.query(`begin; select app_hidden.become('${stage.secret.user2}', '')`)
+  await editor!.query('select app_public.update_request($1, title => $2)', [await old('Old 2500'), 'New 2500'])
+  const waits = async (pid: number): Promise<void> => {
+    const { rows } = await stage.root.query(`select wait_event_type = 'Lock' as waits from pg_stat_activity where pid = $1`, [
+      pid,
+    ])
+    if (!rows[0].waits) await waits(pid)
+  }
+  const pid = async (n: number) => (await owners[n]!.query('select pg_backend_pid() as pid')).rows[0].pid as number
+  owners[0]!.on('error', () => {})
+  const first = await pid(0)
+  const killed = expect(owners[0]!.query(fill)).rejects.toThrow()
+  await waits(first)
+  await stage.root.query('select pg_terminate_backend($1)', [first])
+  await killed
+  const left = await strays()
+  expect(left.length).toBeGreaterThan(500)
+  expect(left.length).toBeLessThan(1001)
+
+  const second = await pid(1)
+  const filled = owners[1]!.query(fill)
+  await waits(second)
+  // One that was filled in before, and one that has yet to be seen by those who wait.
+  await editor!.query('select app_public.update_request($1, title => $2)', [await old('Old 1'), 'New 1'])
+  await editor!.query('commit')
+  await filled
+  expect(await strays()).toEqual([])
+  expect(await found('user2', 'new 2500')).toEqual(['New 2500'])
+  expect(await found('user2', 'old 2500')).toEqual([])
+})
+
 describe('of very many', () => {
   beforeAll(async () => {
     // Newest first: 300 drafts of user's, 501 submitted ones; and one of user2's, and one that is assigned.
     await stage.root.query('set session_replication_role = replica')
     await stage.root.query(
-      `insert into app_public.requests (title, status, creator_id, assigned_to_id, submitted_at, created_at)
-       select 'Heap ' || n, case when n <= 300 then 'DRAFT' else 'SUBMITTED' end, case n when 802 then $2::uuid else $1 end,
-         case n when 803 then $3::uuid end, case when n > 300 then now() end, now() - n * interval '1 minute'
-       from generate_series(1, 803) n`,
+      `with heap as (
+         insert into app_public.requests (title, status, creator_id, assigned_to_id, submitted_at, created_at)
+         select 'Heap ' || n, case when n <= 300 then 'DRAFT' else 'SUBMITTED' end, case n when 802 then $2::uuid else $1 end,
+           case n when 803 then $3::uuid end, case when n > 300 then now() end, now() - n * interval '1 minute'
+         from generate_series(1, 803) n
+         returning *
+       )
+       insert into app_private.request_texts select id, creator_id, created_at, app_private.searched_text(title, null) from heap`,
       [stage.id.user, stage.id.user2, stage.id.manager],
     )
     await stage.root.query('set session_replication_role = origin')
