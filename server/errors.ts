@@ -166,6 +166,11 @@ export function toClientError(error: unknown, log: Logger): ClientError {
     return new ClientError('BAD_REQUEST', 'Invalid value for the type of a variable.')
   }
   if (error instanceof GraphQLError && error.originalError) return toClientError(error.originalError, log)
+  // A newer server has written a name that our schema does not have, and we are about to be replaced.
+  if (error instanceof GraphQLError && /^Enum "\w+" cannot represent value/.test(error.message)) {
+    log.warn({ err: error }, 'value of a newer version: restart this server')
+    return new ClientError('UNAVAILABLE', 'This server does not know a value that a newer one has written.', { retryAfter: 1 })
+  }
   // It is graphql-js's own: the document or its variables are at fault.
   if (error instanceof GraphQLError) return new ClientError('BAD_REQUEST', error.message)
   // It is Grafast's own, about something that a caller sent, such as a malformed cursor.

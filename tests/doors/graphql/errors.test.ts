@@ -33,6 +33,20 @@ const logLines = (part: string) =>
     .filter((line) => line.includes(part))
 const digest = (password: string) => createHash('sha256').update(`assent:${password}`).digest('base64')
 
+test('what a newer server has written is UNAVAILABLE until this one is replaced, and the log says so; REST shows it', async () => {
+  await root.query(`set session_replication_role = replica`) // Only a superuser writes into the trail.
+  await root.query(`insert into app_public.audit_actions (action, description) values ('NEWER', 'Something new')`)
+  await root.query(`insert into app_public.audit_logs (action, metadata) values ('NEWER', '{}')`)
+  await root.query(`reset session_replication_role`)
+  const answer = await api.graphql('{ auditLogs(first: 1) { nodes { action } } }', {}, 'admin')
+  expect([answer.status, answer.headers['retry-after']]).toEqual([503, '1'])
+  expect(answer.body.errors[0].extensions).toEqual({ code: 'UNAVAILABLE', retryAfter: 1 })
+  expect(answer.text).not.toContain('NEWER')
+  expect(logLines('value of a newer version: restart this server')).toHaveLength(1)
+  expect((await api.rest('GET', '/audit-logs/?page_size=1', undefined, 'admin')).body.results[0].action).toBe('NEWER')
+  expect((await api.graphql('{ auditLogs(first: 1) { nodes { id } } }', {}, 'admin')).status).toBe(200)
+})
+
 describe('an internal error', () => {
   test('shows nothing but an id, by which the log explains it', async () => {
     const body = `begin raise exception 'secret detail of app_private.sessions' using errcode = 'XX000', hint = 'hidden hint', detail = 'hidden detail'; end`
