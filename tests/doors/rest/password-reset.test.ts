@@ -77,7 +77,8 @@ async function work(): Promise<void> {
   )
   for (const { email, ip } of jobs) await worker.query('select app_private.begin_password_reset($1, $2)', [email, ip])
   await all('select graphile_worker.complete_jobs($1)', [jobs.map(({ id }) => id)])
-  await all(`select app_private.notify(a.id) from app_public.audit_logs a where a.action like 'PASSWORD%'`)
+  const entries = await all(`select id from app_public.audit_logs where action like 'PASSWORD%'`)
+  for (const { id } of entries) await worker.query('select app_private.dispatch($1)', [id])
 }
 /** Where this person asked from, as often as it came to something. */
 const asked = async ({ id }: { id: string }) =>
