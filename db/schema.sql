@@ -722,6 +722,7 @@ CREATE INDEX requests_deleted_idx ON app_public.requests USING btree (created_at
 CREATE INDEX requests_reviewed_at_idx ON app_public.requests USING btree (reviewed_at) INCLUDE (status, creator_id, reviewed_by_id, submitted_at, is_deleted) WHERE (reviewed_at IS NOT NULL);
 CREATE INDEX requests_reviewed_by_id_idx ON app_public.requests USING btree (reviewed_by_id, created_at, id);
 CREATE INDEX requests_status_idx ON app_public.requests USING btree (status, created_at, id);
+CREATE INDEX requests_waiting_creator_id_idx ON app_public.requests USING btree (creator_id, COALESCE(submitted_at, '9999-12-31 00:00:00+00'::timestamp with time zone), id) WHERE ((submitted_at IS NOT NULL) AND (reviewed_at IS NULL) AND (NOT is_deleted));
 CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (COALESCE(submitted_at, '9999-12-31 00:00:00+00'::timestamp with time zone), id) INCLUDE (status, creator_id, assigned_to_id) WHERE ((submitted_at IS NOT NULL) AND (reviewed_at IS NULL) AND (NOT is_deleted));
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_guard BEFORE INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__guard();

@@ -106,6 +106,9 @@ create index if not exists requests_deleted_idx on app_public.requests (created_
 create index if not exists requests_waiting_idx on app_public.requests (coalesce(submitted_at, '9999-12-31Z'), id)
   include (status, creator_id, assigned_to_id)
   where submitted_at is not null and reviewed_at is null and not is_deleted;
+create index if not exists requests_waiting_creator_id_idx
+  on app_public.requests (creator_id, coalesce(submitted_at, '9999-12-31Z'), id)
+  where submitted_at is not null and reviewed_at is null and not is_deleted;
 -- For turnaround(): with these columns it need not read the requests themselves.
 create index if not exists requests_reviewed_at_idx on app_public.requests (reviewed_at)
   include (status, creator_id, reviewed_by_id, submitted_at, is_deleted)

@@ -67,6 +67,11 @@ const lists: [string, Person | 'owner', () => string][] = [
     'idler',
     () => `select count(*) from app_public.requests where status = 'DRAFT'`,
   ],
+  [
+    'the inbox of whoever decides nothing, with thousands of requests',
+    'idler',
+    () => 'select count(*) from app_public.requests_awaiting_my_decision()',
+  ],
   ['the number of deleted requests', 'admin', () => 'select count(*) from app_public.requests where is_deleted'],
   ['submitted requests', 'manager', () => `select * from app_public.requests where status = 'SUBMITTED' ${newest}`],
   ['submitted requests', 'admin', () => `select * from app_public.requests where status = 'SUBMITTED' ${newest}`],
