@@ -5,8 +5,7 @@ import express from 'express'
 import { ClientError } from '../errors.ts'
 import { networkOf, type Spend } from './allowance.ts'
 
-const MAX_BODY = '1mb'
-const MAX_BYTES = 2 ** 20
+const MAX_BODY = 2 ** 20
 /** Bytes that cost as much of the caller's allowance as a request: to read them takes as long. */
 const BYTES_PER_REQUEST = 50_000
 /** The parser may know more of them, on some versions of Node and not on others. */
@@ -20,7 +19,7 @@ const unsupportedEncoding = () => new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The
 
 /** The body parser's error, in our codes. */
 function toBodyError(error: { status?: number }): ClientError {
-  if (error.status === 413) return new ClientError('PAYLOAD_TOO_LARGE', `The body is larger than ${MAX_BODY}.`)
+  if (error.status === 413) return new ClientError('PAYLOAD_TOO_LARGE', 'The body is larger than 1 MB.')
   if (error.status === 415) return unsupportedEncoding()
   return new ClientError('BAD_REQUEST', 'The body is not what its headers say.')
 }
@@ -82,7 +81,7 @@ export async function readBody(req: IncomingMessage, res: ServerResponse, ip: st
   if (!ENCODINGS.includes(encoding.toLowerCase())) throw unsupportedEncoding()
   if (type !== undefined) assertJson(type)
   const declared = Number(req.headers['content-length'] ?? 0)
-  if (declared <= MAX_BYTES) spend.more(req, Math.floor(declared / BYTES_PER_REQUEST))
+  if (declared <= MAX_BODY) spend.more(req, Math.floor(declared / BYTES_PER_REQUEST))
   const bytes = await read(req, res)
   if (bytes.length === 0) return undefined
   spend.more(req, Math.floor(Math.max(0, bytes.length - declared) / BYTES_PER_REQUEST))
