@@ -9,7 +9,6 @@ import { makePgService } from 'postgraphile/adaptors/pg'
 import type { Logger } from 'pino'
 import { listeningUrl, StartError, type ConfigFor } from './config.ts'
 import { ClientError, noSuchPath, toClientError, unsupportedMethod } from './errors.ts'
-import { graphiql } from './graphql/graphiql.ts'
 import { makeGraphQL, type GraphQL } from './graphql/handler.ts'
 import { preset } from './graphql/schema/preset.ts'
 import { isWebSocket, makeWebSockets } from './graphql/websocket.ts'
@@ -158,7 +157,7 @@ export async function startServer(
   const refuse: Refuse = (res, error) => sendProblem(res, services.explain(error))
   const openApi = makeOpenApi(resources, reference, config.publicUrl)
   const probes = health(db.pool, reference.schemaVersion, () => closing)
-  const app = makeApp(probes, openApi, production, refuse)
+  const app = await makeApp(probes, openApi, production, refuse)
 
   const allowOrigins = crossOrigin(config.allowedOrigins)
   // Probes and pages are counted for themselves, by network: no caller's flood silences a probe, and no probe is without end.
@@ -273,14 +272,15 @@ function makeAnswer({ graphql, rest, app, probe, refuse }: Doors): Answer {
 }
 
 /** The probes and the pages, which express serves. */
-function makeApp(probes: express.Router, openApi: object, production: boolean, refuse: Refuse): express.Express {
+async function makeApp(probes: express.Router, openApi: object, production: boolean, refuse: Refuse): Promise<express.Express> {
   const app = express()
   app.disable('x-powered-by')
   app.use(probes)
   const document = JSON.stringify(openApi)
   app.get(OPENAPI_PATH, (_req, res) => void res.set('cache-control', 'no-cache').type('json').send(document))
   app.use(DOCS_PATH, docs(DOCS_PATH, OPENAPI_PATH))
-  if (!production) app.use('/graphiql', graphiql())
+  // Loaded only here: npm's --omit=dev leaves its packages out, which are larger than all others together.
+  if (!production) app.use('/graphiql', (await import('./graphql/graphiql.ts')).graphiql())
   for (const path of ['/healthz', '/readyz', OPENAPI_PATH, DOCS_PATH])
     app.all(path, (req, res) => refuse(res.set('allow', 'GET, HEAD'), unsupportedMethod(req)))
   app.use((_req, res) => refuse(res, noSuchPath()))
