@@ -25,6 +25,7 @@ const ROOMS = {
   'tests/doors': { path: '^tests/doors/', on: [...SERVER, 'tests/harness'] },
   'tests/chance': { path: '^tests/chance/', on: [...SERVER, 'tests/harness'] },
   'tests/stories': { path: '^tests/stories/', on: [...SERVER, 'tests/harness'] },
+  'tests/deploy': { path: '^tests/deploy/', on: [...SERVER, 'tests/harness'] },
   'tests/host': { path: '^tests/host/', on: [...SERVER, 'tests/harness'] },
   bench: { path: '^bench/', on: [...SERVER, 'tests/harness'] },
 }

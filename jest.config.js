@@ -1,7 +1,7 @@
 // Each version of PostgreSQL is a project, with a throw-away server of its own. The newest has all tests; an older one has
 // those of the rules, those that depend on the planner or on the text of SQL, and one that runs every statement that the server
 // can send: HTTP, sockets and mails do not know which PostgreSQL it is. Modules stay modules: graphile-worker is one.
-const project = {
+export const project = {
   testEnvironment: './tests/harness/environment.ts',
   testMatch: ['<rootDir>/tests/**/*.test.ts'],
   extensionsToTreatAsEsm: ['.ts'],
@@ -9,7 +9,7 @@ const project = {
 }
 const database = {
   ...project,
-  testPathIgnorePatterns: ['/tests/host/'],
+  testPathIgnorePatterns: ['/tests/host/', '/tests/deploy/'],
 }
 
 export default {

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Upgrades what runs to the version that is checked out, and drops no request. It stops at the first step that fails: what has not
+# been replaced by then goes on serving, because servers and workers of the version before work on the new schema.
+set -eu
+cd "$(dirname "$0")/.."
+
+docker compose build
+docker compose run --rm --no-deps setup
+docker compose run --rm --no-deps migrate
+docker compose up --detach --no-deps --wait worker
+# One server after the other: the others have its requests meanwhile.
+for server in $(docker compose ps --quiet server); do
+  docker stop --time 30 "$server"
+  docker rm "$server"
+  docker compose up --detach --no-deps --no-recreate --wait server
+done

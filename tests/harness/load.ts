@@ -1,0 +1,112 @@
+import { once } from 'node:events'
+import { Agent, request } from 'node:https'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { text } from 'node:stream/consumers'
+import { SERVER_NAME, type Topology } from './topology.ts'
+
+/** A kind of call, and whether a proxy may send it again when it does not know whether a server has done it. */
+const KINDS = [
+  { name: 'REST, list', isRepeatable: true },
+  { name: 'GraphQL, query', isRepeatable: false },
+  { name: 'REST, write with a key', isRepeatable: true },
+  { name: 'REST, read', isRepeatable: true },
+  { name: 'GraphQL, write', isRepeatable: false },
+  { name: 'REST, write', isRepeatable: false },
+] as const
+
+export interface Failure {
+  readonly kind: string
+  readonly isRepeatable: boolean
+  /** The status and the code, or why there was no answer. */
+  readonly answer: string
+}
+
+export interface Load {
+  readonly calls: number
+  readonly failures: readonly Failure[]
+  /** Writes that were acknowledged and are not there, and writes that are there twice. */
+  readonly lost: number
+  readonly twice: number
+}
+
+const CALLERS = 8
+/** Milliseconds between two calls of one caller. */
+const PAUSE = 30
+
+/** Calls through nginx, from several networks, for as long as `during` takes and until there have been so many of them. */
+export async function load(topology: Topology, atLeast: number, during: (count: () => number) => Promise<void>): Promise<Load> {
+  const run = Date.now()
+  const tokens = await Promise.all(Array.from({ length: 100 }, (_, n) => topology.token('user@assent.test', n)))
+  const agent = new Agent({ keepAlive: true, ca: topology.certificate, servername: SERVER_NAME })
+  const failures: Failure[] = []
+  const acknowledged = new Set<string>()
+  let calls = 0
+
+  async function send(caller: number, n: number, method: string, path: string, json?: object, key?: string) {
+    const body = json && JSON.stringify(json)
+    const sent = request({
+      agent,
+      host: '127.0.0.1',
+      localAddress: `127.0.0.${2 + caller}`,
+      port: topology.httpsPort,
+      method,
+      path,
+      headers: {
+        host: SERVER_NAME,
+        authorization: `Bearer ${tokens[n % tokens.length]!}`,
+        ...(body && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
+        ...(key && { 'idempotency-key': key }),
+      },
+    })
+    sent.end(body)
+    const [res] = await once(sent, 'response')
+    const answer = await text(res)
+    if (res.statusCode >= 300 || answer.includes('"errors"')) {
+      throw new Error(`${res.statusCode} ${/"code":"(\w+)"/.exec(answer)?.[1] ?? answer}`)
+    }
+    return JSON.parse(answer)
+  }
+
+  const first = await send(0, 0, 'POST', '/api/v1/requests/', { title: `load ${run}` })
+  async function call(caller: number, n: number): Promise<void> {
+    const { name, isRepeatable } = KINDS[n % KINDS.length]!
+    const title = `load ${run} ${n}`
+    const graphql = (query: string) => send(caller, n, 'POST', '/graphql', { query, variables: { title } })
+    try {
+      if (name === 'REST, list') await send(caller, n, 'GET', '/api/v1/requests/?page_size=5')
+      if (name === 'REST, read') await send(caller, n, 'GET', `/api/v1/requests/${first.id}/`)
+      if (name === 'GraphQL, query') await graphql('{ requests(first: 5) { nodes { id title } } }')
+      if (name === 'GraphQL, write') {
+        await graphql('mutation ($title: String!) { createRequest(input: { title: $title }) { request { id } } }')
+      }
+      if (name === 'REST, write') await send(caller, n, 'POST', '/api/v1/requests/', { title })
+      if (name === 'REST, write with a key') await send(caller, n, 'POST', '/api/v1/requests/', { title }, `load-${run}-${n}`)
+      if (name.includes('write')) acknowledged.add(title)
+    } catch (error) {
+      failures.push({ kind: name, isRepeatable, answer: (error as Error).message })
+    }
+  }
+
+  let over = false
+  const caller = async (_: unknown, caller: number) => {
+    while (!over || calls < atLeast) {
+      await call(caller, ++calls)
+      await sleep(PAUSE)
+    }
+  }
+  const callers = Promise.all(Array.from({ length: CALLERS }, caller))
+  await during(() => calls).finally(() => (over = true))
+  await callers
+  agent.destroy()
+  const { rows } = await topology.owner.query(
+    `select title, count(*)::int as n from app_public.requests where title like $1 group by title`,
+    [`load ${run} %`],
+  )
+  const kept = new Map(rows.map(({ title, n }) => [title, n]))
+  return {
+    calls,
+    failures,
+    lost: [...acknowledged].filter((title) => !kept.has(title)).length,
+    twice: rows.filter(({ n }) => n > 1).length,
+  }
+}
