@@ -375,7 +375,7 @@ describe('filters', () => {
       ['YYYY-MM-DD"T"HH24:MI:SS.US'],
     )
     const { at, later, earlier } = rows[0]!
-    const three = ['r41', 'r40', 'r39'] // They are of the same time.
+    const three = ['r39', 'r40', 'r41'] // They are of the same time, and of the same millisecond come in any order.
     const find = async (equalTo: string) => {
       const inDocument = await list('requests', `filter: { createdAt: { equalTo: "${equalTo}" } }`)
       const { requests } = await api.data(
@@ -383,7 +383,7 @@ describe('filters', () => {
         { t: equalTo },
         'manager',
       )
-      return [equalTo, titles(inDocument), titles(requests)]
+      return [equalTo, titles(inDocument).toSorted(), titles(requests).toSorted()]
     }
     for (const time of [
       `${at}Z`,
