@@ -3863,8 +3863,10 @@ begin
     where app_hidden.waiting_since(r.submitted_at) <= now() - app_private.reminder_interval()
       and app_hidden.is_waiting(r)
       and asked.at <= now() - app_private.reminder_interval()
+    -- What is due is few, which the planner cannot know: OFFSET 0 has it look for those first, and then for whom each one asks.
+    offset 0
   ) due
-  cross join lateral app_private.deciders_to_notify(due.request_id) p
+  cross join lateral (select d.user_id from app_private.deciders_to_notify(due.request_id) d offset 0) p
   where not exists (select from app_public.notifications n where n.event = due.event)
   order by due.request_id, p.user_id
   on conflict on constraint notifications_event_key do nothing;

@@ -4,17 +4,29 @@ import { createClient as createEventsClient } from 'graphql-sse'
 import { createClient } from 'graphql-ws'
 import type { Client } from 'pg'
 import { WebSocket } from 'ws'
-import { deadToken, mutation, newRequest, NOBODY, startApi, startProxy, type Api, type NewPerson } from '../../harness/client.ts'
+import {
+  deadToken,
+  mutation,
+  newRequest as createRequest,
+  NOBODY,
+  startApi,
+  startProxy,
+  type Api,
+  type NewPerson,
+} from '../../harness/client.ts'
 import { act, closeAll, connect, INBOX, RECEIVED, until, UPDATED, type Heard, type Socket } from '../../harness/socket.ts'
 
 let api: Api
 /** A second process on the same database. */
 let other: Api
 let owner: Client
+/** A request that nobody follows. */
+let beacon: string
 beforeAll(async () => {
   api = await startApi({ TRUST_PROXY: '1' })
   other = await startApi({}, api.db)
   owner = await api.db.connect('owner')
+  beacon = await createRequest(api)
 })
 afterEach(closeAll)
 afterAll(async () => {
@@ -29,6 +41,21 @@ const work = (id: string) =>
      where a.request_id = $1 or (a.user_id = $1 and a.action like 'USER%') order by a."timestamp" desc limit 1`,
     [id],
   )
+/** Waits until this server has heard what was announced before: that comes in the order of the commits. */
+async function settle(on = api): Promise<void> {
+  const socket = await connect(on, 'admin')
+  const heard = await socket.subscribe(UPDATED, { id: beacon })
+  await owner.query(`select pg_notify('assent', 'request ' || $1)`, [beacon])
+  await heard.data()
+  socket.ws.close()
+  await socket.closed
+}
+/** A new request, which is no news any more to whoever subscribes from now on. */
+async function newRequest(...[on, options]: Parameters<typeof createRequest>): Promise<string> {
+  const id = await createRequest(on, options)
+  await settle(on)
+  return id
+}
 /** Submits a new request, and announces it. */
 async function submitted(options: Parameters<typeof newRequest>[1] = {}): Promise<string> {
   const id = await newRequest(api, { ...options, submit: true })
@@ -53,20 +80,20 @@ const awaiting = async (who: string | NewPerson) =>
 describe('requestsChanged', () => {
   const CHANGED = 'subscription { requestsChanged { ids } }'
   const idsOf = async (heard: Heard) => (await heard.data()).requestsChanged.ids as string[]
-  /** Waits until the server has heard what was announced before: that comes in the order of the commits. */
-  async function settle(): Promise<void> {
+  /** As above, by what is not news here. */
+  async function settleInbox(): Promise<void> {
     const heard = await (await connect(api, 'manager')).subscribe(INBOX)
     await owner.query(`select pg_notify('assent', 'inbox ' || $1)`, [api.db.people.manager.id])
     await heard.data()
   }
   const hear = async (...names: ('user' | 'user2' | 'manager' | 'manager2' | 'admin')[]) => {
-    await settle()
+    await settleInbox()
     const sockets = await Promise.all(names.map((who) => connect(api, who)))
     return Promise.all(sockets.map(async (socket) => [await socket.subscribe(CHANGED), socket] as const))
   }
 
   test('tells whoever sees a request that it has changed, and nobody else', async () => {
-    const id = await newRequest(api)
+    const id = await createRequest(api)
     const all = await hear('user', 'admin', 'manager', 'user2')
     const [uma, ada, mia] = all.map(([heard]) => heard)
     await act(other, 'updateRequest', id, 'user', { title: 'In another tab' })
@@ -86,7 +113,7 @@ describe('requestsChanged', () => {
   test('tells of a new draft, and of its deletion, its creator and whoever sees all', async () => {
     const all = await hear('user', 'admin', 'manager', 'user2')
     const [uma, ada] = all.map(([heard]) => heard)
-    const id = await newRequest(other)
+    const id = await createRequest(other)
     for (const heard of [uma!, ada!]) expect(await idsOf(heard)).toEqual([id])
     await act(other, 'deleteRequest', id, 'user')
     for (const heard of [uma!, ada!]) expect(await idsOf(heard)).toEqual([id])
@@ -99,12 +126,12 @@ describe('requestsChanged', () => {
     await owner.query(`select pg_notify('assent', 'request ' || gen_random_uuid()) from generate_series(1, 12000)`)
     expect(await socket.closed).toEqual([1013, 'Try again later'])
     const [[heard]] = (await hear('user')) as [readonly [Heard, Socket]]
-    const id = await newRequest(api)
+    const id = await createRequest(api)
     expect(await idsOf(heard)).toEqual([id])
   })
 
   test('tells many changes at once as one event', async () => {
-    const drafts = await Promise.all(Array.from({ length: 8 }, () => newRequest(api)))
+    const drafts = await Promise.all(Array.from({ length: 8 }, () => createRequest(api)))
     const [[heard, socket]] = (await hear('user')) as [readonly [Heard, Socket]]
     await owner.query(`select pg_notify('assent', 'request ' || id) from unnest($1::uuid[]) id, generate_series(1, 5)`, [drafts])
     expect((await idsOf(heard)).toSorted()).toEqual(drafts.toSorted())
@@ -113,7 +140,7 @@ describe('requestsChanged', () => {
   })
 
   test('goes by the role of the moment, and ends with the session', async () => {
-    const id = await newRequest(api, { submit: true })
+    const id = await createRequest(api, { submit: true })
     const person = await api.person('MANAGER')
     const socket = await connect(api, person)
     const heard = await socket.subscribe(CHANGED)
