@@ -2350,6 +2350,28 @@ $function$;
 comment on routine app_hidden.own_words(text) is 'What a new password must not contain: the name and the address of the person whose link it is, or of the caller without a link. The server alone sees the password, so it has to be told; for a link that is not valid there is nothing to tell.';
 grant execute on routine app_hidden.own_words(text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.queue_ages()
+ RETURNS TABLE(task text, seconds double precision)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return query
+  select t.identifier, extract(epoch from now() - min(j.run_at))::double precision
+  -- The front of the queue, as workers read it, by the index that they use.
+  from (
+    select a.task_id, a.run_at from graphile_worker._private_jobs a
+    where a.is_available order by a.priority, a.run_at limit 10000
+  ) j
+  join graphile_worker._private_tasks t on t.id = j.task_id
+  where j.run_at <= now()
+  group by 1;
+end
+$function$;
+comment on routine app_hidden.queue_ages() is 'For how many seconds the oldest job of each task is due that no worker has taken, among the first 10,000. For /metrics.';
+grant execute on routine app_hidden.queue_ages() to assent_authenticator;
+
 CREATE OR REPLACE FUNCTION app_hidden.refresh_session(given_token text, OUT user_id uuid, OUT session_secret text, OUT refresh_token text)
  RETURNS record
  LANGUAGE plpgsql

@@ -52,24 +52,32 @@ const commands = {
         async () => {
           const api = await startServer(config, log)
           log.info(`The API listens at ${api.url}.`)
+          if (api.metricsUrl) log.info(`Metrics are at ${api.metricsUrl}.`)
           return api
         },
       ])
     },
   },
   worker: {
-    help: 'Runs the jobs, such as mails and webhooks, until it is stopped by Ctrl-C or SIGTERM.',
+    help: 'Runs the jobs, such as mails and webhooks, and metrics on METRICS_PORT if it is set, until it is stopped by Ctrl-C or SIGTERM.',
     async run() {
       const { config, log } = prepare('worker')
       tellOfStop(log)
       const { assertWorkable } = await import('./setup/preflight.ts')
       await assertWorkable(config.workerDatabaseUrl)
       const { startWorker } = await import('./jobs/worker.ts')
+      const { serveMetrics } = await import('./metrics.ts')
+      let worker: Awaited<ReturnType<typeof startWorker>>
       await runUntil(stop.signal, log, [
         async () => {
-          const worker = await startWorker(config, log)
+          worker = await startWorker(config, log)
           log.info('The worker looks for jobs.')
           return worker
+        },
+        async () => {
+          const metrics = await serveMetrics(worker.register, config)
+          if (metrics) log.info(`Metrics are at ${metrics.url}.`)
+          return metrics
         },
       ])
     },

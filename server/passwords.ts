@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { ClientError, invalid } from './errors.ts'
+import { ClientError, invalid, type Code } from './errors.ts'
 import { asking, onOneConnection, type Ask, type Database, type Identity } from './sql/as-caller.ts'
 
 export const MIN_PASSWORD_LENGTH = 12
@@ -143,8 +143,9 @@ async function begin(ask: Ask, text: string, values: unknown[]): Promise<string>
 /**
  * Everything that takes a password, by db/rules/login.sql: an attempt is counted in a transaction of its own before the slow
  * hash. Hashes are made on `slowDb`: a burst of them would drain the API's pool.
+ * `noteLogin` hears of each login.
  */
-export function makePasswords(db: Database, slowDb: Database) {
+export function makePasswords(db: Database, slowDb: Database, noteLogin: (result: 'OK' | Code) => void) {
   const slowly = (caller: Identity) => asking(slowDb, caller, 'write')
 
   /** What a new password must not contain: the name and the address of whose link it is or, without a link, of the caller. */
@@ -156,9 +157,9 @@ export function makePasswords(db: Database, slowDb: Database) {
 
   return {
     /** Opens a session, by token or by cookie. Throws UNAUTHENTICATED and TOO_MANY_ATTEMPTS. */
-    login(caller: Identity, email: string, password: string, byCookie = false): Promise<Session> {
+    async login(caller: Identity, email: string, password: string, byCookie = false): Promise<Session> {
       // A login queues for its connection before it counts: one that gets none is no attempt.
-      return onOneConnection(slowDb, caller, async (ask) => {
+      const session = await onOneConnection(slowDb, caller, async (ask) => {
         const attempt = await begin(ask, 'select * from app_hidden.begin_login($1)', [email])
         const [done] = await ask<LoginRow>({
           text: 'select * from app_hidden.finish_login($1, $2, $3, $4, $5, $6)',
@@ -167,7 +168,12 @@ export function makePasswords(db: Database, slowDb: Database) {
         refuseRetry(done!.retry_after)
         if (!done!.user_id) throw new ClientError('UNAUTHENTICATED', 'The email address or the password is wrong.')
         return { userId: done!.user_id, secret: done!.session_secret, refreshToken: done!.refresh_token }
+      }).catch((error: unknown) => {
+        if (error instanceof ClientError) noteLogin(error.code)
+        throw error
       })
+      noteLogin('OK')
+      return session
     },
 
     /** Answers whose password it is. Throws UNAUTHENTICATED, VALIDATION_FAILED for either password, and TOO_MANY_ATTEMPTS. */

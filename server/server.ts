@@ -7,7 +7,7 @@ import express from 'express'
 import { makeSchema } from 'postgraphile'
 import { makePgService } from 'postgraphile/adaptors/pg'
 import type { Logger } from 'pino'
-import { listeningUrl, StartError, type ConfigFor } from './config.ts'
+import { listeningUrl, type ConfigFor } from './config.ts'
 import { ClientError, noSuchPath, toClientError, unsupportedMethod } from './errors.ts'
 import { makeGraphQL, type GraphQL } from './graphql/handler.ts'
 import { preset } from './graphql/schema/preset.ts'
@@ -15,7 +15,7 @@ import { isWebSocket, makeWebSockets } from './graphql/websocket.ts'
 import { makeSpend } from './http/allowance.ts'
 import { makeCheckCsrf, makeIsOwnOrigin } from './http/csrf.ts'
 import { crossOrigin, HEADERS } from './http/headers.ts'
-import { health } from './http/health.ts'
+import { makeHealth } from './http/health.ts'
 import { makeAddressOf, makeIdentify, makeIsSecure } from './http/identity.ts'
 import { makeMetrics } from './http/metrics.ts'
 import { PROBLEM, sendProblem } from './http/problem.ts'
@@ -24,6 +24,7 @@ import { makeTokens } from './http/tokens.ts'
 import { makeChanges } from './live/changes.ts'
 import { makeLive } from './live/listener.ts'
 import { makeSubscribers } from './live/subscribers.ts'
+import { makeRegister, serveMetrics } from './metrics.ts'
 import { makePasswords } from './passwords.ts'
 import { docs } from './rest/docs.ts'
 import { makeRestHandler } from './rest/handler.ts'
@@ -110,10 +111,11 @@ export async function startServer(
   const slowDb = open(SLOW_POOL_SIZE, { patience: SLOW_PATIENCE })
   const liveDb = open(LIVE_POOL_SIZE, { patience: LIVE_PATIENCE })
   const searchDb = open(SEARCH_POOL_SIZE, { longest: LONGEST_SEARCH })
-  const metrics = makeMetrics(
-    { api: db.pool, slow: slowDb.pool, live: liveDb.pool, search: searchDb.pool },
-    () => subscribers.count,
-  )
+  let closing = false
+  const { probes, isReady } = makeHealth(db.pool, reference.schemaVersion, () => closing)
+  const pools = { api: db.pool, slow: slowDb.pool, live: liveDb.pool, search: searchDb.pool }
+  const register = makeRegister(reference.schemaVersion, pools)
+  const metrics = makeMetrics(register, db.pool, { subscribers: () => subscribers.count, isReady })
 
   const explained = new WeakSet<ClientError>()
   const isSecure = makeIsSecure(config)
@@ -126,9 +128,9 @@ export async function startServer(
     db,
     slowDb,
     liveDb,
-    search: makeSearch(searchDb),
+    search: makeSearch(searchDb, metrics.searchStopped),
     log,
-    passwords: makePasswords(db, slowDb),
+    passwords: makePasswords(db, slowDb, metrics.login),
     tokens,
     identify,
     spend: makeSpend(addressOf, sessions.userOf),
@@ -156,7 +158,6 @@ export async function startServer(
   const rest = makeRestHandler({ ...services, routes: resources.flatMap(({ routes }) => routes), jwtSecrets })
   const refuse: Refuse = (res, error) => sendProblem(res, services.explain(error))
   const openApi = makeOpenApi(resources, reference, config.publicUrl)
-  const probes = health(db.pool, reference.schemaVersion, () => closing)
   const app = await makeApp(probes, openApi, production, refuse)
 
   const allowOrigins = crossOrigin(config.allowedOrigins)
@@ -165,7 +166,6 @@ export async function startServer(
   const answer = makeAnswer({ graphql, rest, app, probe: (req) => probe(req, identify.leniently), refuse })
 
   const underWay = new Set<ServerResponse>()
-  let closing = false
   const server = createServer({ ...TIMEOUTS, requireHostHeader: false, shouldUpgradeCallback: isWebSocket }, (req, res) => {
     const start = performance.now()
     underWay.add(res.once('close', () => underWay.delete(res)))
@@ -189,19 +189,14 @@ export async function startServer(
     refuse(res, new ClientError('BAD_REQUEST', message, { status: 417 }))
   })
   await listen(server, config.port, config.host)
-  const { host, metricsPort } = config
-  const metricsServer = metrics.server()
-  if (metricsPort !== undefined) {
-    await listen(metricsServer, metricsPort, host).catch(async (error) => {
-      await close()
-      throw error.code === 'EADDRINUSE' ? new StartError(`Port ${metricsPort} is taken: set METRICS_PORT to another one.`) : error
-    })
-  }
-  const urlOf = (server: Server) => listeningUrl(host, (server.address() as AddressInfo).port)
+  const served = await serveMetrics(register, config).catch(async (error) => {
+    await close()
+    throw error
+  })
   return {
-    url: urlOf(server),
-    ...(metricsPort !== undefined && { metricsUrl: `${urlOf(metricsServer)}/metrics` }),
-    close,
+    url: listeningUrl(config.host, (server.address() as AddressInfo).port),
+    ...(served && { metricsUrl: served.url }),
+    close: () => Promise.all([close(), served?.close()]).then(() => {}),
   }
 
   async function close() {
@@ -210,8 +205,6 @@ export async function startServer(
     const closed = once(server, 'close')
     // Not http's own close: it would cut connections on which nothing happens, and with them a request that is on its way.
     NetServer.prototype.close.call(server)
-    metricsServer.close()
-    metricsServer.closeAllConnections()
     sockets.close()
     subscribers.close()
     // Callers cannot keep us waiting: neither by a body that never ends, nor by a connection without a request.

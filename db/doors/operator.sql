@@ -57,6 +57,30 @@ comment on function app_hidden.count_jobs() is
   '100,000, and how many mails were refused for good. For /metrics.';
 grant execute on function app_hidden.count_jobs() to :DATABASE_AUTHENTICATOR;
 
+create or replace function app_hidden.queue_ages()
+  returns table (task text, seconds double precision)
+  language plpgsql
+  stable
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select t.identifier, extract(epoch from now() - min(j.run_at))::double precision
+  -- The front of the queue, as workers read it, by the index that they use.
+  from (
+    select a.task_id, a.run_at from graphile_worker._private_jobs a
+    where a.is_available order by a.priority, a.run_at limit 10000
+  ) j
+  join graphile_worker._private_tasks t on t.id = j.task_id
+  where j.run_at <= now()
+  group by 1;
+end
+$$;
+comment on function app_hidden.queue_ages() is
+  'For how many seconds the oldest job of each task is due that no worker has taken, among the first 10,000. For /metrics.';
+grant execute on function app_hidden.queue_ages() to :DATABASE_AUTHENTICATOR;
+
 create or replace function app_hidden.schema_version()
   returns text
   language plpgsql

@@ -1,16 +1,24 @@
-import { createServer, type Server } from 'node:http'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Pool } from 'pg'
-import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
-import type { Code } from '../errors.ts'
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import { STATUS, type Code } from '../errors.ts'
 
 /** Milliseconds: Prometheus asks less often. */
-const COUNT_EVERY = 1_000
+const ASK_EVERY = 1_000
+/** Milliseconds that an answer of the database may take. Without it, a scrape would hang with the database and say nothing. */
+const PATIENCE = 2_000
 
-/** What Prometheus reads: requests, errors by code, the pools, and the process with its event loop. */
-export function makeMetrics(pools: Record<'api' | 'slow' | 'live' | 'search', Pool>, subscribers: () => number) {
-  const register = new Registry()
+const within = <T>(answer: Promise<T>): Promise<T | undefined> =>
+  Promise.race([answer.catch(() => undefined), sleep(PATIENCE, undefined, { ref: false })])
+
+interface Known {
+  readonly subscribers: () => number
+  readonly isReady: () => Promise<boolean>
+}
+
+/** What Prometheus reads of the API beside what every process tells. Counters begin at 0, so that the first event is a rise. */
+export function makeMetrics(register: Registry, pool: Pool, { subscribers, isReady }: Known) {
   const registers = [register]
-  collectDefaultMetrics({ register })
   const requests = new Histogram({
     name: 'http_request_duration_seconds',
     help: 'Requests answered, by route and status.',
@@ -19,19 +27,21 @@ export function makeMetrics(pools: Record<'api' | 'slow' | 'live' | 'search', Po
     registers,
   })
   const errors = new Counter({ name: 'assent_errors_total', help: 'Errors answered, by code.', labelNames: ['code'], registers })
-  new Gauge({
-    name: 'assent_database_connections',
-    help: 'Connections of each pool, and requests that wait for one.',
-    labelNames: ['pool', 'state'],
+  for (const code of Object.keys(STATUS)) errors.inc({ code }, 0)
+  const logins = new Counter({
+    name: 'assent_logins_total',
+    help: 'Logins by password: OK, or the code of the refusal.',
+    labelNames: ['result'],
     registers,
-    collect() {
-      for (const [name, { totalCount, idleCount, waitingCount }] of Object.entries(pools)) {
-        this.set({ pool: name, state: 'busy' }, totalCount - idleCount)
-        this.set({ pool: name, state: 'idle' }, idleCount)
-        this.set({ pool: name, state: 'waiting' }, waitingCount)
-      }
-    },
   })
+  for (const result of ['OK', 'UNAUTHENTICATED', 'TOO_MANY_ATTEMPTS']) logins.inc({ result }, 0)
+  const searches = new Counter({
+    name: 'assent_searches_stopped_total',
+    help: 'Searches that took too long (slow), or were one too many of their person (busy).',
+    labelNames: ['reason'],
+    registers,
+  })
+  for (const reason of ['slow', 'busy']) searches.inc({ reason }, 0)
   new Gauge({
     name: 'assent_subscribers',
     help: 'Sockets and event streams that are connected for live news.',
@@ -40,35 +50,50 @@ export function makeMetrics(pools: Record<'api' | 'slow' | 'live' | 'search', Po
       this.set(subscribers())
     },
   })
-  let countedAt = 0
   new Gauge({
-    name: 'assent_jobs',
-    help: 'Jobs by task and state: waiting, scheduled, running, failing (to be tried again), given up; and mails refused for good.',
-    labelNames: ['task', 'state'],
+    name: 'assent_ready',
+    help: 'What /readyz says: 1 if this server can serve, 0 if the database does not let it or it is closing.',
     registers,
     async collect() {
-      // The database is asked seldom. If the count fails, report the last one, so that an alert does not clear by itself.
-      if (Date.now() - countedAt < COUNT_EVERY) return
-      countedAt = Date.now()
-      const counted = await pools.api
-        .query('select task, state, count::integer from app_hidden.count_jobs()')
-        .catch(() => undefined)
-      if (!counted) return
-      this.reset()
-      for (const { task, state, count } of counted.rows) this.set({ task, state }, count)
+      this.set((await within(isReady())) ? 1 : 0)
     },
   })
+
+  /** If the database does not answer, the last answer is reported, so that an alert does not clear by itself. */
+  function askDatabase(name: string, help: string, labelNames: string[], statement: string): void {
+    let askedAt = 0
+    new Gauge({
+      name,
+      help,
+      labelNames,
+      registers,
+      async collect() {
+        if (Date.now() - askedAt < ASK_EVERY) return
+        askedAt = Date.now()
+        const answer = await within(pool.query(statement))
+        if (!answer) return
+        this.reset()
+        for (const { value, ...labels } of answer.rows) this.set(labels, value)
+      },
+    })
+  }
+  askDatabase(
+    'assent_jobs',
+    'Jobs by task and state: waiting, scheduled, running, failing (to be tried again), given up; and mails refused for good.',
+    ['task', 'state'],
+    'select task, state, count::integer as value from app_hidden.count_jobs()',
+  )
+  askDatabase(
+    'assent_queue_age_seconds',
+    'For how long the oldest job of each task is due that no worker has taken. No series: none is due.',
+    ['task'],
+    'select task, seconds as value from app_hidden.queue_ages()',
+  )
+
   return {
-    /** A server of its own, which answers /metrics and nothing else: what it tells is meant for operators alone. */
-    server: (): Server =>
-      createServer(async ({ method = '', url = '' }, res) => {
-        const isRead = method === 'GET' || method === 'HEAD'
-        if (url.split('?', 1)[0] !== '/metrics') res.writeHead(404).end()
-        else if (!isRead) res.writeHead(405, { allow: 'GET, HEAD' }).end()
-        else
-          res.writeHead(200, { 'content-type': register.contentType, 'cache-control': 'no-store' }).end(await register.metrics())
-      }),
     error: (code: Code) => errors.inc({ code }),
+    login: (result: 'OK' | Code) => logins.inc({ result }),
+    searchStopped: (reason: 'slow' | 'busy') => searches.inc({ reason }),
     /** `route` as it is declared, without the values that callers put in it: it has few values. */
     request: (method: string, route: string, status: number, seconds: number) =>
       requests.observe({ method, route, status }, seconds),

@@ -2,9 +2,11 @@ import { EventEmitter, once } from 'node:events'
 import { Logger as WorkerLogger, parseCrontab, run, type Runner, type TaskList, type WorkerEvents } from 'graphile-worker'
 import pRetry from 'p-retry'
 import pg from 'pg'
+import { Counter, type Registry } from 'prom-client'
 import type { ConfigFor } from '../config.ts'
 import type { Service } from '../run-until.ts'
 import { graphileLogFactory, type Logger } from '../logger.ts'
+import { makeRegister } from '../metrics.ts'
 import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
 import { KEEPALIVE, makePresence, RESCUE, type Presence } from './rescue.ts'
 import { withSettings } from '../sql/connection.ts'
@@ -22,7 +24,11 @@ const WEBHOOKS_AT_ONCE = 8
  * Runs the jobs that SQL adds, until it is closed; it then finishes those under way first. Tasks that wait for an SMTP server or
  * for a webhook have workers of their own, so that they hold nothing else up.
  */
-export async function startWorker(config: ConfigFor<'worker'>, log: Logger, times = TIMES): Promise<Service> {
+export async function startWorker(
+  config: ConfigFor<'worker'>,
+  log: Logger,
+  times = TIMES,
+): Promise<Service & { readonly register: Registry }> {
   const connectionString = withSettings(config.workerDatabaseUrl, ...KEEPALIVE)
   const logger = new WorkerLogger(graphileLogFactory(log))
   const pool = new pg.Pool({ connectionString, max: 24, application_name: 'assent worker', keepAlive: true })
@@ -32,11 +38,24 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger, time
   makeWatch()(pool)
   const presence = await makePresence(connectionString, pool, log, times)
   const mailer = makeMailer(config)
+  const { rows } = await pool.query('select app_hidden.schema_version() as schema')
+  const register = makeRegister(rows[0].schema, { jobs: pool })
+  const attempts = new Counter({
+    name: 'assent_job_attempts_total',
+    help: 'Attempts at jobs, by task and how they ended: done or failed.',
+    labelNames: ['task', 'result'],
+    registers: [register],
+  })
 
-  const start = (taskList: TaskList, concurrency: number, cron = '') =>
-    keepRunning(
-      (events) =>
-        run({
+  const start = (taskList: TaskList, concurrency: number, cron = '') => {
+    // Counters begin at 0, so that the first attempt is a rise.
+    for (const task of Object.keys(taskList)) for (const result of ['done', 'failed']) attempts.inc({ task, result }, 0)
+    return keepRunning(
+      (events) => {
+        events.on('job:complete', ({ job, error }) =>
+          attempts.inc({ task: job.task_identifier, result: error ? 'failed' : 'done' }),
+        )
+        return run({
           pgPool: pool,
           logger,
           events,
@@ -53,16 +72,19 @@ export async function startWorker(config: ConfigFor<'worker'>, log: Logger, time
               failJobBatchDelay: 0,
             },
           },
-        }),
+        })
+      },
       presence,
       log,
     )
+  }
   const workers = [
     start(promptTasks, 2, crontab),
     start(mailTasks(mailer), MAILS_AT_ONCE),
     start(webhookTasks(config), WEBHOOKS_AT_ONCE),
   ]
   return {
+    register,
     async close() {
       await Promise.all(workers.map((worker) => worker.close()))
       mailer.close()

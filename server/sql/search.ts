@@ -42,21 +42,27 @@ export type Search = (
 
 /** Searches run on connections of their own, so that neither many nor slow ones hold up other calls. */
 export const makeSearch =
-  (db: Database): Search =>
+  (db: Database, noteStopped: (reason: 'slow' | 'busy') => void): Search =>
   async (caller, what, text, filter) => {
     const { filters, ...statement } = FUNCTIONS[what]
     const values = [text, ...filters.map(filter)]
-    const { rows } = await asCaller<{ ids: string[] }>(db, caller, 'read', { ...statement, values }).catch(explain)
+    const { rows } = await asCaller<{ ids: string[] }>(db, caller, 'read', { ...statement, values }).catch((error) =>
+      explain(error, noteStopped),
+    )
     return rows[0]!.ids
   }
 
-function explain(error: unknown): never {
+function explain(error: unknown, noteStopped: (reason: 'slow' | 'busy') => void): never {
   const { code } = error instanceof pg.DatabaseError ? error : {}
-  if (code === '55P03')
+  if (code === '55P03') {
+    noteStopped('busy')
     throw new ClientError('RATE_LIMITED', 'Two of your searches are still running. Wait for them to end.', { retryAfter: 1 })
-  if (code === '57014')
+  }
+  if (code === '57014') {
+    noteStopped('slow')
     throw new ClientError('UNAVAILABLE', 'The search took too long and was stopped. Search for longer or rarer words.', {
       retryAfter: 1,
     })
+  }
   throw error
 }

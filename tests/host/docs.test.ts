@@ -143,11 +143,13 @@ describe('on a running product', () => {
     await node(resolve('node_modules/.bin/tsc'))
   }, 60_000)
 
-  const statements = blocks(page('docs/dba.md'), 'sql').map(({ code, output }) => {
-    const [, login, statement] = /^-- (\w+)\n([^]*)$/.exec(code)!
-    return { login: login!, statement: statement!, output }
-  })
-  test.each(statements)('dba.md, statement $# as the $login', async ({ login, statement, output }) => {
+  const statements = ['docs/dba.md', 'docs/operations.md'].flatMap((path) =>
+    blocks(page(path), 'sql').map(({ code, output }) => {
+      const [, login, statement] = /^-- (\w+)\n([^]*)$/.exec(code)!
+      return { path, login: login!, statement: statement!, output }
+    }),
+  )
+  test.each(statements)('$path, statement $# as the $login', async ({ login, statement, output }) => {
     const logins = { auditor: 'AUDITOR_DATABASE_URL', owner: 'DATABASE_URL', superuser: 'ROOT_DATABASE_URL' }
     const url = secrets[logins[login as keyof typeof logins]]!
     const psql = [resolve('tests/host/bin/psql'), url, '-c', statement]

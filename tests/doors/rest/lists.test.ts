@@ -552,6 +552,11 @@ describe('filters', () => {
 
     test('are two at once for a person, and not for others', async () => {
       const asked = () => rest('user', 'GET /requests/?search=table')
+      const busy = async () => {
+        const { text } = await api.metrics()
+        return Number(/^assent_searches_stopped_total\{reason="busy"\} (\d+)$/m.exec(text)![1])
+      }
+      const before = await busy()
       await blocker.query('begin')
       await blocker.query(
         `select pg_advisory_xact_lock(hashtextextended('search ' || n || ' of ' || $1::uuid, 0)) from generate_series(1, 2) n`,
@@ -559,6 +564,7 @@ describe('filters', () => {
       )
       const { status, body, headers } = await asked()
       expect([status, body.code, headers['retry-after']]).toEqual([429, 'RATE_LIMITED', '1'])
+      expect(await busy()).toBe(before + 1)
       expect((await rest('user2', 'GET /requests/?search=table')).status).toBe(200)
       expect((await rest('user', 'GET /requests/')).status).toBe(200)
       await blocker.query('rollback')
@@ -579,6 +585,7 @@ describe('filters', () => {
         expect([status, body.code, headers['retry-after']]).toEqual([503, 'UNAVAILABLE', '1'])
       }
       expect(stopped.map(({ body }) => body.detail)).toContainEqual(expect.stringMatching(/^The search took too long/))
+      expect((await api.metrics()).text).toMatch(/^assent_searches_stopped_total\{reason="slow"\} [1-9]/m)
       await blocker.query('rollback')
       expect((await rest('user', 'GET /users/?search=a')).status).toBe(200)
     })

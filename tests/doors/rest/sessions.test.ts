@@ -1299,6 +1299,13 @@ describe('/metrics', () => {
     await rest('GET', `/requests/${NOBODY}/`, undefined, bearer(api.token('user')), direct)
     await graphql('{ currentUser { id } }', {}, {}, direct)
     await graphql(mutation('createRequest'), { input: { title: 'x' } }, {}, direct)
+    await rest('POST', '/auth/token/', { email: 'nobody@assent.test', password: PASSWORD }, {}, direct)
+    await graphql(
+      mutation('login', 'accessToken'),
+      { input: { email: api.db.people.user.email, password: PASSWORD } },
+      {},
+      direct,
+    )
     await rest('GET', `/nowhere/${id}`, undefined, {}, direct)
     await direct.send({ method: 'GET', path: `/${id}` })
     const after = await read()
@@ -1306,12 +1313,13 @@ describe('/metrics', () => {
     const requests = (labels: string) => grown(`http_request_duration_seconds_count{${labels}}`)
     expect(requests('method="GET",route="/api/v1/requests/:id/",status="200"')).toBe(1)
     expect(requests('method="GET",route="/api/v1/requests/:id/",status="404"')).toBe(1)
-    expect(requests('method="POST",route="/graphql",status="200"')).toBe(1)
+    expect(requests('method="POST",route="/graphql",status="200"')).toBe(2)
     expect(requests('method="POST",route="/graphql",status="401"')).toBe(1)
     expect(requests('method="GET",route="unknown",status="404"')).toBe(1)
     expect(requests('method="GET",route="other",status="404"')).toBe(1)
     expect(grown('assent_errors_total{code="NOT_FOUND"}')).toBe(3)
-    expect(grown('assent_errors_total{code="UNAUTHENTICATED"}')).toBe(1)
+    expect(grown('assent_errors_total{code="UNAUTHENTICATED"}')).toBe(2)
+    for (const result of ['OK', 'UNAUTHENTICATED']) expect(grown(`assent_logins_total{result="${result}"}`)).toBe(1)
     for (const pool of ['api', 'slow']) {
       for (const state of ['busy', 'idle', 'waiting'])
         expect(after.text).toContain(`assent_database_connections{pool="${pool}",state="${state}"} `)

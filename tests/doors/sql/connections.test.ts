@@ -55,6 +55,7 @@ describe('after a failover to a node that takes no writes', () => {
     expect([inGraphQL.status, inGraphQL.headers['retry-after']]).toEqual([503, '1'])
     expect(inGraphQL.body.errors[0].extensions).toEqual({ code: 'UNAVAILABLE', retryAfter: 1 })
     expect([await ready(), await read()]).toEqual([503, 200])
+    expect((await api.metrics()).text).toContain('assent_ready 0\n')
     expect(api.log()).not.toContain('internal error')
   })
 
