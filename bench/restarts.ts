@@ -16,7 +16,7 @@ try {
     })
     const repeatable = failures.filter(({ isRepeatable }) => isRepeatable)
     console.log(`| ${[signal, restarts, counted.calls, failures.length, repeatable.length, lost, twice].join(' | ')} |`)
-    for (const { kind, answer } of failures) console.log(`${kind}: ${answer}`)
+    for (const { kind, answer, line } of failures) console.log(`${kind}: ${answer} ${line ?? ''}`)
   }
 } finally {
   await all.close()

@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { createServer, STATUS_CODES, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { Server as NetServer, type AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import express from 'express'
 import { makeSchema } from 'postgraphile'
 import { makePgService } from 'postgraphile/adaptors/pg'
@@ -56,6 +56,9 @@ const LONGEST_SEARCH = 1_500
 const LAST_CALL = 12_000
 /** Milliseconds in which a proxy lets go of connections on which nothing happens: deploy/nginx has 3 seconds for that. */
 const LETTING_GO = 4_000
+/** Milliseconds of a turn of the event loop in which nothing happens, and how many turns are waited for one. */
+const QUIET = 0.2
+const MOST_TURNS = 50
 
 /**
  * Milliseconds that the headers of a request may take, and all of it, and after which that is checked again. A slow caller holds
@@ -201,6 +204,7 @@ export async function startServer(
 
   async function close() {
     closing = true
+    await untilQuiet()
     for (const res of underWay) if (!res.headersSent) res.setHeader('connection', 'close')
     const closed = once(server, 'close')
     // Not http's own close: it would cut connections on which nothing happens, and with them a request that is on its way.
@@ -217,6 +221,18 @@ export async function startServer(
     await closed
     await live.close()
     await Promise.all([db, slowDb, liveDb, searchDb].map(({ pool }) => pool.end()))
+  }
+}
+
+/**
+ * The system takes connections in before we do, and resets those that still wait for us when we stop listening: with them would
+ * go a POST that no proxy sends again. So we stop right after a turn of the event loop that had nothing else to do.
+ */
+async function untilQuiet(): Promise<void> {
+  for (let turns = 0; turns < MOST_TURNS; turns++) {
+    const start = performance.now()
+    await nextTurn()
+    if (performance.now() - start < QUIET) return
   }
 }
 

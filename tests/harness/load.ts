@@ -17,8 +17,9 @@ const KINDS = [
 export interface Failure {
   readonly kind: string
   readonly isRepeatable: boolean
-  /** The status and the code, or why there was no answer. */
+  /** The status and the code, or why there was no answer; and nginx's line about it. */
   readonly answer: string
+  readonly line?: string | undefined
 }
 
 export interface Load {
@@ -62,7 +63,8 @@ export async function load(topology: Topology, atLeast: number, during: (count: 
     const [res] = await once(sent, 'response')
     const answer = await text(res)
     if (res.statusCode >= 300 || answer.includes('"errors"')) {
-      throw new Error(`${res.statusCode} ${/"code":"(\w+)"/.exec(answer)?.[1] ?? answer}`)
+      const message = `${res.statusCode} ${/"code":"(\w+)"/.exec(answer)?.[1] ?? answer}`
+      throw Object.assign(new Error(message), { id: res.headers['x-request-id'] })
     }
     return JSON.parse(answer)
   }
@@ -80,10 +82,16 @@ export async function load(topology: Topology, atLeast: number, during: (count: 
         await graphql('mutation ($title: String!) { createRequest(input: { title: $title }) { request { id } } }')
       }
       if (name === 'REST, write') await send(caller, n, 'POST', '/api/v1/requests/', { title })
-      if (name === 'REST, write with a key') await send(caller, n, 'POST', '/api/v1/requests/', { title }, `load-${run}-${n}`)
+      if (name === 'REST, write with a key') {
+        const post = () => send(caller, n, 'POST', '/api/v1/requests/', { title }, `load-${run}-${n}`)
+        // A killed server's transaction ends a moment after it: until then its key is taken, and the answer says to try again.
+        await post().catch((error: Error) => (error.message.startsWith('409') ? sleep(1_000).then(post) : Promise.reject(error)))
+      }
       if (name.includes('write')) acknowledged.add(title)
     } catch (error) {
-      failures.push({ kind: name, isRepeatable, answer: (error as Error).message })
+      const { message, id } = error as Error & { id?: string }
+      const line = id && (await topology.log()).split('\n').find((line) => line.includes(id))
+      failures.push({ kind: name, isRepeatable, answer: message, line })
     }
   }
 
