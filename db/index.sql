@@ -9,6 +9,7 @@
 --!include tables/requests.sql
 --!include tables/audit.sql
 --!include tables/transitions.sql
+--!include tables/attachments.sql
 --!include tables/idempotency.sql
 --!include tables/notifications.sql
 --!include tables/webhooks.sql
@@ -23,6 +24,7 @@
 --!include rules/deciders.sql
 --!include rules/lifecycle.sql
 --!include rules/trail.sql
+--!include rules/attachments.sql
 --!include rules/idempotency.sql
 --!include rules/dispatch.sql
 --!include rules/notifications.sql

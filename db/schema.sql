@@ -96,6 +96,65 @@ create policy owner_all on app_private.credentials for all to assent_owner
   using (true)
   with check (true);
 
+create table app_private.file_chunks (
+  file_id uuid not null,
+  place integer not null,
+  bytes bytea not null,
+  constraint file_chunks_pkey PRIMARY KEY (file_id, place),
+  constraint file_chunks_file_id_fkey FOREIGN KEY (file_id) REFERENCES app_private.files(id) ON DELETE CASCADE
+);
+comment on table app_private.file_chunks is 'The bytes of files, in chunks of 64 KiB, of which only the last may be shorter.';
+comment on column app_private.file_chunks.file_id is 'The file.';
+comment on column app_private.file_chunks.place is 'The place of the chunk in the file, from 0.';
+comment on column app_private.file_chunks.bytes is 'The bytes.';
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.file_chunks FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.file_chunks REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.file_chunks REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.file_chunks REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+alter table app_private.file_chunks enable row level security;
+alter table app_private.file_chunks force row level security;
+create policy owner_all on app_private.file_chunks for all to assent_owner
+  using (true)
+  with check (true);
+
+create table app_private.files (
+  id uuid default app_private.uuid_v7() not null,
+  sha256 text,
+  size integer default 0 not null,
+  chunks integer default 0 not null,
+  uploader_id uuid not null,
+  request_id uuid not null,
+  swept_after timestamp with time zone,
+  constraint files_pkey PRIMARY KEY (id),
+  constraint files_sha256_key UNIQUE (sha256),
+  constraint files_request_id_fkey FOREIGN KEY (request_id) REFERENCES app_public.requests(id) ON DELETE RESTRICT,
+  constraint files_uploader_id_fkey FOREIGN KEY (uploader_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
+  constraint files_sha256_form CHECK (sha256 ~ '^[0-9a-f]{64}$'::text),
+  constraint files_size_limit CHECK (size >= 0 AND size <= 10485760)
+);
+comment on table app_private.files is 'The files that attachments name, and those that are still being uploaded: see db/rules/attachments.sql.';
+comment on column app_private.files.id is 'Time-ordered UUID (version 7).';
+comment on column app_private.files.sha256 is 'The SHA-256 of its bytes, in hexadecimal digits; null while it is being uploaded.';
+comment on column app_private.files.size is 'How many bytes have arrived.';
+comment on column app_private.files.chunks is 'In how many chunks.';
+comment on column app_private.files.uploader_id is 'Who uploads it, or was the first to upload these bytes.';
+comment on column app_private.files.request_id is 'The request that it was uploaded for.';
+comment on column app_private.files.swept_after is 'When it may be deleted, unless an attachment names it. It is set while the file is being uploaded, and when an attachment of it is removed.';
+comment on constraint files_sha256_form on app_private.files is 'A SHA-256 must have 64 hexadecimal digits in lower case.';
+comment on constraint files_size_limit on app_private.files is 'A file must have at most 10 MB.';
+CREATE INDEX files_request_id_idx ON app_private.files USING btree (request_id);
+CREATE INDEX files_swept_after_idx ON app_private.files USING btree (swept_after) WHERE (swept_after IS NOT NULL);
+CREATE INDEX files_uploader_id_idx ON app_private.files USING btree (uploader_id, swept_after);
+CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.files FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.files REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.files REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.files REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+alter table app_private.files enable row level security;
+alter table app_private.files force row level security;
+create policy owner_all on app_private.files for all to assent_owner
+  using (true)
+  with check (true);
+
 create table app_private.idempotency_keys (
   user_id uuid not null,
   key text not null,
@@ -310,6 +369,70 @@ alter table app_private.sessions force row level security;
 create policy owner_all on app_private.sessions for all to assent_owner
   using (true)
   with check (true);
+
+create table app_public.attachments (
+  id uuid default app_private.uuid_v7() not null,
+  request_id uuid not null,
+  name text not null,
+  media_type text not null,
+  size integer not null,
+  sha256 text not null,
+  created_at timestamp with time zone default clock_timestamp() not null,
+  constraint attachments_pkey PRIMARY KEY (id),
+  constraint attachments_request_id_fkey FOREIGN KEY (request_id) REFERENCES app_public.requests(id) ON DELETE RESTRICT,
+  constraint attachments_sha256_fkey FOREIGN KEY (sha256) REFERENCES app_private.files(sha256) ON DELETE RESTRICT,
+  constraint attachments_name_blank CHECK (NOT app_private.is_blank(name)),
+  constraint attachments_name_form CHECK (name !~ '[\u0001-\u001F\u007F-\u009F/\\\u2028\u2029\u202A-\u202E\u2066-\u2069]'::text AND name !~ '^[.]+$'::text),
+  constraint attachments_name_length CHECK (char_length(name) <= 200)
+);
+comment on table app_public.attachments is '@defaultOrderBy CREATED_AT_DESC
+@behavior -query:resource:list -query:resource:connection -query:resource:single -resource:aggregates -resource:groupedAggregates -filter -resource:connection:condition -manyRelation:resource:connection:condition
+A file that its creator has attached to a request. GET /api/v1/attachments/{id}/ downloads it.';
+comment on column app_public.attachments.id is 'Time-ordered UUID (version 7).';
+comment on column app_public.attachments.request_id is '@behavior -*
+The request that it is attached to.';
+comment on column app_public.attachments.name is '@behavior -orderBy
+The name of the file, in 1 to 200 characters.';
+comment on column app_public.attachments.media_type is '@behavior -orderBy
+What the first bytes of the file say that it is, whatever its name says; application/octet-stream if they say nothing.';
+comment on column app_public.attachments.size is '@behavior -orderBy -attribute:aggregate
+How many bytes it has.';
+comment on column app_public.attachments.sha256 is '@behavior -orderBy
+The SHA-256 of its bytes, in hexadecimal digits: the same bytes have the same.';
+comment on column app_public.attachments.created_at is 'When it was attached.';
+comment on constraint attachments_name_blank on app_public.attachments is 'The name of the file must not be blank.';
+comment on constraint attachments_name_form on app_public.attachments is 'The name of the file must not contain slashes, backslashes or control characters.';
+comment on constraint attachments_name_length on app_public.attachments is 'The name of the file must have at most 200 characters.';
+comment on constraint attachments_request_id_fkey on app_public.attachments is '@behavior +manyRelation:resource:connection -singularRelation:resource:single
+@foreignFieldName attachments';
+comment on constraint attachments_sha256_fkey on app_public.attachments is '@behavior -*';
+CREATE INDEX attachments_request_id_idx ON app_public.attachments USING btree (request_id, created_at, id);
+CREATE INDEX attachments_sha256_idx ON app_public.attachments USING btree (sha256);
+CREATE TRIGGER _100_no_change BEFORE UPDATE OR TRUNCATE ON app_public.attachments FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE ON app_public.attachments FOR EACH ROW EXECUTE FUNCTION app_private.tg_attachments__audit();
+alter table app_public.attachments enable row level security;
+alter table app_public.attachments force row level security;
+create policy admin_select on app_public.attachments for select to assent_admin
+  using ((EXISTS ( SELECT
+   FROM app_public.requests r
+  WHERE r.id = attachments.request_id
+ OFFSET 0)));
+create policy auditor_select on app_public.attachments for select to assent_auditor
+  using (true);
+create policy manager_select on app_public.attachments for select to assent_manager
+  using ((EXISTS ( SELECT
+   FROM app_public.requests r
+  WHERE r.id = attachments.request_id
+ OFFSET 0)));
+create policy owner_all on app_public.attachments for all to assent_owner
+  using (true)
+  with check (true);
+create policy user_select on app_public.attachments for select to assent_user
+  using ((EXISTS ( SELECT
+   FROM app_public.requests r
+  WHERE r.id = attachments.request_id
+ OFFSET 0)));
+grant select on table app_public.attachments to assent_admin, assent_auditor, assent_manager, assent_user;
 
 create table app_public.audit_actions (
   action text not null,
@@ -728,7 +851,7 @@ CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests F
 CREATE TRIGGER _200_guard BEFORE INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__guard();
 CREATE TRIGGER _300_keep_text AFTER INSERT ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__keep_text();
 CREATE TRIGGER _310_keep_text AFTER UPDATE ON app_public.requests FOR EACH ROW WHEN (((new.title IS DISTINCT FROM old.title) OR (new.description IS DISTINCT FROM old.description))) EXECUTE FUNCTION app_private.tg_requests__keep_text();
-CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__audit();
+CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW WHEN ((pg_trigger_depth() = 0)) EXECUTE FUNCTION app_private.tg_requests__audit();
 CREATE TRIGGER _950_announce AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__announce();
 alter table app_public.requests enable row level security;
 create policy admin_select on app_public.requests for select to assent_admin
@@ -1663,6 +1786,74 @@ $function$;
 comment on routine app_hidden.assert_ready(text) is 'For /readyz: fails on a server that takes no writes, where nobody could log in, and on a schema that is older than the migration which the API was built for. A newer one is fine, because servers of the version before serve on while an upgrade is under way.';
 grant execute on routine app_hidden.assert_ready(text) to assent_authenticator;
 
+CREATE OR REPLACE FUNCTION app_hidden.attach(file_id uuid, expected_versions integer[], facts jsonb)
+ RETURNS json
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_file app_private.files;
+  v_new app_public.attachments;
+  v_field text;
+  v_message text;
+begin
+  select * into v_file
+  from app_private.files f
+  where f.id = file_id and f.uploader_id = app_private.require_session() and f.sha256 is null
+  for update;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such upload.';
+  end if;
+  -- This locks the request, and raises all that forbids to edit it.
+  perform app_hidden.transition(v_file.request_id, 'UPDATE', expected_versions);
+  v_new := jsonb_populate_record(v_new, facts || jsonb_build_object('request_id', v_file.request_id, 'size', v_file.size));
+  begin
+    perform app_private.keep_file(file_id, v_new.sha256);
+    insert into app_public.attachments (request_id, name, media_type, size, sha256)
+    values (v_new.request_id, v_new.name, v_new.media_type, v_new.size, v_new.sha256)
+    returning * into v_new;
+  exception
+    when integrity_constraint_violation or sqlstate 'RQ422' then
+      get stacked diagnostics v_field = column_name, v_message = message_text;
+      perform app_private.raise_refusal(
+        app_private.violations('app_public.attachments', jsonb_strip_nulls(to_jsonb(v_new))), sqlstate, v_field, v_message);
+  end;
+  return app_hidden.attachment_document(v_new);
+end
+$function$;
+comment on routine app_hidden.attach(uuid,integer[],jsonb) is 'Makes a file that the caller has uploaded an attachment of the request that it was uploaded for, by its name, media_type and sha256. Raises RQ401, RQ404 if there is no such upload or no such request, RQ403, RQ409 and RQ412 where the request cannot be edited, and RQ422 for a bad name and for an attachment too many.';
+grant execute on routine app_hidden.attach(uuid,integer[],jsonb) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.attachment_chunk(attachment_id uuid, place integer)
+ RETURNS bytea
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return (
+    select c.bytes
+    from app_public.attachments a
+    join app_private.files f on f.sha256 = a.sha256
+    join app_private.file_chunks c on c.file_id = f.id and c.place = attachment_chunk.place
+    where a.id = attachment_id and app_private.is_visible(a.request_id)
+  );
+end
+$function$;
+comment on routine app_hidden.attachment_chunk(uuid,integer) is 'A chunk of an attachment that the caller sees, by its place from 0; null behind the last.';
+grant execute on routine app_hidden.attachment_chunk(uuid,integer) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.attachment_document(seen app_public.attachments)
+ RETURNS json
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select row_to_json(d) from (select seen.id, seen.name, seen.media_type, seen.size, seen.sha256, seen.created_at) d
+$function$;
+comment on routine app_hidden.attachment_document(app_public.attachments) is 'An attachment as REST shows it, made of a row that the caller has read.';
+grant execute on routine app_hidden.attachment_document(app_public.attachments) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.audit_log_document(seen app_public.audit_logs)
  RETURNS json
  LANGUAGE plpgsql
@@ -1750,6 +1941,39 @@ end
 $function$;
 comment on routine app_hidden.begin_password_change(text) is 'Does what begin_login does, with a count for each session: it returns retry_after when 10 old passwords have been wrong within 15 minutes. Raises RQ401, and RQ422 if the new password is weak.';
 grant execute on routine app_hidden.begin_password_change(text) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.begin_upload(request_id uuid, expected_versions integer[], is_repeatable boolean)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_me uuid := app_private.require_session();
+  v_file_id uuid;
+begin
+  if not app_private.is_visible(request_id) then
+    raise exception using errcode = 'RQ404', message = 'There is no such request.';
+  elsif not is_repeatable then
+    -- An edit that changes nothing is none; but whoever may not make it is told why.
+    perform app_hidden.transition(request_id, 'UPDATE', expected_versions);
+    perform app_private.require_room(request_id, 1);
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('uploads of ' || v_me, 0));
+  if (select count(*) from app_private.files f where f.uploader_id = v_me and f.sha256 is null and f.swept_after > now())
+    >= app_private.most_attachments()
+  then
+    raise exception using errcode = 'RQ429',
+      message = format('You have %s uploads under way. Finish them first.', app_private.most_attachments());
+  end if;
+  insert into app_private.files (uploader_id, request_id, swept_after)
+  values (v_me, request_id, now() + app_private.upload_patience())
+  returning id into v_file_id;
+  return v_file_id;
+end
+$function$;
+comment on routine app_hidden.begin_upload(uuid,integer[],boolean) is 'Begins to upload a file for a request, and returns its id. What attach() would refuse then is refused now, before the bytes are sent, unless the upload may be a repeat of one that has been answered. Raises RQ401, RQ404, RQ403, RQ409, RQ412 and RQ422 as attach() does, and RQ429 if the caller has too many uploads under way.';
+grant execute on routine app_hidden.begin_upload(uuid,integer[],boolean) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.can_decide(creator_id uuid, live_assignee_id uuid, person_id uuid, decides_any boolean)
  RETURNS boolean
@@ -1953,6 +2177,42 @@ end
 $function$;
 comment on routine app_hidden.current_user_id() is 'The user_id of app_private.caller(), or null. Policies call it as (select app_hidden.current_user_id()), so that it runs once for each statement and not for each row.';
 grant execute on routine app_hidden.current_user_id() to assent_admin, assent_anonymous, assent_auditor, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.detach(attachment_id uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_request_id uuid;
+begin
+  perform app_private.require_session();
+  select a.request_id into v_request_id
+  from app_public.attachments a
+  where a.id = attachment_id and app_private.is_visible(a.request_id);
+  if found then
+    perform app_hidden.transition(v_request_id, 'UPDATE');
+    delete from app_public.attachments a where a.id = attachment_id;
+  end if;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such attachment.';
+  end if;
+end
+$function$;
+comment on routine app_hidden.detach(uuid) is 'Removes an attachment. Raises RQ401, RQ404, and RQ403 and RQ409 where the request cannot be edited.';
+grant execute on routine app_hidden.detach(uuid) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.drop_upload(file_id uuid)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  delete from app_private.files f where f.id = file_id and f.uploader_id = app_private.require_session() and f.sha256 is null
+$function$;
+comment on routine app_hidden.drop_upload(uuid) is 'Deletes what has arrived of a file that the caller was uploading, unless it has become an attachment.';
+grant execute on routine app_hidden.drop_upload(uuid) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.end_other_sessions()
  RETURNS void
@@ -2556,6 +2816,34 @@ end
 $function$;
 comment on routine app_hidden.transition(uuid,text,integer[],jsonb) is 'The one way in which a request changes; all API functions call it. It checks whether the caller can see the request (RQ404), locks it, checks whether the session is live (RQ401), whether the caller may do this (RQ403), whether the state allows it (RQ409) and whether the version is current (RQ412), writes the change, and reports everything that is wrong with the values (RQ422). To callers without a live session, everything is RQ401.';
 grant execute on routine app_hidden.transition(uuid,text,integer[],jsonb) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.upload_chunk(file_id uuid, place integer, bytes bytea)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_me uuid := app_private.require_session();
+begin
+  -- Nobody relies on a chunk before attach() has committed, which makes durable all that was committed before.
+  perform set_config('synchronous_commit', 'off', true);
+  update app_private.files f
+  set size = f.size + octet_length(bytes), chunks = f.chunks + 1, swept_after = now() + app_private.upload_patience()
+  where f.id = file_id and f.uploader_id = v_me and f.sha256 is null
+    -- All chunks but the last have the same length, so that the same bytes are always the same chunks.
+    and f.chunks = place and f.size = place * 65536 and octet_length(bytes) between 1 and 65536;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such upload.';
+  end if;
+  insert into app_private.file_chunks (file_id, place, bytes) values (file_id, place, bytes);
+exception
+  when check_violation then
+    raise exception using errcode = 'RQ422', column = 'file', message = 'A file must have at most 10 MB.';
+end
+$function$;
+comment on routine app_hidden.upload_chunk(uuid,integer,bytea) is 'Adds the next chunk, of 65,536 bytes unless it is the last, to a file that the caller is uploading. Raises RQ401, RQ404 if there is no such upload or this is not its next chunk, and RQ422 if the file becomes too large.';
+grant execute on routine app_hidden.upload_chunk(uuid,integer,bytea) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.user_document(seen app_public.users)
  RETURNS json
@@ -3364,6 +3652,36 @@ end
 $function$;
 comment on routine app_private.keep_an_admin(app_public.users,text,boolean) is 'Raises RQ409 if this change would leave nobody who can administer people.';
 
+CREATE OR REPLACE FUNCTION app_private.keep_file(file_id uuid, sha256 text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_kept_id uuid;
+begin
+  update app_private.files f set sha256 = keep_file.sha256, swept_after = null where f.id = file_id;
+exception
+  when unique_violation then
+    -- Somebody has uploaded these bytes before. This locks them, so that they are not swept meanwhile.
+    update app_private.files f set swept_after = null where f.sha256 = keep_file.sha256 returning id into v_kept_id;
+    if not found then
+      raise exception using errcode = 'lock_not_available', message = 'The same bytes are being deleted.';
+    end if;
+    -- To know the hash of a file is no leave to read it: the bytes themselves have to be the same.
+    if exists (
+      select from (select c.place, c.bytes from app_private.file_chunks c where c.file_id = v_kept_id) kept
+      full join (select c.place, c.bytes from app_private.file_chunks c where c.file_id = keep_file.file_id) sent using (place)
+      where kept.bytes is distinct from sent.bytes
+    ) then
+      raise exception using errcode = 'object_not_in_prerequisite_state',
+        message = format('The bytes of file %s are not those of file %s, which has the same SHA-256.', file_id, v_kept_id);
+    end if;
+    delete from app_private.files f where f.id = file_id;
+end
+$function$;
+comment on routine app_private.keep_file(uuid,text) is 'Ends an upload: the file has this SHA-256 from now on, or is deleted if there is one with the same bytes.';
+
 CREATE OR REPLACE FUNCTION app_private.live_session(secret text)
  RETURNS TABLE(session_id uuid, user_id uuid, role text, database_role name)
  LANGUAGE sql
@@ -3557,6 +3875,15 @@ end
 $function$;
 comment on routine app_private.make_digests(date) is 'Queues a digest for everybody who has something to decide, or notifications that they want in digests: one for each day and person.';
 grant execute on routine app_private.make_digests(date) to assent_worker;
+
+CREATE OR REPLACE FUNCTION app_private.most_attachments()
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select 10
+$function$;
+comment on routine app_private.most_attachments() is 'How many attachments a request may have.';
 
 CREATE OR REPLACE FUNCTION app_private.normalized(value text)
  RETURNS text
@@ -3947,6 +4274,23 @@ end
 $function$;
 comment on routine app_private.require_permission(text) is 'Raises RQ401 without a live session, and RQ403 without the permission.';
 
+CREATE OR REPLACE FUNCTION app_private.require_room(request_id uuid, added integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if (select count(*) from app_public.attachments a where a.request_id = require_room.request_id) + added
+    > app_private.most_attachments()
+  then
+    raise exception using errcode = 'RQ422', column = 'file',
+      message = format('A request can have at most %s attachments.', app_private.most_attachments());
+  end if;
+end
+$function$;
+comment on routine app_private.require_room(uuid,integer) is 'Raises RQ422 if a request that gets so many attachments more would have too many.';
+
 CREATE OR REPLACE FUNCTION app_private.require_session()
  RETURNS uuid
  LANGUAGE plpgsql
@@ -4045,6 +4389,26 @@ AS $function$
 $function$;
 comment on routine app_private.steady() is 'Characters of which most text consists and which no normalization changes or moves, for a bracket expression.';
 
+CREATE OR REPLACE FUNCTION app_private.sweep_files()
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  -- Of the same bytes, another attachment may be left. Whoever attaches them meanwhile has them locked.
+  update app_private.files f set swept_after = null
+  where f.swept_after <= now() and exists (select from app_public.attachments a where a.sha256 = f.sha256);
+  delete from app_private.files f where f.id in (
+    select s.id from app_private.files s
+    where s.swept_after <= now() and not exists (select from app_public.attachments a where a.sha256 = s.sha256)
+    order by s.swept_after
+    limit 1000
+    for update skip locked
+  )
+$function$;
+comment on routine app_private.sweep_files() is 'Deletes up to 1,000 files that no attachment names: uploads that were cut off, and what was removed from requests.';
+grant execute on routine app_private.sweep_files() to assent_worker;
+
 CREATE OR REPLACE FUNCTION app_private.take_turn()
  RETURNS void
  LANGUAGE plpgsql
@@ -4105,6 +4469,38 @@ begin
 end
 $function$;
 comment on routine app_private.tg__refuse() is 'Refuses the whole statement, even if it affects no row. Raises RQ403.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_attachments__audit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_attachment app_public.attachments := coalesce(new, old);
+  v_creator_id uuid;
+begin
+  -- This locks the request, so that of two who take its last place one waits for the other; its guard refuses what is no edit.
+  perform set_config('assent.action', 'UPDATE', true);
+  update app_public.requests r set version = r.version + 1
+  where r.id = v_attachment.request_id
+  returning r.creator_id into v_creator_id;
+  perform set_config('assent.action', '', true);
+  perform app_private.require_room(v_attachment.request_id, 0);
+  if tg_op = 'DELETE' then
+    update app_private.files f set swept_after = clock_timestamp() where f.sha256 = old.sha256;
+  end if;
+  perform app_private.log_action(
+    case tg_op when 'INSERT' then 'ATTACH' else 'DETACH' end,
+    app_hidden.current_user_id(),
+    request_id => v_attachment.request_id,
+    request_creator_id => v_creator_id,
+    metadata => jsonb_build_object('attachment_id', v_attachment.id, 'name', v_attachment.name,
+      'media_type', v_attachment.media_type, 'size', v_attachment.size, 'sha256', v_attachment.sha256)
+  );
+  return null;
+end
+$function$;
+comment on routine app_private.tg_attachments__audit() is 'Makes each change of a request''s attachments a change of the request, and writes its entry. Raises RQ403 where the request cannot be edited, and RQ422 for one attachment too many.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_audit_logs__dispatch()
  RETURNS trigger
@@ -4540,6 +4936,15 @@ AS $function$
 $function$;
 comment on routine app_private.unlock_outbox(uuid) is 'Releases that lock.';
 grant execute on routine app_private.unlock_outbox(uuid) to assent_worker;
+
+CREATE OR REPLACE FUNCTION app_private.upload_patience()
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select interval '10 minutes'
+$function$;
+comment on routine app_private.upload_patience() is 'How long an upload may rest between two chunks before it counts as dead.';
 
 CREATE OR REPLACE FUNCTION app_private.uuid_v7()
  RETURNS uuid
@@ -5423,10 +5828,12 @@ alter default privileges for role assent_owner revoke execute on functions from 
 
 insert into app_public.audit_actions values ('APPROVE', 'A request was approved.', 'true');
 insert into app_public.audit_actions values ('ASSIGN', 'A submitted request was assigned.', 'true');
+insert into app_public.audit_actions values ('ATTACH', 'A file was attached to a draft.', 'false');
 insert into app_public.audit_actions values ('CREATE', 'A request was created.', 'false');
 insert into app_public.audit_actions values ('CREDENTIALS_CHANGE', 'Somebody''s address or credentials were changed by SQL.', 'false');
 insert into app_public.audit_actions values ('DATA_CHANGE', 'Rows were changed by SQL in a table that no other action names.', 'false');
 insert into app_public.audit_actions values ('DELETE', 'A draft was deleted.', 'false');
+insert into app_public.audit_actions values ('DETACH', 'An attachment of a draft was removed.', 'false');
 insert into app_public.audit_actions values ('INVITATION_RESEND', 'Somebody who had not chosen a password yet was invited again, which ended the earlier link.', 'true');
 insert into app_public.audit_actions values ('LOGIN', 'Somebody logged in.', 'false');
 insert into app_public.audit_actions values ('LOGIN_FAILED', 'A login failed. The entry has no actor; it is about the account, if there is one.', 'false');

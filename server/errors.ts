@@ -34,6 +34,7 @@ const RAISED: Record<string, Code> = {
   RQ409: 'INVALID_TRANSITION',
   RQ412: 'STALE_VERSION',
   RQ422: 'VALIDATION_FAILED',
+  RQ429: 'RATE_LIMITED',
 }
 
 /** Arguments with another name than the column that they are written to. */
@@ -177,7 +178,8 @@ export function toClientError(error: unknown, log: Logger): ClientError {
   if (error instanceof Error && isSafeError(error)) return new ClientError('BAD_REQUEST', error.message)
   if (error instanceof DatabaseError && error.code) {
     const raised = RAISED[error.code]
-    if (raised) return new ClientError(raised, error.message, { faults: faultsOf(error) })
+    const retry = raised === 'RATE_LIMITED' ? { retryAfter: 1 } : {}
+    if (raised) return new ClientError(raised, error.message, { faults: faultsOf(error), ...retry })
     const refused = REFUSED[error.code]
     if (refused) {
       const [code, message] = refused

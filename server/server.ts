@@ -49,6 +49,9 @@ const LIVE_PATIENCE = 20_000
 const SLOW_POOL_SIZE = 2
 /** Milliseconds that they queue for it: longer than it takes to hash the 100 wrong guesses that one network has. */
 const SLOW_PATIENCE = 5_000
+/** Files come and go in chunks, which take a moment each. They queue behind each other, and never in front of other calls. */
+const BULK_POOL_SIZE = 1
+const BULK_PATIENCE = 10_000
 /** A search can be slow whatever its words are: it can occupy only these connections, and each for so many milliseconds. */
 const SEARCH_POOL_SIZE = 4
 const LONGEST_SEARCH = 1_500
@@ -114,9 +117,10 @@ export async function startServer(
   const slowDb = open(SLOW_POOL_SIZE, { patience: SLOW_PATIENCE })
   const liveDb = open(LIVE_POOL_SIZE, { patience: LIVE_PATIENCE })
   const searchDb = open(SEARCH_POOL_SIZE, { longest: LONGEST_SEARCH })
+  const bulkDb = open(BULK_POOL_SIZE, { patience: BULK_PATIENCE })
   let closing = false
   const { probes, isReady } = makeHealth(db.pool, reference.schemaVersion, () => closing)
-  const pools = { api: db.pool, slow: slowDb.pool, live: liveDb.pool, search: searchDb.pool }
+  const pools = { api: db.pool, slow: slowDb.pool, live: liveDb.pool, search: searchDb.pool, bulk: bulkDb.pool }
   const register = makeRegister(reference.schemaVersion, pools)
   const metrics = makeMetrics(register, db.pool, { subscribers: () => subscribers.count, isReady })
 
@@ -130,6 +134,7 @@ export async function startServer(
   const services = {
     db,
     slowDb,
+    bulkDb,
     liveDb,
     search: makeSearch(searchDb, metrics.searchStopped),
     log,
@@ -220,7 +225,7 @@ export async function startServer(
     server.closeAllConnections()
     await closed
     await live.close()
-    await Promise.all([db, slowDb, liveDb, searchDb].map(({ pool }) => pool.end()))
+    await Promise.all([db, slowDb, bulkDb, liveDb, searchDb].map(({ pool }) => pool.end()))
   }
 }
 

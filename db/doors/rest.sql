@@ -64,8 +64,19 @@ $$;
 comment on function app_hidden.user_document(app_public.users) is
   'A person as REST shows them, made of a row that the caller has read. Null without a live session.';
 
+create or replace function app_hidden.attachment_document(seen app_public.attachments)
+  returns json
+  language sql
+  immutable
+as $$
+  select row_to_json(d) from (select seen.id, seen.name, seen.media_type, seen.size, seen.sha256, seen.created_at) d
+$$;
+comment on function app_hidden.attachment_document(app_public.attachments) is
+  'An attachment as REST shows it, made of a row that the caller has read.';
+
 grant execute on function
-  app_hidden.request_document(app_public.requests), app_hidden.user_document(app_public.users)
+  app_hidden.request_document(app_public.requests), app_hidden.user_document(app_public.users),
+  app_hidden.attachment_document(app_public.attachments)
   to assent_user, assent_manager, assent_admin;
 grant select on app_hidden.audit_log_documents to assent_user, assent_manager, assent_admin;
 

@@ -159,7 +159,9 @@ comment on function app_private.tg_requests__audit() is 'Writes one entry for ea
 
 create or replace trigger _900_audit
   after insert or update on app_public.requests
-  for each row execute function app_private.tg_requests__audit();
+  -- What its attachments change of it is part of their entry: see attachments.sql.
+  for each row when (pg_trigger_depth() = 0)
+  execute function app_private.tg_requests__audit();
 
 create or replace function app_private.tg_users__audit()
   returns trigger
@@ -436,7 +438,8 @@ declare
 begin
   foreach v_table in array array[
     'app_private.refresh_tokens', 'app_private.login_attempts', 'app_private.password_reset_requests',
-    'app_private.idempotency_keys', 'app_private.request_texts', 'app_public.notifications', 'app_public.webhook_deliveries',
+    'app_private.idempotency_keys', 'app_private.request_texts', 'app_private.files', 'app_private.file_chunks',
+    'app_public.notifications', 'app_public.webhook_deliveries',
     'app_public.request_statuses', 'app_public.request_parties', 'app_public.audit_actions', 'app_public.notification_kinds',
     'app_public.mail_deliveries', 'app_public.webhook_events'
   ] loop

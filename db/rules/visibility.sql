@@ -122,6 +122,25 @@ $$;
 comment on function app_hidden.is_listed(app_public.requests, boolean) is
   'Is the request shown in lists? A deleted one is shown only if the caller asks for deleted ones.';
 
+-- Attachments are seen by whoever sees the request ------------------------------------------------------------------
+
+do $$
+declare
+  v_role text;
+begin
+  foreach v_role in array array['user', 'manager', 'admin'] loop
+    execute format('drop policy if exists %I on app_public.attachments', v_role || '_select');
+    -- The policy on requests decides. OFFSET 0 makes it a look-up by primary key for each attachment.
+    execute format('create policy %I on app_public.attachments for select to %I
+      using (exists (select from app_public.requests r where r.id = request_id offset 0))',
+      v_role || '_select', 'assent_' || v_role);
+  end loop;
+end
+$$;
+drop policy if exists auditor_select on app_public.attachments;
+create policy auditor_select on app_public.attachments for select to assent_auditor using (true);
+grant select on app_public.attachments to assent_user, assent_manager, assent_admin, assent_auditor;
+
 -- The audit trail --------------------------------------------------------------------------------------------------
 
 drop policy if exists user_select on app_public.audit_logs;

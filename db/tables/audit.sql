@@ -21,6 +21,8 @@ insert into app_public.audit_actions (action, is_told, description) values
   ('ASSIGN',          true,  'A submitted request was assigned.'),
   ('APPROVE',         true,  'A request was approved.'),
   ('REJECT',          true,  'A request was rejected.'),
+  ('ATTACH',          false, 'A file was attached to a draft.'),
+  ('DETACH',          false, 'An attachment of a draft was removed.'),
   ('LOGIN',           false, 'Somebody logged in.'),
   ('LOGIN_FAILED',    false, 'A login failed. The entry has no actor; it is about the account, if there is one.'),
   ('LOGOUT',          false, 'Somebody logged out.'),

@@ -15,13 +15,15 @@ const readBytes = express.raw({ limit: MAX_BODY, type: () => true })
 /** Throws at bytes that are not UTF-8: they would be read, and stored, as U+FFFD. */
 const utf8 = new TextDecoder('utf-8', { fatal: true })
 
-const unsupportedEncoding = () => new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The encoding of the body is not supported.')
+export const unsupportedEncoding = () => new ClientError('UNSUPPORTED_MEDIA_TYPE', 'The encoding of the body is not supported.')
+
+export const malformedBody = () => new ClientError('BAD_REQUEST', 'The body is not what its headers say.')
 
 /** The body parser's error, in our codes. */
 function toBodyError(error: { status?: number }): ClientError {
   if (error.status === 413) return new ClientError('PAYLOAD_TOO_LARGE', 'The body is larger than 1 MB.')
   if (error.status === 415) return unsupportedEncoding()
-  return new ClientError('BAD_REQUEST', 'The body is not what its headers say.')
+  return malformedBody()
 }
 
 /** A body of no bytes. If its length is not declared, only reading it tells. */
@@ -36,8 +38,9 @@ const MAX_BODIES = 300
 
 const underWay = new Map<string, number>()
 
-/** Counts a body until it has arrived. Throws RATE_LIMITED for one too many. */
-function count(req: IncomingMessage, network: string): void {
+/** Counts a body of this caller's network until it has arrived. Throws RATE_LIMITED for one too many. */
+export function countBody(req: IncomingMessage, ip: string): void {
+  const network = networkOf(ip)
   const others = underWay.get(network) ?? 0
   if (others >= MAX_BODIES) {
     throw new ClientError('RATE_LIMITED', 'Too many bodies are on their way. Try again later.', { retryAfter: 1 })
@@ -61,6 +64,9 @@ function assertJson(contentType: string): void {
   }
 }
 
+/** Is it this type, whatever its parameters and in any letter case? */
+export const isOfType = (contentType: string, essence: string): boolean => parseType(contentType)?.essence === essence
+
 function parseType(contentType: string): MIMEType | undefined {
   try {
     return new MIMEType(contentType)
@@ -76,7 +82,7 @@ function parseType(contentType: string): MIMEType | undefined {
  */
 export async function readBody(req: IncomingMessage, res: ServerResponse, ip: string, spend: Spend): Promise<unknown> {
   if (isEmpty(req)) return undefined
-  count(req, networkOf(ip))
+  countBody(req, ip)
   const { 'content-type': type, 'content-encoding': encoding = 'identity' } = req.headers
   if (!ENCODINGS.includes(encoding.toLowerCase())) throw unsupportedEncoding()
   if (type !== undefined) assertJson(type)

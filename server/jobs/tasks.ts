@@ -14,6 +14,7 @@ declare global {
       remind: object
       digest: { _cron?: { ts: string } }
       clear_away: object
+      sweep_files: object
       send_mail: { id: string }
       deliver_webhook: { id: string }
     }
@@ -25,6 +26,7 @@ export const crontab = `
   */15 * * * *   remind      ?fill=1h
   0 7 * * 1-5    digest      ?fill=12h
   23 3 * * *     clear_away  ?fill=1d
+  */10 * * * *   sweep_files ?fill=1h
 `
 
 /** Tasks that take a moment: each is one statement, whose rules are in db/. */
@@ -46,6 +48,9 @@ export const promptTasks: TaskList = {
     // A job that was added by hand makes today's digest.
     const { ts } = _cron ?? { ts: new Date().toISOString() }
     await query('select app_private.make_digests($1)', [ts.slice(0, 10)])
+  },
+  async sweep_files(_payload, { query }) {
+    await query('select app_private.sweep_files()')
   },
   async clear_away(_payload, { query }) {
     await query('select app_private.clear_away()')

@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { pipeline } from 'node:stream/promises'
 import findMyWay from 'find-my-way'
 import { ClientError, invalid, noSuchPath, toClientError, unauthenticated, unsupportedMethod, type Fault } from '../errors.ts'
 import { isObject, readBody } from '../http/body.ts'
@@ -11,12 +12,13 @@ import type { Logger } from '../logger.ts'
 import { asking, inTransaction, isStranger, type Ask, type Database, type Identity } from '../sql/as-caller.ts'
 import { keyOf, makeOnce } from './idempotency.ts'
 import type { Query } from './lists.ts'
-import { BASE, staleVersion, tagOf, takesBody, type Answer, type Call, type Route } from './route.ts'
+import { BASE, staleVersion, tagOf, takesBody, type Answer, type Call, type Received, type Route } from './route.ts'
 import { compile } from './schemas.ts'
 
 export interface RestServices extends Services {
   readonly routes: readonly Route[]
   readonly slowDb: Database
+  readonly bulkDb: Database
   readonly isSecure: IsSecure
   readonly jwtSecrets: readonly string[]
   readonly log: Logger
@@ -31,15 +33,21 @@ interface Found {
 const withTag = ({ version, ...answer }: Answer): Answer =>
   version === undefined ? answer : { ...answer, headers: { ...answer.headers, etag: tagOf(version, answer.body!) } }
 
-function send(req: IncomingMessage, res: ServerResponse, { status, headers, body = '' }: Answer): void {
+async function send(req: IncomingMessage, res: ServerResponse, answer: Answer): Promise<void> {
+  const { status, headers, body = '', bytes } = answer
   const isRead = req.method === 'GET' || req.method === 'HEAD'
   const tag = isRead ? headers?.['etag'] : undefined
   if (tag && !isAllowed(req.headers, tag)) throw staleVersion()
   for (const [name, value] of Object.entries(headers ?? {})) res.setHeader(name, value)
   if (tag && isKnown(req.headers, tag)) {
+    for (const name of ['content-type', 'content-length']) res.removeHeader(name)
     res.writeHead(304).end()
   } else if (status === 204) {
     res.writeHead(204).end()
+  } else if (bytes) {
+    res.writeHead(status)
+    if (req.method === 'HEAD') res.end()
+    else await pipeline(bytes, res)
   } else {
     if (!res.hasHeader('content-type')) res.setHeader('content-type', 'application/json; charset=utf-8')
     res.writeHead(status, { 'content-length': Buffer.byteLength(body) })
@@ -86,7 +94,8 @@ function makeReadMembers({ body: schemas = {}, required }: Route) {
 
 /** Answers everything below /api/v1, by the table of routes: it has no rule of its own. */
 export function makeRestHandler(services: RestServices) {
-  const { routes, db, slowDb, search, passwords, tokens, identify, checkCsrf, isOwnOrigin, isSecure, log, explain } = services
+  const { routes, db, slowDb, bulkDb, search, passwords, tokens, identify, checkCsrf, isOwnOrigin, isSecure, log, explain } =
+    services
   const find = makeFind(routes)
   const once = makeOnce(services.jwtSecrets, explain)
   const readers = new Map(routes.map((route) => [route, makeReadMembers(route)]))
@@ -119,15 +128,35 @@ export function makeRestHandler(services: RestServices) {
     throw invalid([...found, ...faults.filter(({ field }) => !found.some((fault) => fault.field === field))])
   }
 
+  async function receive(res: ServerResponse, route: Route, call: Call): Promise<Received> {
+    if (route.receive) return await route.receive(call)
+    return readers.get(route)!(takesBody(route) ? await readBody(call.req, res, call.caller.ip, services.spend) : {})
+  }
+
+  /** A caller who leaves before the end is no fault; what else ends a file early is, and the caller sees that bytes are missing. */
+  async function* watched(bytes: AsyncIterable<Buffer>) {
+    try {
+      yield* bytes
+    } catch (error) {
+      explain(error)
+      throw error
+    }
+  }
+
   async function answer(req: IncomingMessage, res: ServerResponse, { route, params, query }: Found): Promise<Answer> {
     const caller = await authenticate(req, route)
     const mode = route.method === 'GET' ? 'read' : 'write'
     const routeDb = route.slow ? slowDb : db
-    const call = {
+    const ask = asking(routeDb, caller, mode)
+    const call: Call = {
       req,
       caller,
       params,
       query,
+      body: {},
+      ask,
+      carry: asking(bulkDb, caller, mode),
+      pay: (requests) => services.spend.more(req, requests),
       askAs: (caller: Identity) => asking(db, caller, mode),
       search,
       path: req.url!.split('?', 1)[0]!,
@@ -135,20 +164,24 @@ export function makeRestHandler(services: RestServices) {
       tokens,
       passwords,
     }
+    let received: Received | undefined
     try {
-      const { body, faults } = readers.get(route)!(takesBody(route) ? await readBody(req, res, caller.ip, services.spend) : {})
-      if (faults.length > 0 && route.open) throw invalid(faults)
-      const run = async (ask: Ask) => withTag(await route.run({ ...call, body, ask }))
-      const work = faults.length > 0 ? (ask: Ask) => refuse(ask, run, faults) : run
       const key = keyOf(req, route)
+      received = await receive(res, route, call)
+      const { body, faults, file } = received
+      if (faults.length > 0 && route.open) throw invalid(faults)
+      const run = async (ask: Ask) => withTag(await route.run({ ...call, body, ask, ...(file && { file }) }))
+      const work = faults.length > 0 ? (ask: Ask) => refuse(ask, run, faults) : run
       const conditions = req.headers['if-match'] === undefined ? [] : [req.headers['if-match']]
       const asked = [route.method, route.path, params, body, ...conditions]
       if (key !== undefined) return await once(routeDb, caller, key, asked, work)
-      return await (faults.length > 0 ? inTransaction(routeDb, caller, work) : run(asking(routeDb, caller, mode)))
+      return await (faults.length > 0 ? inTransaction(routeDb, caller, work) : run(ask))
     } catch (error) {
       // That the session has ended comes before all else that is wrong. The database keeps this order itself.
       if (error instanceof ClientError && !route.open && (await isStranger(db, caller))) throw unauthenticated()
       throw error
+    } finally {
+      await received?.file?.drop()
     }
   }
 
@@ -158,9 +191,10 @@ export function makeRestHandler(services: RestServices) {
     try {
       const found = find(req, res)
       label = BASE + found.route.path
-      send(req, res, await answer(req, res, found))
+      const { bytes, ...rest } = await answer(req, res, found)
+      await send(req, res, { ...rest, ...(bytes && { bytes: watched(bytes) }) })
     } catch (error) {
-      sendProblem(res, explain(error))
+      if (!res.headersSent) sendProblem(res, explain(error))
     }
     return label
   }

@@ -10,6 +10,12 @@ import { FLAG, INSTANT, oneOf, UUID, type Schema } from './schemas.ts'
 const ref = (name: string): Schema => ({ $ref: `#/components/schemas/${name}` })
 const orNull = (schema: Schema): Schema => ({ anyOf: [schema, { type: 'null' }] })
 const STRING = { type: 'string' }
+const FILE = { ...STRING, contentMediaType: 'application/octet-stream', description: 'The bytes.' }
+const UPLOAD = {
+  type: 'object',
+  properties: { file: { ...FILE, description: 'At most 10 MB, with a file name.' } },
+  required: ['file'],
+}
 /** An object that has exactly these members. */
 const exactly = (properties: Record<string, Schema>, description?: string): Schema => ({
   ...(description && { description }),
@@ -73,6 +79,14 @@ const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema
     user_agent: orNull(STRING),
     is_current: FLAG,
   }),
+  Attachment: exactly({
+    id: UUID,
+    name: { ...STRING, maxLength: 200 },
+    media_type: { ...STRING, description: 'What its first bytes say that it is, whatever its name says.' },
+    size: { type: 'integer', description: 'Bytes.' },
+    sha256: { ...STRING, pattern: '^[0-9a-f]{64}$' },
+    created_at: INSTANT,
+  }),
   Notification: exactly({
     id: UUID,
     kind: { ...STRING, description: 'SUBMITTED, ASSIGNED, REMINDER, APPROVED, REJECTED, or one about the account.' },
@@ -133,8 +147,8 @@ const page = (name: string): Schema => ({
   additionalProperties: false,
 })
 
-/** Does the answer show one request, with its entity tag? */
-const isTagged = ({ shows, list }: Route) => shows === 'Request' && !list
+/** Has the answer an entity tag: does it show one request, or a file? */
+const isTagged = ({ shows, sendsFile, list }: Route) => (shows === 'Request' && !list) || sendsFile
 
 /** The errors that a call of this route can meet; those that it alone has are in the table. */
 function errorsOf(route: Route): Set<Code> {
@@ -205,24 +219,28 @@ function parameters(route: Route): Schema[] {
 }
 
 function success(route: Route): Record<string, Schema> {
-  const { status, shows, list, method } = route
-  const isRequest = isTagged(route)
+  const { status, shows, list, method, sendsFile } = route
+  const tag = isTagged(route)
   return {
     [status]: {
       description: STATUS_CODES[status],
       ...(shows && { content: { 'application/json': { schema: list ? page(shows) : ref(shows) } } }),
+      ...(sendsFile && { content: { '*/*': { schema: FILE } } }),
       headers: {
-        ...(isRequest && { ETag: { schema: STRING, description: 'The version of the request, and of this view of it.' } }),
+        ...(tag && {
+          ETag: { schema: STRING, description: 'The version of the request, and of this view of it; of a file, its SHA-256.' },
+        }),
+        ...(sendsFile && { 'Content-Disposition': { schema: STRING, description: 'With the name of the file (RFC 6266).' } }),
         ...(status === 201 && { Location: { schema: { ...STRING, format: 'uri-reference' } } }),
         ...(shows === 'BrowserSession' && method === 'POST' && { 'Set-Cookie': { schema: STRING } }),
       },
     },
-    ...(isRequest && method === 'GET' && { 304: { description: STATUS_CODES[304] } }),
+    ...(tag && method === 'GET' && { 304: { description: STATUS_CODES[304] } }),
   }
 }
 
 function operation(route: Route, tag: string): Schema {
-  const { method, path, summary, open, body, required = [] } = route
+  const { method, path, summary, open, body, required = [], receive } = route
   const words = path.split('/').filter((word) => word && word !== ':id')
   return {
     operationId: [method.toLowerCase(), ...words, ...(path.endsWith(':id/') ? ['one'] : [])].join('_').replaceAll('-', '_'),
@@ -236,6 +254,7 @@ function operation(route: Route, tag: string): Schema {
         content: { 'application/json': { schema: { type: 'object', properties: body, ...(required.length && { required }) } } },
       },
     }),
+    ...(receive && { requestBody: { required: true, content: { 'multipart/form-data': { schema: UPLOAD } } } }),
     responses: { ...success(route), ...problems(errorsOf(route)) },
   }
 }

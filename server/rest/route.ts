@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { crc32 } from 'node:zlib'
-import { ClientError, type Code } from '../errors.ts'
+import { ClientError, type Code, type Fault } from '../errors.ts'
 import type { Tokens } from '../http/tokens.ts'
 import type { Passwords } from '../passwords.ts'
 import type { Ask, Identity } from '../sql/as-caller.ts'
@@ -19,12 +19,18 @@ export interface Call {
   readonly query: Query
   /** The members of the body that the route names, as far as they were sent. */
   readonly body: Readonly<Record<string, unknown>>
+  /** The file that has come with it, for a route that receives one. */
+  readonly file?: ReceivedFile
   /** Asks the database as the caller. */
   readonly ask: Ask
+  /** Asks likewise for a piece of a file: those queue behind each other, and never in front of other calls. */
+  readonly carry: Ask
   /** Asks it as somebody else, such as a person who has just logged in. */
   readonly askAs: (caller: Identity) => Ask
   /** Finds ids by words, as the caller. */
   readonly search: Search
+  /** Takes requests from the caller's allowance, for what costs as much as several. Throws RATE_LIMITED. */
+  readonly pay: (requests: number) => void
   /** The path that the route was called by: links in answers are relative to the host, as the caller knows it. */
   readonly path: string
   readonly isSecure: boolean
@@ -32,11 +38,27 @@ export interface Call {
   readonly passwords: Passwords
 }
 
+/** A file that has arrived in the database, and does not belong to anything yet. */
+export interface ReceivedFile {
+  readonly id: string
+  /** Deletes it, unless something has become of it. What cannot be deleted now is swept later. */
+  readonly drop: () => Promise<void>
+}
+
+/** A body that has arrived. */
+export interface Received {
+  readonly body: Call['body']
+  readonly faults: readonly Fault[]
+  readonly file?: ReceivedFile
+}
+
 export interface Answer {
   readonly status: number
   readonly headers?: Readonly<Record<string, string>>
   /** JSON text; without it the answer is empty. */
   readonly body?: string
+  /** A file, instead of a body. */
+  readonly bytes?: AsyncIterable<Buffer>
   /** Of the request that is shown: becomes its entity tag. */
   readonly version?: number
 }
@@ -54,6 +76,10 @@ export interface Route {
   readonly fromOwnOrigin?: true
   /** Hashes a password, so its statements run on the pool for slow ones. */
   readonly slow?: true
+  /** Takes a body that is not JSON: one part "file" of multipart/form-data. */
+  readonly receive?: (call: Call) => Promise<Received>
+  /** Answers with a file. */
+  readonly sendsFile?: true
   /** Repeats are harmless or anonymous, so Idempotency-Key does not apply. */
   readonly unrepeatable?: true
   /** If-Match counts. */
@@ -103,7 +129,7 @@ export const tagOf = (version: number, document: string): string => `"${version}
 
 export const staleVersion = () => new ClientError('STALE_VERSION', 'It has changed since you read it: read it again.')
 
-const notFound = () => new ClientError('NOT_FOUND', 'It does not exist, or you are not allowed to see it.')
+export const notFound = () => new ClientError('NOT_FOUND', 'It does not exist, or you are not allowed to see it.')
 
 /** Reads a value for a statement from the call; it may have to ask for it. */
 type Read = (call: Call) => unknown

@@ -42,6 +42,9 @@ const ids = {} as Record<
   'request' | 'user' | 'notification' | 'auditLog' | 'webhook' | 'webhookDelivery' | 'undeliveredMail',
   string
 >
+let attachment: string
+const FORM = { 'content-type': 'multipart/form-data; boundary=b' }
+const FILE = Buffer.from('--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\nbytes\r\n--b--\r\n')
 
 beforeAll(async () => {
   api = await startApi({ TRUST_PROXY: '1' })
@@ -51,7 +54,9 @@ beforeAll(async () => {
   schema = buildClientSchema(await api.data(getIntrospectionQuery(), {}, 'admin'))
   const { createWebhook } = await api.data(mutation('createWebhook', 'webhook { id }'), { input: WEBHOOK }, 'admin')
   ids.webhook = createWebhook.webhook.id
-  ids.request = await newRequest(api, { submit: true })
+  ids.request = await newRequest(api)
+  attachment = (await rest('user', `POST /requests/${ids.request}/attachments/`, FILE, FORM)).body.id
+  await act(api, 'submitRequest', ids.request, 'user')
   await act(api, 'rejectRequest', ids.request, 'manager', { comment: 'No.' })
   ids.user = api.db.people.user.id
   mailbox.answer = (_at, address) => (address === api.db.people.user.email ? [550, 'No such user'] : undefined)
@@ -307,7 +312,8 @@ describe('REST', () => {
     if (format === 'date-time') return '2026-01-01T00:00:00Z'
     return type === 'boolean' ? 'true' : String(usual ?? 'laptop')
   }
-  const idFor = (template: string) => (template.startsWith('/users') ? ids.user : ids.request)
+  const idFor = (template: string) =>
+    template.startsWith('/users') ? ids.user : template.startsWith('/attachments') ? attachment : ids.request
 
   test('answers each list and each page, by each parameter, to each role', async () => {
     for (const [template, { get }] of Object.entries<any>(rest.document.paths)) {
@@ -327,7 +333,7 @@ describe('REST', () => {
         }
       }
       // Pages after one, and before that.
-      const { next } = (await rest('admin', `${path}?page_size=1`)).body
+      const { next } = (await rest('admin', `${path}?page_size=1`)).body ?? {} // A file is no page.
       if (next) expect((await rest('admin', `GET ${(await rest('admin', `GET ${next}`)).body.previous}`)).status).toBe(200)
     }
   })
@@ -381,6 +387,12 @@ describe('REST', () => {
       'POST /requests/{id}/approve': async () => [await submitted(), { comment: 'Yes.' }],
       'POST /requests/{id}/reject': async () => [await submitted(), { comment: 'No.' }],
       'POST /requests/{id}/assign': async () => [await submitted(), { assigned_to_id: people.manager.id }],
+      'POST /requests/{id}/attachments': async () => [await draft(), FILE, 'user', FORM],
+      'DELETE /attachments/{id}': async () => [
+        (await rest('user', `POST /requests/${await draft()}/attachments/`, FILE, FORM)).body.id,
+        undefined,
+        'user',
+      ],
       'POST /users': async () => ['', { email: `${crypto.randomUUID()}@assent.test`, name: 'Somebody', role: 'MANAGER' }],
       'PATCH /users/{id}': async () => [(await api.person()).id, { name: 'Another name', role: 'MANAGER', is_deleted: false }],
       'DELETE /users/{id}': async () => [(await api.person()).id],

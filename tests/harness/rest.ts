@@ -89,16 +89,17 @@ export async function openRest(api: Api): Promise<Rest> {
       if (headers[name.toLowerCase()] === undefined) throw new Error(`The header ${name} is missing: ${what}`)
 
     const [type] = Object.keys(response.content ?? {})
-    const expected = type && `${type}; charset=utf-8`
+    const isFile = type === '*/*'
+    const expected = isFile ? headers['content-type'] : type && `${type}; charset=utf-8`
     if (headers['content-type'] !== expected)
       throw new Error(`It is ${headers['content-type']} and should be ${expected}: ${what}`)
     if (isHead || !type) {
       if (text !== '') throw new Error(`The body should be empty: ${what}`)
-    } else validate(what, body, 'paths', template, verb, 'responses', status, 'content', type)
+    } else if (!isFile) validate(what, body, 'paths', template, verb, 'responses', status, 'content', type)
 
     // What is accepted is documented too.
     const { requestBody } = operation
-    if (status < 300 && requestBody && sent !== undefined)
+    if (status < 300 && requestBody?.content['application/json'] && sent !== undefined)
       validate(`The body of ${what}`, sent, 'paths', template, verb, 'requestBody', 'content', 'application/json')
   }
 

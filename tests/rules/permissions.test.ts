@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import {
   openStage,
   people,
@@ -58,6 +59,7 @@ const readers: Record<string, Role[]> = {
   'app_hidden.viewers': ['assent_auditor'],
   'app_hidden.request_deciders': persons,
   'app_hidden.audit_log_documents': people3,
+  'app_public.attachments': persons,
   'app_private.applied_rules': [],
   'app_private.people': [],
   'app_private.credentials': [],
@@ -69,6 +71,8 @@ const readers: Record<string, Role[]> = {
   'app_private.password_resets': [],
   'app_private.password_reset_requests': [],
   'app_private.request_texts': [],
+  'app_private.files': [],
+  'app_private.file_chunks': [],
   'audit.request_history': ['assent_auditor'],
   'audit.person_actions': ['assent_auditor'],
   'audit.actions': ['assent_auditor'],
@@ -158,6 +162,13 @@ const executors: Record<string, Role[]> = {
   'app_hidden.is_listed(app_public.users,boolean)': people3,
   'app_hidden.transition(uuid,text,integer[],jsonb)': people3,
   'app_hidden.act_on_request(uuid,text,integer[],jsonb)': people3,
+  'app_hidden.begin_upload(uuid,integer[],boolean)': people3,
+  'app_hidden.upload_chunk(uuid,integer,bytea)': people3,
+  'app_hidden.drop_upload(uuid)': people3,
+  'app_hidden.attach(uuid,integer[],jsonb)': people3,
+  'app_hidden.detach(uuid)': people3,
+  'app_hidden.attachment_chunk(uuid,integer)': people3,
+  'app_hidden.attachment_document(app_public.attachments)': people3,
   'app_hidden.matching_requests(text,text,uuid,uuid)': people3,
   'app_hidden.visible_user(uuid)': people3,
   'app_public.create_user(text,text,text)': people3,
@@ -270,11 +281,17 @@ const executors: Record<string, Role[]> = {
   'app_private.remind()': jobs,
   'app_private.make_digests(date)': jobs,
   'app_private.clear_away()': jobs,
+  'app_private.sweep_files()': jobs,
+  'app_private.keep_file(uuid,text)': [],
+  'app_private.most_attachments()': [],
+  'app_private.require_room(uuid,integer)': [],
+  'app_private.upload_patience()': [],
   'app_private.failing_jobs()': ['assent_auditor'], // by the view of the same name: they do not enter the schema
   'app_private.tg__refuse()': [],
   'app_private.tg_requests__guard()': [],
   'app_private.tg_requests__keep_text()': [],
   'app_private.tg_requests__audit()': [],
+  'app_private.tg_attachments__audit()': [],
   'app_private.tg_users__audit()': [],
   'app_private.tg_users__keep_an_admin()': [],
   'app_private.tg_users__end_sessions()': [],
@@ -323,6 +340,17 @@ beforeAll(async () => {
   await stage.root.query(`insert into app_public.audit_logs (action) values ('LOGIN_FAILED')`)
   await stage.root.query(`insert into app_private.login_attempts (account_key, network) values ('\\x00', '192.0.2.1')`)
   await stage.rows('user', `select app_hidden.keep_answer('key', '\\x00', '{}')`)
+  const draft = situations.find(({ creator, status }) => creator === 'user' && status === 'DRAFT')!
+  const [file] = await stage.rows('user', `select app_hidden.begin_upload('${draft.id}', null, false) as id`)
+  await stage.rows('user', `select app_hidden.upload_chunk('${file!['id']}', 0, '\\x00')`)
+  await stage.rows(
+    'user',
+    `select app_hidden.attach('${file!['id']}', null, '${JSON.stringify({
+      name: 'evidence',
+      media_type: 'application/octet-stream',
+      sha256: createHash('sha256').update('\0').digest('hex'),
+    })}')`,
+  )
   await stage.rows('manager', `select app_public.set_notification_preference('SUBMITTED', 'NONE')`)
   await stage.root.query(`select app_private.issue_reset_token($1, '30 minutes')`, [stage.id.user])
   await stage.root.query(
@@ -424,7 +452,7 @@ describe('relations', () => {
         ].map((statement): Attempt => ({ actor: 'owner', statement })),
       )
       expect({ name, rows: select!.count > 0 }).toEqual({ name, rows: true })
-      const kept = ['app_public.audit_logs', 'app_public.requests'].includes(name)
+      const kept = ['app_public.audit_logs', 'app_public.requests', 'app_public.attachments'].includes(name)
       expect({ name, update: update!.code, all: update!.count }).toEqual({
         name,
         update: kept ? 'RQ403' : null,

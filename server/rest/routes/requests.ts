@@ -30,7 +30,7 @@ const DELETE = `select app_hidden.act_on_request($1, 'DELETE', $2, '{}')`
  * The version that a change is meant for, by the tag of what its caller sees now (RFC 9110, 13.1.1 and 13.1.2): null for any,
  * and none if a precondition fails, which the database then says in its turn.
  */
-async function expectedVersions({ req: { headers }, params, ask }: Call): Promise<number[] | null> {
+export async function expectedVersions({ req: { headers }, params, ask }: Call): Promise<number[] | null> {
   const { 'if-match': match, 'if-none-match': noneMatch } = headers
   // Any version will do, one included that another change makes meanwhile.
   if (noneMatch === undefined && (match === undefined || match.trim() === '*')) return null
@@ -43,7 +43,7 @@ async function expectedVersions({ req: { headers }, params, ask }: Call): Promis
 const act = (action: string): Run => show(ACT, idOf, () => action, expectedVersions, bodyOf)
 
 /** A change of a request that is there, by an action of this name. */
-const CHANGE = { versioned: true, errors: ['FORBIDDEN', 'INVALID_TRANSITION', 'STALE_VERSION'] } as const
+export const CHANGE = { versioned: true, errors: ['FORBIDDEN', 'INVALID_TRANSITION', 'STALE_VERSION'] } as const
 
 const action = (name: string, summary: string, body?: Route['body'], required: string[] = []): Route =>
   post(`/requests/:id/${name.toLowerCase()}/`, summary, {

@@ -29,6 +29,9 @@ beforeAll(async () => {
 })
 afterAll(() => api.close())
 
+const FORM = { 'content-type': 'multipart/form-data; boundary=b' }
+const FILE = Buffer.from('--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\nbytes\r\n--b--\r\n')
+
 const get = (path: string, headers: Record<string, string> = {}) => api.send({ method: 'GET', path: BASE + path, headers })
 
 describe('the document', () => {
@@ -156,12 +159,12 @@ describe('what is documented is what happens', () => {
     readonly method: string
     readonly template: string
     readonly parameters: { name: string; in: string; schema: Record<string, any> }[]
-    readonly requestBody?: { content: Record<string, { schema: { properties: Record<string, object> } }> }
+    readonly requestBody?: { content: Record<string, { schema: { properties: Record<string, object> } } | undefined> }
     readonly responses: Record<string, object>
     readonly security: object[]
   }
   let operations: Operation[]
-  let ids: Record<'requests' | 'users' | 'auth' | 'notifications', string>
+  let ids: Record<'requests' | 'users' | 'auth' | 'notifications' | 'attachments', string>
   let browser: { cookie: string }
   const admin = { token: '' }
   beforeAll(async () => {
@@ -171,7 +174,11 @@ describe('what is documented is what happens', () => {
     const { email } = await api.person()
     const login = await rest(undefined, 'POST /auth/session/', { email, password: PASSWORD })
     browser = { cookie: login.headers['set-cookie']![0]!.split(';')[0]! }
+    const evidence = await newRequest(api)
+    const attached = await rest('user', `POST /requests/${evidence}/attachments/`, FILE, FORM)
+    await rest('user', `POST /requests/${evidence}/submit/`)
     ids = {
+      attachments: attached.body.id,
       requests: await newRequest(api, { submit: true }),
       users: (await api.person()).id,
       auth: NOBODY,
@@ -186,6 +193,9 @@ describe('what is documented is what happens', () => {
   }
   const hasId = ({ template }: Operation) => template.includes('{id}')
   const takesBody = ({ method }: Operation) => method === 'POST' || method === 'PATCH'
+  const takesFile = ({ requestBody }: Operation) => requestBody?.content['multipart/form-data'] !== undefined
+  /** A body of the right type, for a call that would be refused without. */
+  const bodyFor = (operation: Operation, body?: object) => (takesFile(operation) ? ([FILE, FORM] as const) : ([body] as const))
   const isOpen = ({ security }: Operation) => security.length === 0
   const takesKey = ({ parameters }: Operation) => parameters.some(({ name }) => name === 'Idempotency-Key')
 
@@ -220,6 +230,12 @@ describe('what is documented is what happens', () => {
     await rest(manager, `POST ${approved}assign/`, { assigned_to_id: null })
     await rest(manager, `POST ${approved}approve/`, { comment: 'Yes' })
     await rest(manager, `POST ${rejected}reject/`, { comment: 'No' })
+    const draft = await path()
+    const { body: attached } = await rest(user, `POST ${draft}attachments/`, FILE, FORM)
+    await rest(user, `GET ${draft}attachments/`)
+    const { headers: named } = await rest(user, `GET /attachments/${attached.id}/`)
+    await rest(user, `GET /attachments/${attached.id}/`, undefined, { 'if-none-match': named.etag! })
+    await rest(user, `DELETE /attachments/${attached.id}/`)
     const { headers } = await rest(user, `GET ${approved}`)
     await rest(user, `GET ${approved}`, undefined, { 'if-none-match': headers.etag! })
     await rest(user, `GET ${approved}audit-logs/`)
@@ -299,7 +315,8 @@ describe('what is documented is what happens', () => {
     const large = { x: 'x'.repeat(1_100_000) }
     for (const operation of operations) {
       if (hasId(operation)) {
-        for (const id of [NOBODY, 'x', '%00']) expect(outcome(await rest(admin, call(operation, id)))).toBe('404 NOT_FOUND')
+        for (const id of [NOBODY, 'x', '%00'])
+          expect(outcome(await rest(admin, call(operation, id), ...bodyFor(operation)))).toBe('404 NOT_FOUND')
       }
       for (const { name, in: place } of operation.parameters) {
         if (place === 'query') expect((await rest(admin, `${call(operation)}?${name}=%00`)).status).toBe(422)
@@ -314,17 +331,26 @@ describe('what is documented is what happens', () => {
       }
       const refuses = async (status: number, body: unknown, headers = {}) =>
         expect([call(operation), (await rest(admin, call(operation), body, headers)).status]).toEqual([call(operation), status])
-      await refuses(400, '{')
-      await refuses(400, '[]')
-      await refuses(413, large)
+      if (takesFile(operation)) {
+        const draft = call(operation, await newRequest(api))
+        const empty = FILE.subarray(-7)
+        expect(outcome(await rest('user', draft, empty, FORM))).toBe('422 VALIDATION_FAILED file')
+        expect(outcome(await rest('user', draft, FILE.subarray(0, -9), FORM))).toBe('400 BAD_REQUEST')
+        const chunked = { ...FORM, 'transfer-encoding': 'chunked' }
+        expect(outcome(await rest('user', draft, Buffer.alloc(11 * 2 ** 20), chunked))).toBe('413 PAYLOAD_TOO_LARGE')
+      } else {
+        await refuses(400, '{')
+        await refuses(400, '[]')
+        await refuses(413, large)
+      }
       await refuses(415, 'x', { 'content-type': 'text/plain' })
       if (takesKey(operation)) await refuses(400, {}, { 'idempotency-key': 'no key' })
     }
   })
 
   part('what a body holds is taken, or refused in documented ways', async () => {
-    for (const operation of operations.filter(takesBody)) {
-      const properties = Object.keys(operation.requestBody?.content['application/json']!.schema.properties ?? {})
+    for (const operation of operations.filter((operation) => takesBody(operation) && !takesFile(operation))) {
+      const properties = Object.keys(operation.requestBody?.content['application/json']?.schema.properties ?? {})
       for (const who of isOpen(operation) ? [undefined] : (['user', 'manager', admin] as const)) {
         for (const value of [5, null, true, {}, [], '', 'x', '\0', 'x'.repeat(20_000)]) {
           await rest(who, call(operation), Object.fromEntries(properties.map((name) => [name, value])))
@@ -339,8 +365,11 @@ describe('what is documented is what happens', () => {
     ])
     let keyed = 0
     for (const operation of operations.filter(takesKey)) {
-      const send = (body: object, key: string) => rest('user', call(operation), body, { 'idempotency-key': key })
-      const [property = ''] = Object.keys(operation.requestBody?.content['application/json']!.schema.properties ?? {})
+      const send = (body: object, key: string) =>
+        takesFile(operation)
+          ? rest('user', call(operation), FILE, { ...FORM, 'idempotency-key': key })
+          : rest('user', call(operation), body, { 'idempotency-key': key })
+      const [property = ''] = Object.keys(operation.requestBody?.content['application/json']?.schema.properties ?? {})
       expect(outcome(await send({}, 'running'))).toBe('409 IDEMPOTENCY_CONFLICT')
       // Where no body has members there is no other body; another call under the key is another all the same.
       const key = call(operation).replace(' ', ':')
@@ -361,6 +390,7 @@ describe('what is documented is what happens', () => {
       ['user', `PATCH /requests/${submitted}/`, { title: 'x' }, '409 INVALID_TRANSITION'],
       ['user', `DELETE /requests/${submitted}/`, undefined, '409 INVALID_TRANSITION'],
       ['user', `POST /requests/${submitted}/submit/`, undefined, '409 INVALID_TRANSITION'],
+      ['user', `DELETE /attachments/${ids.attachments}/`, undefined, '409 INVALID_TRANSITION'],
       ...['approve', 'reject', 'assign'].map((action): [Who, string, unknown, string] => [
         'manager',
         `POST /requests/${approved}/${action}/`,
@@ -371,9 +401,13 @@ describe('what is documented is what happens', () => {
     for (const [who, call, body, expected] of table)
       expect([call, outcome(await rest(who, call, body))]).toEqual([call, expected])
     expect(outcome(await rest('user', `PATCH /requests/${draft}/`, { title: '' }))).toBe('422 VALIDATION_FAILED title')
+    const attach = (id: string, headers = {}) => rest('user', `POST /requests/${id}/attachments/`, FILE, { ...FORM, ...headers })
+    expect(outcome(await attach(submitted))).toBe('409 INVALID_TRANSITION')
     const stale = { 'if-match': '"9"' }
+    expect(outcome(await attach(draft, stale))).toBe('412 STALE_VERSION')
     for (const [who, call] of [
       ['user', `GET /requests/${draft}/`],
+      ['user', `GET /attachments/${ids.attachments}/`],
       ['user', `PATCH /requests/${draft}/`],
       ['user', `DELETE /requests/${draft}/`],
       ['user', `POST /requests/${draft}/submit/`],
@@ -419,10 +453,8 @@ describe('what is documented is what happens', () => {
       const credentials = { email: 'user@assent.test', password: PASSWORD, refresh_token: 'x.y' }
       const others = { token: 'x', new_password: PASSWORD, kind: 'APPROVED', delivery: 'NONE' }
       for (const operation of operations) {
-        const answer = await restCut(isOpen(operation) ? undefined : 'user', call(operation, NOBODY), {
-          ...credentials,
-          ...others,
-        })
+        const who = isOpen(operation) ? undefined : 'user'
+        const answer = await restCut(who, call(operation, NOBODY), ...bodyFor(operation, { ...credentials, ...others }))
         expect([call(operation), outcome(answer)]).toEqual([call(operation), '503 UNAVAILABLE'])
         expect(restCut.met).toContain(`${operation.method} ${operation.template} 503`)
       }
