@@ -89,7 +89,7 @@ CREATE INDEX credentials_grams_idx ON app_private.credentials USING gin (app_pri
 CREATE TRIGGER _100_clean_email BEFORE INSERT OR UPDATE OF email ON app_private.credentials FOR EACH ROW EXECUTE FUNCTION app_private.tg_credentials__clean_email();
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.credentials FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _500_end_resets AFTER UPDATE OF password_hash ON app_private.credentials FOR EACH ROW EXECUTE FUNCTION app_private.tg_credentials__end_resets();
-CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.credentials FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_credentials__audit();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.credentials FOR EACH ROW WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg_credentials__audit();
 alter table app_private.credentials enable row level security;
 alter table app_private.credentials force row level security;
 create policy owner_all on app_private.credentials for all to assent_owner
@@ -108,9 +108,9 @@ comment on column app_private.file_chunks.file_id is 'The file.';
 comment on column app_private.file_chunks.place is 'The place of the chunk in the file, from 0.';
 comment on column app_private.file_chunks.bytes is 'The bytes.';
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.file_chunks FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.file_chunks REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.file_chunks REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.file_chunks REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.file_chunks REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.file_chunks REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.file_chunks REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_private.file_chunks enable row level security;
 alter table app_private.file_chunks force row level security;
 create policy owner_all on app_private.file_chunks for all to assent_owner
@@ -146,9 +146,9 @@ CREATE INDEX files_request_id_idx ON app_private.files USING btree (request_id);
 CREATE INDEX files_swept_after_idx ON app_private.files USING btree (swept_after) WHERE (swept_after IS NOT NULL);
 CREATE INDEX files_uploader_id_idx ON app_private.files USING btree (uploader_id, swept_after);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.files FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.files REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.files REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.files REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.files REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.files REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.files REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_private.files enable row level security;
 alter table app_private.files force row level security;
 create policy owner_all on app_private.files for all to assent_owner
@@ -176,9 +176,9 @@ comment on column app_private.idempotency_keys.permissions is 'What the person w
 comment on constraint idempotency_keys_key_length on app_private.idempotency_keys is 'An Idempotency-Key must have 1 to 255 characters.';
 CREATE INDEX idempotency_keys_created_at_idx ON app_private.idempotency_keys USING btree (created_at);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.idempotency_keys FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.idempotency_keys REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.idempotency_keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.idempotency_keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.idempotency_keys REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.idempotency_keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.idempotency_keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_private.idempotency_keys enable row level security;
 alter table app_private.idempotency_keys force row level security;
 create policy owner_all on app_private.idempotency_keys for all to assent_owner
@@ -203,9 +203,9 @@ CREATE INDEX login_attempts_account_key_idx ON app_private.login_attempts USING 
 CREATE INDEX login_attempts_attempted_at_idx ON app_private.login_attempts USING btree (attempted_at);
 CREATE INDEX login_attempts_network_idx ON app_private.login_attempts USING btree (network, attempted_at);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.login_attempts FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.login_attempts REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.login_attempts REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.login_attempts REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.login_attempts REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.login_attempts REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.login_attempts REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_private.login_attempts enable row level security;
 alter table app_private.login_attempts force row level security;
 create policy owner_all on app_private.login_attempts for all to assent_owner
@@ -254,9 +254,9 @@ CREATE INDEX password_reset_requests_network_idx ON app_private.password_reset_r
 CREATE INDEX password_reset_requests_requested_at_idx ON app_private.password_reset_requests USING btree (requested_at);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.password_reset_requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _900_audit AFTER INSERT ON app_private.password_reset_requests FOR EACH ROW WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg_password_reset_requests__audit();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.password_reset_requests REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.password_reset_requests REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.password_reset_requests REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.password_reset_requests REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.password_reset_requests REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.password_reset_requests REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_private.password_reset_requests enable row level security;
 alter table app_private.password_reset_requests force row level security;
 create policy owner_all on app_private.password_reset_requests for all to assent_owner
@@ -277,7 +277,7 @@ comment on column app_private.password_resets.expires_at is 'When the link expir
 CREATE INDEX password_resets_expires_at_idx ON app_private.password_resets USING btree (expires_at);
 CREATE INDEX password_resets_user_id_idx ON app_private.password_resets USING btree (user_id);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.password_resets FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.password_resets FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_password_resets__audit();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.password_resets FOR EACH ROW WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg_password_resets__audit();
 alter table app_private.password_resets enable row level security;
 alter table app_private.password_resets force row level security;
 create policy owner_all on app_private.password_resets for all to assent_owner
@@ -299,9 +299,9 @@ comment on column app_private.refresh_tokens.is_used is 'True if it was exchange
 comment on column app_private.refresh_tokens.good_until is 'When it ends: 10 seconds after it was exchanged, or 12 hours after a token was first exchanged twice.';
 CREATE INDEX refresh_tokens_session_id_idx ON app_private.refresh_tokens USING btree (session_id);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.refresh_tokens FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.refresh_tokens REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.refresh_tokens REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.refresh_tokens REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_private.refresh_tokens REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_private.refresh_tokens REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_private.refresh_tokens REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_private.refresh_tokens enable row level security;
 alter table app_private.refresh_tokens force row level security;
 create policy owner_all on app_private.refresh_tokens for all to assent_owner
@@ -362,7 +362,7 @@ comment on column app_private.sessions.user_agent is 'The User-Agent that they l
 CREATE INDEX sessions_expires_at_idx ON app_private.sessions USING btree (expires_at);
 CREATE INDEX sessions_user_id_idx ON app_private.sessions USING btree (user_id);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_private.sessions FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.sessions FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_sessions__audit();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_private.sessions FOR EACH ROW WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg_sessions__audit();
 CREATE TRIGGER _950_announce AFTER UPDATE OF revoked_at ON app_private.sessions FOR EACH ROW WHEN (((old.revoked_at IS NULL) AND (new.revoked_at IS NOT NULL))) EXECUTE FUNCTION app_private.tg_sessions__announce();
 alter table app_private.sessions enable row level security;
 alter table app_private.sessions force row level security;
@@ -448,9 +448,9 @@ comment on column app_public.audit_actions.action is 'The name of the action.';
 comment on column app_public.audit_actions.description is 'What was done.';
 comment on column app_public.audit_actions.is_told is 'Whether it is reported to others: to people by notifications, to programs by webhooks, to front ends by live updates.';
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.audit_actions FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.audit_actions REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.audit_actions REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.audit_actions REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.audit_actions REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.audit_actions REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.audit_actions REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.audit_actions enable row level security;
 alter table app_public.audit_actions force row level security;
 create policy everybody_select on app_public.audit_actions for select to public
@@ -550,9 +550,9 @@ How somebody can be notified by mail. The inbox shows a notification in any case
 comment on column app_public.mail_deliveries.delivery is 'The name of the delivery.';
 comment on column app_public.mail_deliveries.description is 'What it means.';
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.mail_deliveries FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.mail_deliveries REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.mail_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.mail_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.mail_deliveries REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.mail_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.mail_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.mail_deliveries enable row level security;
 alter table app_public.mail_deliveries force row level security;
 create policy everybody_select on app_public.mail_deliveries for select to public
@@ -585,9 +585,9 @@ comment on column app_public.notification_kinds.is_mandatory is 'Whether it is a
 comment on column app_public.notification_kinds.asks_for_decision is 'Whether it asks for a decision, so that it is pointless once the recipient can no longer decide.';
 CREATE INDEX notification_kinds_action_idx ON app_public.notification_kinds USING btree (action);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.notification_kinds FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.notification_kinds REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.notification_kinds REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.notification_kinds REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.notification_kinds REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.notification_kinds REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.notification_kinds REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.notification_kinds enable row level security;
 alter table app_public.notification_kinds force row level security;
 create policy everybody_select on app_public.notification_kinds for select to public
@@ -660,9 +660,9 @@ CREATE INDEX notifications_unsent_idx ON app_public.notifications USING btree (m
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.notifications FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _500_mail AFTER INSERT ON app_public.notifications FOR EACH ROW WHEN ((new.mail_state = 'QUEUED'::text)) EXECUTE FUNCTION app_private.tg_notifications__mail();
 CREATE TRIGGER _510_mail AFTER UPDATE OF mail_state ON app_public.notifications FOR EACH ROW WHEN (((new.mail_state = 'QUEUED'::text) AND (old.mail_state <> 'QUEUED'::text))) EXECUTE FUNCTION app_private.tg_notifications__mail();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.notifications REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.notifications REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.notifications REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.notifications REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.notifications REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.notifications REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 CREATE TRIGGER _950_announce AFTER INSERT ON app_public.notifications FOR EACH ROW EXECUTE FUNCTION app_private.tg_notifications__announce();
 alter table app_public.notifications enable row level security;
 alter table app_public.notifications force row level security;
@@ -695,9 +695,9 @@ What a person can be to a request. app_hidden.my_parties tells what somebody is.
 comment on column app_public.request_parties.party is 'The name of the party.';
 comment on column app_public.request_parties.description is 'Who belongs to it.';
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.request_parties FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.request_parties REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.request_parties REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.request_parties REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.request_parties REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.request_parties REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.request_parties REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.request_parties enable row level security;
 alter table app_public.request_parties force row level security;
 create policy everybody_select on app_public.request_parties for select to public
@@ -719,9 +719,9 @@ The state of a request. How it moves from one to the next is in request_transiti
 comment on column app_public.request_statuses.status is 'The name of the status.';
 comment on column app_public.request_statuses.description is 'What it means.';
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.request_statuses FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.request_statuses REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.request_statuses REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.request_statuses REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.request_statuses REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.request_statuses REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.request_statuses REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.request_statuses enable row level security;
 alter table app_public.request_statuses force row level security;
 create policy everybody_select on app_public.request_statuses for select to public
@@ -1013,9 +1013,9 @@ CREATE INDEX webhook_deliveries_webhook_id_idx ON app_public.webhook_deliveries 
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.webhook_deliveries FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _500_deliver AFTER INSERT ON app_public.webhook_deliveries FOR EACH ROW WHEN ((new.state = 'QUEUED'::text)) EXECUTE FUNCTION app_private.tg_webhook_deliveries__deliver();
 CREATE TRIGGER _510_deliver AFTER UPDATE OF state ON app_public.webhook_deliveries FOR EACH ROW WHEN (((new.state = 'QUEUED'::text) AND (old.state <> 'QUEUED'::text))) EXECUTE FUNCTION app_private.tg_webhook_deliveries__deliver();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.webhook_deliveries REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.webhook_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.webhook_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.webhook_deliveries REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.webhook_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.webhook_deliveries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.webhook_deliveries enable row level security;
 alter table app_public.webhook_deliveries force row level security;
 create policy admin_select on app_public.webhook_deliveries for select to assent_admin
@@ -1044,9 +1044,9 @@ comment on column app_public.webhook_events.event is 'The name of the event, as 
 comment on column app_public.webhook_events.action is 'The action that it reports.';
 comment on column app_public.webhook_events.description is 'What happened.';
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.webhook_events FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
-CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.webhook_events REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.webhook_events REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
-CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.webhook_events REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_delete AFTER DELETE ON app_public.webhook_events REFERENCING OLD TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_insert AFTER INSERT ON app_public.webhook_events REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
+CREATE TRIGGER _910_audit_update AFTER UPDATE ON app_public.webhook_events REFERENCING NEW TABLE AS changed FOR EACH STATEMENT WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg__audit_sql();
 alter table app_public.webhook_events enable row level security;
 alter table app_public.webhook_events force row level security;
 create policy everybody_select on app_public.webhook_events for select to public
@@ -1097,7 +1097,7 @@ comment on constraint webhooks_url_port on app_public.webhooks is 'The port of t
 CREATE INDEX webhooks_created_at_idx ON app_public.webhooks USING btree (created_at, id);
 CREATE TRIGGER _100_no_truncate BEFORE TRUNCATE ON app_public.webhooks FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_check_events BEFORE INSERT OR UPDATE OF events ON app_public.webhooks FOR EACH ROW EXECUTE FUNCTION app_private.tg_webhooks__check_events();
-CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_public.webhooks FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND app_private.is_by_sql())) EXECUTE FUNCTION app_private.tg_webhooks__audit();
+CREATE TRIGGER _900_audit AFTER INSERT OR DELETE OR UPDATE ON app_public.webhooks FOR EACH ROW WHEN (app_private.is_by_sql()) EXECUTE FUNCTION app_private.tg_webhooks__audit();
 alter table app_public.webhooks enable row level security;
 alter table app_public.webhooks force row level security;
 create policy admin_select on app_public.webhooks for select to assent_admin
@@ -3644,7 +3644,10 @@ begin
   end if;
   perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
   if not exists (
-    select from app_public.users u where u.id <> person.id and u.role = any (v_admin_roles) and not u.is_deleted
+    -- Whoever has not chosen a password yet may never do so.
+    select from app_public.users u
+    join app_private.credentials c on c.user_id = u.id and c.password_hash is not null
+    where u.id <> person.id and u.role = any (v_admin_roles) and not u.is_deleted
   ) then
     raise exception using errcode = 'RQ409', message = 'This is the last active admin: make somebody else an admin first.';
   end if;
@@ -4526,22 +4529,26 @@ AS $function$
 declare
   v_is_consequence boolean := pg_trigger_depth() > 1;
 begin
-  if app_private.is_by_sql() then
-    if not v_is_consequence and not (select r.rolsuper from pg_roles r where r.rolname = session_user) then
+  if not app_private.is_by_sql() then
+    new."timestamp" := clock_timestamp();
+  elsif not (select r.rolsuper from pg_roles r where r.rolname = session_user) then
+    if not v_is_consequence then
       raise exception using errcode = 'RQ403',
         message = 'An entry is written by the change that it reports, and cannot be written without one.';
-    elsif v_is_consequence and new.actor_id is null then
-      -- Without a caller, the login is all that is known.
-      new.metadata := new.metadata || jsonb_build_object('database_user', session_user);
     end if;
-  else
+    -- The trigger may be one of their own. Then it can name no other person, and no other time.
+    new.actor_id := app_hidden.current_user_id();
     new."timestamp" := clock_timestamp();
+  end if;
+  if app_private.is_by_sql() and v_is_consequence and new.actor_id is null then
+    -- Without a caller, the login is all that is known.
+    new.metadata := new.metadata || jsonb_build_object('database_user', session_user);
   end if;
   new.database_login := session_user;
   return new;
 end
 $function$;
-comment on routine app_private.tg_audit_logs__stamp() is 'Sets when an entry was written and by which login to the database. To those who may become the owner, it refuses entries that no trigger writes: only a superuser can make one up. Raises RQ403.';
+comment on routine app_private.tg_audit_logs__stamp() is 'Sets when an entry was written and by which login to the database. For those who may become the owner, it also sets the actor, and it refuses entries that no trigger writes: only a superuser can make one up. Raises RQ403.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_credentials__audit()
  RETURNS trigger

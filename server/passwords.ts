@@ -80,6 +80,10 @@ function countPieces(text: string, { words, neighbours }: Awaited<ReturnType<typ
   return pieces
 }
 
+/** A common password stays common when it is spaced out, with something between each two of its characters. */
+const closed = (text: string) =>
+  text.replace(/(?<=(?:^|[^\p{L}\p{N}])[\p{L}\p{N}])[^\p{L}\p{N}](?=[\p{L}\p{N}](?:[^\p{L}\p{N}]|$))/gu, '')
+
 /**
  * What is wrong with a new password of somebody with these names and addresses, or null (NIST SP 800-63B, 5.1.1.2: a length,
  * nothing that is common or about its person; no other rules). It is judged here because PostgreSQL never sees it; PostgreSQL is
@@ -92,11 +96,16 @@ export async function weaknessOf(password: unknown, own: readonly string[]): Pro
     return `The password must have at least ${MIN_PASSWORD_LENGTH} characters.`
   const text = fold(password.slice(0, MOST_JUDGED)).slice(0, MOST_JUDGED)
   if (containsOwn(text, own)) return 'The password must not contain your name, your email address or the name of this product.'
-  // A common one stays common when it is spaced out, with something between each two of its characters.
-  const closed = text.replace(/(?<=(?:^|[^\p{L}\p{N}])[\p{L}\p{N}])[^\p{L}\p{N}](?=[\p{L}\p{N}](?:[^\p{L}\p{N}]|$))/gu, '')
   const areFew = new Set(text.replace(/\s/g, '')).size < FEWEST_CHARACTERS
   const known = await (common ??= readCommon())
-  if (areFew || (password.length <= MOST_JUDGED && [text, closed].some((one) => countPieces(one, known) < MIN_PIECES)))
+  // Several blanks are as one, and what does not show is nothing. Without anything common left, that is no fault.
+  const shown = text.replace(/\p{Cf}/gu, '').replace(/\s+/g, ' ')
+  const fewest = new Map([
+    ...[shown, closed(shown)].map((one): [string, number] => [one, Math.min(MIN_PIECES, one.length)]),
+    ...[text, closed(text)].map((one): [string, number] => [one, MIN_PIECES]),
+  ])
+  const isCommon = () => [...fewest].some(([one, least]) => countPieces(one, known) < least)
+  if (areFew || (password.length <= MOST_JUDGED && isCommon()))
     return 'This password is too common: it is one of the most common ones, or a pattern, with little else.'
   return null
 }

@@ -135,7 +135,10 @@ begin
   end if;
   perform pg_advisory_xact_lock(hashtextextended('administering people', 0));
   if not exists (
-    select from app_public.users u where u.id <> person.id and u.role = any (v_admin_roles) and not u.is_deleted
+    -- Whoever has not chosen a password yet may never do so.
+    select from app_public.users u
+    join app_private.credentials c on c.user_id = u.id and c.password_hash is not null
+    where u.id <> person.id and u.role = any (v_admin_roles) and not u.is_deleted
   ) then
     raise exception using errcode = 'RQ409', message = 'This is the last active admin: make somebody else an admin first.';
   end if;

@@ -68,24 +68,28 @@ as $$
 declare
   v_is_consequence boolean := pg_trigger_depth() > 1;
 begin
-  if app_private.is_by_sql() then
-    if not v_is_consequence and not (select r.rolsuper from pg_roles r where r.rolname = session_user) then
+  if not app_private.is_by_sql() then
+    new."timestamp" := clock_timestamp();
+  elsif not (select r.rolsuper from pg_roles r where r.rolname = session_user) then
+    if not v_is_consequence then
       raise exception using errcode = 'RQ403',
         message = 'An entry is written by the change that it reports, and cannot be written without one.';
-    elsif v_is_consequence and new.actor_id is null then
-      -- Without a caller, the login is all that is known.
-      new.metadata := new.metadata || jsonb_build_object('database_user', session_user);
     end if;
-  else
+    -- The trigger may be one of their own. Then it can name no other person, and no other time.
+    new.actor_id := app_hidden.current_user_id();
     new."timestamp" := clock_timestamp();
+  end if;
+  if app_private.is_by_sql() and v_is_consequence and new.actor_id is null then
+    -- Without a caller, the login is all that is known.
+    new.metadata := new.metadata || jsonb_build_object('database_user', session_user);
   end if;
   new.database_login := session_user;
   return new;
 end
 $$;
 comment on function app_private.tg_audit_logs__stamp() is
-  'Sets when an entry was written and by which login to the database. To those who may become the owner, it refuses entries that '
-  'no trigger writes: only a superuser can make one up. Raises RQ403.';
+  'Sets when an entry was written and by which login to the database. For those who may become the owner, it also sets the '
+  'actor, and it refuses entries that no trigger writes: only a superuser can make one up. Raises RQ403.';
 
 create or replace trigger _050_stamp
   before insert on app_public.audit_logs
@@ -263,8 +267,7 @@ create or replace trigger _900_audit
 -- What is done by SQL -------------------------------------------------------------------------------------------------
 
 -- Functions that callers reach write better entries than a trigger could: a login is one action, and not a row of sessions.
--- These triggers are for everybody else, and name fields, never a value, because it could be a secret. Changes that follow from
--- a change of a person are part of that.
+-- These triggers are for everybody else, and name fields, never a value, because it could be a secret.
 
 create or replace function app_private.log_sql(action text, operation text, user_id uuid, details jsonb)
   returns void
@@ -305,7 +308,7 @@ comment on function app_private.tg_credentials__audit() is 'Writes one entry for
 
 create or replace trigger _900_audit
   after insert or update or delete on app_private.credentials
-  for each row when (pg_trigger_depth() = 0 and app_private.is_by_sql())
+  for each row when (app_private.is_by_sql())
   execute function app_private.tg_credentials__audit();
 
 create or replace function app_private.tg_sessions__audit()
@@ -337,7 +340,7 @@ comment on function app_private.tg_sessions__audit() is 'Writes one entry for wh
 
 create or replace trigger _900_audit
   after insert or update or delete on app_private.sessions
-  for each row when (pg_trigger_depth() = 0 and app_private.is_by_sql())
+  for each row when (app_private.is_by_sql())
   execute function app_private.tg_sessions__audit();
 
 create or replace function app_private.tg_password_resets__audit()
@@ -360,7 +363,7 @@ comment on function app_private.tg_password_resets__audit() is
 
 create or replace trigger _900_audit
   after insert or update or delete on app_private.password_resets
-  for each row when (pg_trigger_depth() = 0 and app_private.is_by_sql())
+  for each row when (app_private.is_by_sql())
   execute function app_private.tg_password_resets__audit();
 
 -- Workers of version 0.1 run as the owner, and so do these two jobs of theirs.
@@ -410,7 +413,7 @@ comment on function app_private.tg_webhooks__audit() is 'Writes one entry for wh
 
 create or replace trigger _900_audit
   after insert or update or delete on app_public.webhooks
-  for each row when (pg_trigger_depth() = 0 and app_private.is_by_sql())
+  for each row when (app_private.is_by_sql())
   execute function app_private.tg_webhooks__audit();
 
 create or replace function app_private.tg__audit_sql()
@@ -445,8 +448,10 @@ begin
   ] loop
     foreach v_event slice 1 in array array[['insert', 'new'], ['update', 'new'], ['delete', 'old']] loop
       execute format('create or replace trigger %I after %s on %s referencing %s table as changed
-        for each statement when (pg_trigger_depth() = 0 and app_private.is_by_sql())
-        execute function app_private.tg__audit_sql()', '_910_audit_' || v_event[1], v_event[1], v_table, v_event[2]);
+        for each statement when (%s app_private.is_by_sql())
+        execute function app_private.tg__audit_sql()', '_910_audit_' || v_event[1], v_event[1], v_table, v_event[2],
+        -- A trigger of requests writes their texts. Elsewhere a trigger is no excuse: the owner can make one.
+        case when v_table = 'app_private.request_texts' then 'pg_trigger_depth() = 0 and' end);
     end loop;
     execute format('create or replace trigger _100_no_truncate before truncate on %s
       for each statement execute function app_private.tg__refuse()', v_table);

@@ -71,7 +71,8 @@ function send(res: ServerResponse, status: number, answer: object, headers: Outg
 function checkLength(data: unknown): void {
   let left = MAX_ANSWER
   function visit(value: unknown): void {
-    left -= typeof value === 'string' ? value.length : 4
+    // In JSON a character can take six bytes.
+    left -= typeof value === 'string' ? Buffer.byteLength(JSON.stringify(value)) : 4
     if (left < 0) throw tooLarge()
     if (typeof value !== 'object' || value === null) return
     for (const key in value) {

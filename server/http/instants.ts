@@ -17,6 +17,8 @@ export function toTimestamp(instant: string): string {
   const offset = (Number(hours ?? 0) * 60 + Number(minutes ?? 0)) * (sign === '-' ? -1 : 1)
   const utc = new Date(Date.parse(`${day}T${time}:00Z`) - offset * 60_000)
   const year = utc.getUTCFullYear()
+  // Within a leap second it has no fractions.
+  const precise = seconds.startsWith(':60') ? ':60' : seconds.slice(0, MAX_SECONDS)
   const [, rest] = /-(\d\d-\d\dT\d\d:\d\d)/.exec(utc.toISOString())!
-  return `${String(year > 0 ? year : 1 - year).padStart(4, '0')}-${rest}${seconds.slice(0, MAX_SECONDS)}+00${year > 0 ? '' : ' BC'}`
+  return `${String(year > 0 ? year : 1 - year).padStart(4, '0')}-${rest}${precise}+00${year > 0 ? '' : ' BC'}`
 }

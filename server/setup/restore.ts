@@ -124,11 +124,15 @@ async function run(client: pg.Client, file: string): Promise<void> {
       statements += `${next.value}\n`
     }
   }
+  if (!statements.endsWith('\ncommit;\n')) throw new StartError('The backup ends before its end: it is not whole.')
   await client.query(statements)
 }
 
 async function* rowsOf(lines: AsyncGenerator<string>): AsyncGenerator<string> {
-  for (let next = await lines.next(); !next.done && next.value !== '\\.'; next = await lines.next()) yield `${next.value}\n`
+  for (let next = await lines.next(); next.value !== '\\.'; next = await lines.next()) {
+    if (next.done) throw new StartError('The backup ends within a table: it is not whole.')
+    yield `${next.value}\n`
+  }
 }
 
 /** Holds the requests against their trail, and ends all sessions, of which some had ended since the backup. */

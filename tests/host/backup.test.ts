@@ -141,11 +141,18 @@ test('a restore replaces nobody, fills no database in part, and leaves what npm 
         .replace(/of migration \d+/, 'of migration 999999'),
     ),
   )
+  // Whoever compresses half a script again does not make it whole.
+  const lines = gunzipSync(bytes).toString().split('\n')
+  const within = lines.findIndex((line) => line.startsWith('copy app_public.audit_logs')) + 5
+  await writeFile(path('half.gz'), gzipSync(`${lines.slice(0, within).join('\n')}\n`))
+  await writeFile(path('nearly.gz'), gzipSync(`${lines.slice(0, -4).join('\n')}\n`))
   expect(await run('restore', env)).toContain('Usage: npm run restore -- FILE')
   expect(await run('restore', env, path('absent.gz'))).toContain('cannot be read (ENOENT).')
   expect(await run('restore', env, path('foreign.gz'))).toContain('foreign.gz is no backup of Assent.')
   expect(await run('restore', env, path('unmade.gz'))).toContain('There is no migration 999999 here: use a newer version')
   expect(await run('restore', env, path('cut.gz'))).toContain('cut.gz is no whole backup of Assent.')
+  expect(await run('restore', env, path('half.gz'))).toContain('The backup ends within a table: it is not whole.')
+  expect(await run('restore', env, path('nearly.gz'))).toContain('The backup ends before its end: it is not whole.')
 
   // Killed at any moment, it can be run again.
   const killed = command('restore', env, [whole])

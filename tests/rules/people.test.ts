@@ -453,6 +453,18 @@ describe('the last active admin', () => {
     expect(await person('admin')).toEqual(before)
   })
 
+  test('stays one beside an admin who has not chosen a password yet', async () => {
+    const chosen = (hash: string | null) =>
+      stage.root.query('update app_private.credentials set password_hash = $2 where user_id = $1', [stage.id.admin2, hash])
+    const { rows } = await stage.root.query('select password_hash from app_private.credentials where user_id = $1', [
+      stage.id.admin2,
+    ])
+    await chosen(null)
+    expect(await stage.attempt('admin', changes.deactivate(id('admin')))).toMatchObject(lost)
+    await chosen(rows[0].password_hash)
+    expect((await stage.attempt('admin', changes.deactivate(id('admin')))).code).toBe(null)
+  })
+
   test('INVALID_TRANSITION comes before what is wrong with the values', async () => {
     await retire()
     for (const json of ['{"name": "", "role": "USER"}', '{"name": 5, "role": "USER"}', '{"is_deleted": true, "role": "BOSS"}']) {

@@ -763,6 +763,33 @@ describe('what is done by SQL', () => {
     await expect(left(statement)).rejects.toMatchObject({ code: 'RQ403' })
   })
 
+  /** Runs a statement of the owner within a trigger that the owner has made. */
+  const within = (statement: string) => `
+    create temporary table own (n integer) on commit drop;
+    create function pg_temp.act() returns trigger language plpgsql as $$ begin ${statement}; return null; end $$;
+    create trigger act after insert on own for each row execute function pg_temp.act();
+    insert into own values (1)`
+
+  test('a trigger of the owner names no other person and no other time', async () => {
+    const made = await left(
+      within(`insert into app_public.audit_logs (actor_id, action, user_id, "timestamp")
+        select id, 'USER_UPDATE', id, '2020-01-01' from app_public.users where id = '${stage.id.manager}'`),
+    )
+    expect(made).toMatchObject([{ actor_id: null, action: 'USER_UPDATE', metadata: { database_user }, ...login }])
+  })
+
+  test.each<[string, () => string]>([
+    ['SESSION_OPEN', () => `perform app_private.open_session('${stage.id.manager}', true, 'made')`],
+    ['PASSWORD_CHANGE', () => `update app_private.credentials set password_hash = 'x' where user_id = '${stage.id.manager}'`],
+    [
+      'CREDENTIALS_CHANGE',
+      () => `update app_private.credentials set email = 'x@example.com' where user_id = '${stage.id.manager}'`,
+    ],
+    ['DATA_CHANGE', () => `insert into app_private.password_reset_requests (account_key) values ('\\x00')`],
+  ])('a trigger of the owner leaves %s as the statement would', async (action, statement) => {
+    expect(await left(within(statement()))).toEqual(expect.arrayContaining([expect.objectContaining({ action, ...login })]))
+  })
+
   test('nor one of the worker or the API', async () => {
     for (const actor of ['authenticator', 'anonymous', 'user', 'admin', 'auditor'] as const) {
       for (const statement of [
@@ -904,13 +931,18 @@ describe('what is done by SQL', () => {
       () => [],
     ],
     [
-      'a deactivation, once',
+      'a deactivation, and the session that it ends',
       () => `update app_public.users set is_deleted = true where id = '${user_id()}'`,
       () => [
         {
           action: 'USER_DEACTIVATE',
           user_id: user_id(),
           metadata: { is_deleted: { old: false, new: true }, database_user },
+        },
+        {
+          action: 'SESSION_REVOKE',
+          user_id: user_id(),
+          metadata: { by: 'SQL', operation: 'UPDATE', session_id: expect.any(String), fields: ['revoked_at'], database_user },
         },
       ],
     ],

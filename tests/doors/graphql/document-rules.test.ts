@@ -333,6 +333,7 @@ describe('answers', () => {
     )
     expect([(await list(100)).status, (await list(100)).body.code]).toEqual([400, 'BAD_REQUEST'])
     expect((await list(20)).body.results).toHaveLength(20)
+    expectBadRequest(await api.graphql(large[1]!.replace('first: 30', 'first: 5'), {}, person))
     expect((await api.graphql('{ currentUser { id } }', {}, person)).status).toBe(200)
   })
 

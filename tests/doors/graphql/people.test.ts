@@ -256,6 +256,10 @@ describe('VALIDATION_FAILED', () => {
     'my ASSENT is long',
     'P a s s w o r d 1 2 3 4',
     'p.a.s.s.w.o.r.d',
+    'password    1234',
+    'Password     !',
+    'p  a  s  s  w  o  r  d',
+    'pass\u00adword1234',
   ]
 
   test('answers createUser with an invalid or taken address, or a bad name; nothing is left of it', async () => {
