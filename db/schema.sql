@@ -851,7 +851,7 @@ CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests F
 CREATE TRIGGER _200_guard BEFORE INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__guard();
 CREATE TRIGGER _300_keep_text AFTER INSERT ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__keep_text();
 CREATE TRIGGER _310_keep_text AFTER UPDATE ON app_public.requests FOR EACH ROW WHEN (((new.title IS DISTINCT FROM old.title) OR (new.description IS DISTINCT FROM old.description))) EXECUTE FUNCTION app_private.tg_requests__keep_text();
-CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW WHEN ((pg_trigger_depth() = 0)) EXECUTE FUNCTION app_private.tg_requests__audit();
+CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__audit();
 CREATE TRIGGER _950_announce AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__announce();
 alter table app_public.requests enable row level security;
 create policy admin_select on app_public.requests for select to assent_admin
@@ -4693,6 +4693,10 @@ CREATE OR REPLACE FUNCTION app_private.tg_requests__audit()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
+  -- What an attachment raises is the version alone, and is part of its own entry: see attachments.sql.
+  if pg_trigger_depth() > 1 and tg_op = 'UPDATE' and app_private.changes(to_jsonb(old), to_jsonb(new)) = '{}' then
+    return null;
+  end if;
   perform app_private.log_action(
     current_setting('assent.action'),
     app_hidden.current_user_id(),

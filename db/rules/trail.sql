@@ -140,6 +140,10 @@ create or replace function app_private.tg_requests__audit()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
+  -- What an attachment raises is the version alone, and is part of its own entry: see attachments.sql.
+  if pg_trigger_depth() > 1 and tg_op = 'UPDATE' and app_private.changes(to_jsonb(old), to_jsonb(new)) = '{}' then
+    return null;
+  end if;
   perform app_private.log_action(
     current_setting('assent.action'),
     app_hidden.current_user_id(),
@@ -163,9 +167,7 @@ comment on function app_private.tg_requests__audit() is 'Writes one entry for ea
 
 create or replace trigger _900_audit
   after insert or update on app_public.requests
-  -- What its attachments change of it is part of their entry: see attachments.sql.
-  for each row when (pg_trigger_depth() = 0)
-  execute function app_private.tg_requests__audit();
+  for each row execute function app_private.tg_requests__audit();
 
 create or replace function app_private.tg_users__audit()
   returns trigger
