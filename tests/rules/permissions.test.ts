@@ -181,6 +181,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.notification_document(app_public.notifications)': people3,
   'app_hidden.assert_ready(text)': ['assent_authenticator'],
   'app_hidden.count_jobs()': ['assent_authenticator'],
+  'app_hidden.queue_ages()': ['assent_authenticator'],
   'app_hidden.schema_version()': ['assent_authenticator', 'assent_worker'],
   'app_hidden.claim_idempotency_key(text,bytea[])': people3,
   'app_hidden.keep_answer(text,bytea,json)': people3,
