@@ -1,3 +1,5 @@
+import { availableParallelism } from 'node:os'
+
 // Each version of PostgreSQL is a project, with a throw-away server of its own. The newest has all tests; an older one has
 // those of the rules, those that depend on the planner or on the text of SQL, and one that runs every statement that the server
 // can send: HTTP, sockets and mails do not know which PostgreSQL it is. Modules stay modules: graphile-worker is one.
@@ -14,8 +16,8 @@ const database = {
 
 export default {
   testTimeout: 30_000,
-  // One worker a core: much of the time goes into waiting for hashes and locks.
-  maxWorkers: '100%',
+  // More workers than cores: tests also wait for other processes, for locks and for time to pass. (Jest takes "150%" for 150.)
+  maxWorkers: Math.ceil(availableParallelism() * 1.5),
   globalSetup: './tests/harness/postgres.ts',
   globalTeardown: './tests/harness/postgres.teardown.ts',
   projects: [
