@@ -3,10 +3,10 @@ import { rename, rm } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGzip } from 'node:zlib'
-import pg from 'pg'
+import type pg from 'pg'
 import { to } from 'pg-copy-streams'
 import { StartError } from '../config.ts'
-import { withSettings } from '../sql/connection.ts'
+import { connected } from '../sql/connection.ts'
 import { lock } from './migrate.ts'
 import { assertMigrated } from './preflight.ts'
 
@@ -67,21 +67,19 @@ commit;
 /** Writes all rows of a database into a file, as they are at one moment. Nobody is kept waiting but a migration. */
 export async function backup(rootUrl: string, file: string): Promise<void> {
   await assertMigrated(rootUrl)
-  const client = new pg.Client(withSettings(rootUrl))
-  client.on('error', () => {}) // The statement that fails with it says so.
-  await client.connect()
   const draft = `${file}.${process.pid}`
   try {
-    await lock(client) // A migration in between would change tables whose turn has not come.
-    await client.query('begin isolation level repeatable read read only')
-    await pipeline(Readable.from(script(client)), createGzip(), createWriteStream(draft, { mode: 0o600, flush: true }))
+    await connected(rootUrl, async (client) => {
+      await lock(client) // A migration in between would change tables whose turn has not come.
+      await client.query('begin isolation level repeatable read read only')
+      await pipeline(Readable.from(script(client)), createGzip(), createWriteStream(draft, { mode: 0o600, flush: true }))
+    })
     await rename(draft, file)
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     throw code?.startsWith('E') ? new StartError(`${file} cannot be written (${code}).`) : error
   } finally {
     await rm(draft, { force: true })
-    await client.end()
   }
 }
 

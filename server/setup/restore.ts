@@ -7,7 +7,7 @@ import { from } from 'pg-copy-streams'
 import split from 'split2'
 import { loginOf, StartError, type Config } from '../config.ts'
 import type { Logger } from '../logger.ts'
-import { withSettings } from '../sql/connection.ts'
+import { connected } from '../sql/connection.ts'
 import { TITLE } from './backup.ts'
 import { openDatabase } from './database.ts'
 import { migrate, migrateTo } from './migrate.ts'
@@ -22,7 +22,7 @@ export async function restore(config: Config, file: string, log: Logger): Promis
   const database = await openDatabase(config)
   try {
     const logins = { ...database, rootDatabaseUrl: database.rootDatabaseUrl! }
-    const restored = await inDatabase(logins.rootDatabaseUrl, (root) => replaceEmpty(root, logins, migration, file, log))
+    const restored = await connected(logins.rootDatabaseUrl, (root) => replaceEmpty(root, logins, migration, file, log))
     await database.filled()
     return restored
   } finally {
@@ -42,9 +42,9 @@ async function replaceEmpty(root: pg.Client, logins: Logins, migration: string, 
   await setup(draft)
   await migrateTo(migration, draft, log)
   const draftUrl = asRootOf(draft.databaseUrl, draft.rootDatabaseUrl)
-  await inDatabase(draftUrl, (client) => run(client, file))
+  await connected(draftUrl, (client) => run(client, file))
   await migrate(draft, log)
-  const restored = await inDatabase(draftUrl, conclude)
+  const restored = await connected(draftUrl, conclude)
   await root.query(`drop database if exists ${name}`)
   await root.query(`alter database ${draftName} rename to ${name}`)
   return restored
@@ -63,22 +63,12 @@ function draftOf(logins: Logins): Logins {
   }
 }
 
-async function inDatabase<T>(connectionString: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client(withSettings(connectionString))
-  await client.connect()
-  try {
-    return await work(client)
-  } finally {
-    await client.end()
-  }
-}
-
 /** Nobody's data is replaced: who wants that drops the database first. */
 async function assertEmpty(root: pg.Client, { rootDatabaseUrl, databaseUrl }: Logins): Promise<void> {
   const { database } = loginOf(databaseUrl)
   const { rowCount } = await root.query('select from pg_database where datname = $1', [database])
   if (!rowCount) return
-  await inDatabase(asRootOf(databaseUrl, rootDatabaseUrl), async (client) => {
+  await connected(asRootOf(databaseUrl, rootDatabaseUrl), async (client) => {
     const { rows } = await client.query(`select to_regclass('app_public.users') is not null as made`)
     if (!rows[0].made) return
     const { rowCount: people } = await client.query('select from app_public.users limit 1')
@@ -111,7 +101,7 @@ async function migrationOf(file: string): Promise<string> {
   throw new StartError(`${file} is no backup of Assent.`)
 }
 
-/** Runs a backup as psql would: after `copy … from stdin;` come rows, down to a line with `\\.` alone. */
+/** Runs a backup as psql would: after `copy … from stdin;` come rows, down to a line with `\.` alone. */
 async function run(client: pg.Client, file: string): Promise<void> {
   const lines = linesOf(file)
   let statements = ''

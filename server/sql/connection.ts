@@ -30,6 +30,7 @@ export function withSettings(connectionString: string, ...more: string[]): strin
 /** Works on a connection of its own, which is closed afterwards. */
 export async function connected<T>(connectionString: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: withSettings(connectionString) })
+  client.on('error', () => {}) // If the connection is lost, the statement that fails with it says so.
   await client.connect()
   try {
     return await work(client)
