@@ -4529,20 +4529,22 @@ AS $function$
 declare
   v_is_consequence boolean := pg_trigger_depth() > 1;
 begin
-  if not app_private.is_by_sql() then
-    new."timestamp" := clock_timestamp();
-  elsif not (select r.rolsuper from pg_roles r where r.rolname = session_user) then
-    if not v_is_consequence then
-      raise exception using errcode = 'RQ403',
-        message = 'An entry is written by the change that it reports, and cannot be written without one.';
+  if app_private.is_by_sql() then
+    if not (select r.rolsuper from pg_roles r where r.rolname = session_user) then
+      if not v_is_consequence then
+        raise exception using errcode = 'RQ403',
+          message = 'An entry is written by the change that it reports, and cannot be written without one.';
+      end if;
+      -- The trigger may be one of their own. Then it can name no other person, and no other time.
+      new.actor_id := app_hidden.current_user_id();
+      new."timestamp" := clock_timestamp();
     end if;
-    -- The trigger may be one of their own. Then it can name no other person, and no other time.
-    new.actor_id := app_hidden.current_user_id();
+    if v_is_consequence and new.actor_id is null then
+      -- Without a caller, the login is all that is known.
+      new.metadata := new.metadata || jsonb_build_object('database_user', session_user);
+    end if;
+  else
     new."timestamp" := clock_timestamp();
-  end if;
-  if app_private.is_by_sql() and v_is_consequence and new.actor_id is null then
-    -- Without a caller, the login is all that is known.
-    new.metadata := new.metadata || jsonb_build_object('database_user', session_user);
   end if;
   new.database_login := session_user;
   return new;
