@@ -10,7 +10,6 @@ import {
   get,
   idOf,
   notFound,
-  page,
   perform,
   post,
   show,
@@ -21,7 +20,7 @@ import {
 } from '../route.ts'
 import { UUID } from '../schemas.ts'
 import { assertFile, CHUNK_BYTES, costOf, declaredBytes, readUpload } from '../upload.ts'
-import { CHANGE, expectedVersions } from './requests.ts'
+import { CHANGE, expectedVersions, pageOfRequest } from './requests.ts'
 
 const BEGIN = prepared('select app_hidden.begin_upload($1, $2, $3) as id')
 const ADD = prepared('select app_hidden.upload_chunk($1, $2, $3)')
@@ -86,17 +85,12 @@ const ofRequest: List = {
   orderings: { '-created_at': 'd.created_at', created_at: 'd.created_at' },
   filters: { request_id: { schema: UUID, where: (value) => `d.request_id = ${value}::uuid` } },
 }
-const pageOfRequest = page(ofRequest)
-const proveVisible = show('select id::text as document from app_public.requests where id = $1', idOf)
 
 export const attachments: readonly Route[] = [
   get('/requests/:id/attachments/', 'What is attached to a request, newest first', {
     list: ofRequest,
     shows: 'Attachment',
-    async run(call) {
-      await proveVisible(call)
-      return pageOfRequest({ ...call, query: { ...call.query, request_id: idOf(call) } })
-    },
+    run: pageOfRequest(ofRequest),
   }),
   post('/requests/:id/attachments/', "Attach a file to a draft of one's own", {
     ...CHANGE,

@@ -1,6 +1,7 @@
 import type { List } from '../lists.ts'
-import { get, getList, idOf, page, show, type Reference, type Route } from '../route.ts'
+import { get, getList, type Reference, type Route } from '../route.ts'
 import { INSTANT, oneOf, UUID } from '../schemas.ts'
+import { pageOfRequest } from './requests.ts'
 
 export function audit({ actions }: Reference): readonly Route[] {
   const auditLogs: List = {
@@ -15,17 +16,11 @@ export function audit({ actions }: Reference): readonly Route[] {
       until: { schema: INSTANT, where: (value) => `d.timestamp < ${value}::timestamptz`, description: 'Before this time.' },
     },
   }
-  const pageOfAll = page(auditLogs)
-  const proveVisible = show('select id::text as document from app_public.requests where id = $1', idOf)
   return [
     get('/requests/:id/audit-logs/', 'What was done to a request, newest first', {
       list: auditLogs,
       shows: 'AuditLog',
-      async run(call) {
-        // The request itself has to be visible: one's own entries on it are no leave to see it.
-        await proveVisible(call)
-        return pageOfAll({ ...call, query: { ...call.query, request_id: idOf(call) } })
-      },
+      run: pageOfRequest(auditLogs),
     }),
     getList('/audit-logs/', 'The audit entries that the caller may see, newest first', 'AuditLog', auditLogs),
   ]

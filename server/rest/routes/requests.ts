@@ -42,6 +42,20 @@ export async function expectedVersions({ req: { headers }, params, ask }: Call):
 
 const act = (action: string): Run => show(ACT, idOf, () => action, expectedVersions, bodyOf)
 
+const proveVisible = show('select id::text as document from app_public.requests where id = $1', idOf)
+
+/**
+ * Answers a page of what belongs to a request, by the filter request_id of the list. The request itself has to be visible: one's
+ * own rows on it are no leave to see it.
+ */
+export function pageOfRequest(list: List): Run {
+  const readPage = page(list)
+  return async (call) => {
+    await proveVisible(call)
+    return readPage({ ...call, query: { ...call.query, request_id: idOf(call) } })
+  }
+}
+
 /** A change of a request that is there, by an action of this name. */
 export const CHANGE = { versioned: true, errors: ['FORBIDDEN', 'INVALID_TRANSITION', 'STALE_VERSION'] } as const
 
