@@ -7,10 +7,10 @@ cd "$(dirname "$0")/.."
 docker compose build
 docker compose run --rm --no-deps setup
 docker compose run --rm --no-deps migrate
-docker compose up --detach --no-deps --wait worker
+docker compose up --detach --no-deps --force-recreate --wait worker
 # One server after the other: the others have its requests meanwhile.
 for server in $(docker compose ps --quiet server); do
-  docker stop --time 30 "$server"
+  docker stop -t 30 "$server"
   docker rm "$server"
   docker compose up --detach --no-deps --no-recreate --wait server
 done
