@@ -3,8 +3,8 @@ import type { Logger } from '../logger.ts'
 
 /** An advisory lock of this class shows that a pool of workers is alive; the second key is the hash of the pool's id. */
 const LIVES = 7277539
-/** Milliseconds that the connection which holds our locks may take to open, and to answer a query. */
-const ANSWER_WITHIN = 5_000
+/** Milliseconds that a connection may take to open, and that the one which holds our locks may take to answer a query. */
+export const ANSWER_WITHIN = 5_000
 /** Milliseconds. A pool counts as dead when it has had no lock for `deadAfter`: a lost connection is replaced sooner. */
 export const RESCUE = { lookEvery: 5_000, deadAfter: 20_000 }
 
@@ -22,9 +22,15 @@ export interface Presence {
 /**
  * graphile-worker frees the jobs of a worker that was killed only after four hours. Here each process holds a lock for each of
  * its pools, which ends with the process however that ends. Each process also looks for jobs whose pool has no lock, and frees
- * them.
+ * them. `lost` is called when the server that holds our locks has vanished or takes no writes any more.
  */
-export async function makePresence(connectionString: string, pool: Pool, log: Logger, times = RESCUE): Promise<Presence> {
+export async function makePresence(
+  connectionString: string,
+  pool: Pool,
+  log: Logger,
+  times = RESCUE,
+  lost = () => {},
+): Promise<Presence> {
   const announced = new Set<string>()
   const missingSince = new Map<string, number>()
   let client: pg.Client | undefined
@@ -43,13 +49,20 @@ export async function makePresence(connectionString: string, pool: Pool, log: Lo
       } as pg.ClientConfig)
       opened.on('error', (err) => log.warn({ err }, 'The worker lost a connection.'))
       opened.once('end', () => {
-        if (client === opened) client = undefined
+        if (client !== opened) return
+        client = undefined
+        lost()
       })
       await opened.connect()
       client = opened
       locked = new Set()
     }
-    await client.query('select 1') // This checks whether the connection still works.
+    const { rows } = await client.query('show transaction_read_only')
+    if (rows[0].transaction_read_only === 'on') {
+      // Nobody looks for locks on a standby, or on a primary that has been replaced.
+      await client.end()
+      throw new Error('The database takes no writes.')
+    }
     for (const id of announced) {
       if (locked.has(id)) continue
       await client.query('select pg_advisory_lock($1, hashtext($2))', [LIVES, id])
@@ -101,7 +114,9 @@ export async function makePresence(connectionString: string, pool: Pool, log: Lo
     async close() {
       clearInterval(timer)
       await looking
-      await client?.end()
+      const last = client
+      client = undefined
+      await last?.end()
     },
   }
 }

@@ -8,7 +8,7 @@ import type { Service } from '../run-until.ts'
 import { graphileLogFactory, type Logger } from '../logger.ts'
 import { makeRegister } from '../metrics.ts'
 import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
-import { KEEPALIVE, makePresence, RESCUE, type Presence } from './rescue.ts'
+import { ANSWER_WITHIN, KEEPALIVE, makePresence, RESCUE, type Presence } from './rescue.ts'
 import { withSettings } from '../sql/connection.ts'
 import { makeWatch } from '../sql/pool.ts'
 import { asError } from './outbox.ts'
@@ -31,12 +31,21 @@ export async function startWorker(
 ): Promise<Service & { readonly register: Registry }> {
   const connectionString = withSettings(config.workerDatabaseUrl, ...KEEPALIVE)
   const logger = new WorkerLogger(graphileLogFactory(log))
-  const pool = new pg.Pool({ connectionString, max: 24, application_name: 'assent worker', keepAlive: true })
+  const pool = new pg.Pool({
+    connectionString,
+    max: 24,
+    application_name: 'assent worker',
+    connectionTimeoutMillis: ANSWER_WITHIN,
+    keepAlive: true,
+    // The default is two hours, for which graphile-worker would listen to a server that has vanished.
+    keepAliveInitialDelayMillis: 10_000,
+  })
   pool.on('error', (err) => log.warn({ err }, 'idle database connection lost'))
   // Whoever uses a connection gets its errors; but an error event without a listener would end the process.
   pool.on('connect', (client) => void client.on('error', () => {}))
-  makeWatch()(pool)
-  const presence = await makePresence(connectionString, pool, log, times)
+  const { watch, cut } = makeWatch()
+  watch(pool)
+  const presence = await makePresence(connectionString, pool, log, times, cut)
   const mailer = makeMailer(config)
   const { rows } = await pool.query('select app_hidden.schema_version() as schema')
   const register = makeRegister(rows[0].schema, { jobs: pool })

@@ -13,7 +13,7 @@ const OF_CONNECTION = /^(08|0A000|25P0[34]|26000|53|57P|58|XX)/
  * Keeps connections out of a pool that are of no more use, and forgets them as soon as they are returned. Where one server
  * takes no writes, all that are open may lead to it: none of them is used again, in any of the pools that share this.
  */
-export function makeWatch(): (pool: Pool) => void {
+export function makeWatch() {
   const pools = new Map<Pool, Set<PoolClient>>()
   const useless = new WeakSet<PoolClient>()
 
@@ -28,7 +28,7 @@ export function makeWatch(): (pool: Pool) => void {
     }
   }
 
-  return (pool) => {
+  function watch(pool: Pool): void {
     const open = new Set<PoolClient>()
     pools.set(pool, open)
     pool.on('connect', (client) => {
@@ -42,10 +42,18 @@ export function makeWatch(): (pool: Pool) => void {
     // The pool does not keep a connection that is ending.
     pool.on('release', (_error, client) => useless.has(client) && void client.end())
   }
+
+  /** Ends all connections, those in use as well: their server has vanished, and no statement on them will be answered. */
+  function cut(): void {
+    for (const open of pools.values()) for (const client of open) connectionOf(client).stream.destroy()
+  }
+  return { watch, cut }
 }
 
 /** Milliseconds for opening a connection. One that takes longer leads nowhere, however long a caller may queue for it. */
 const OPENED_WITHIN = 900
+/** Milliseconds that an answer may take on its way. A server that has vanished is silent for ever. */
+const UNDER_WAY = 2_000
 
 class Client extends pg.Client {
   constructor(config?: pg.ClientConfig) {
@@ -63,7 +71,7 @@ export interface Limits {
 
 /** Opens pools of connections as the API's login role. */
 export function makeOpenPool(connectionString: string, log: Logger) {
-  const watch = makeWatch()
+  const { watch } = makeWatch()
   return (max: number, { patience = OPENED_WITHIN, longest = 10_000 }: Limits = {}): Pool => {
     const pool = new pg.Pool({
       Client,
@@ -76,6 +84,7 @@ export function makeOpenPool(connectionString: string, log: Logger) {
       pipeline: true,
       connectionTimeoutMillis: patience,
       statement_timeout: longest,
+      query_timeout: longest + UNDER_WAY,
       lock_timeout: 5_000,
       idle_in_transaction_session_timeout: 15_000,
     } as pg.PoolConfig)

@@ -1,7 +1,8 @@
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import type { Client } from 'pg'
-import { mutation, newRequest, sendTo, startApi, startProxy, type Api } from '../harness/client.ts'
+import { mutation, newRequest, sendTo, startApi, type Api } from '../harness/client.ts'
+import { startProxy } from '../harness/proxy.ts'
 import { cloneDatabase, type TestDatabase } from '../harness/database.ts'
 
 let db: TestDatabase

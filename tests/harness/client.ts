@@ -1,6 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { Agent, request, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http'
-import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { format } from 'node:util'
 import type { Client } from 'pg'
 import pino from 'pino'
@@ -246,52 +245,4 @@ export async function newRequest(
   const requestId: string = createRequest.request.id
   if (submit) await api.data(mutation('submitRequest'), { input: { requestId } }, by)
   return requestId
-}
-
-/** A way to the database that a test can cut, block and mend. */
-export interface Proxy {
-  readonly url: string
-  /** Connections under way end, and new ones are refused. */
-  cut(): Promise<void>
-  /** New connections are taken and never answered. */
-  block(): Promise<void>
-  mend(): Promise<void>
-  close(): Promise<void>
-}
-
-export async function startProxy(databaseUrl: string): Promise<Proxy> {
-  const target = new URL(databaseUrl)
-  const sockets = new Set<Socket>()
-  let blocked = false
-  const server = createServer((near) => {
-    sockets.add(near.on('error', () => {}).on('close', () => sockets.delete(near)))
-    if (blocked) return
-    const far = connect(Number(target.port), target.hostname).on('error', () => near.destroy())
-    near.on('close', () => far.destroy())
-    far.on('close', () => near.destroy())
-    near.pipe(far).pipe(near)
-  })
-  const listen = (port: number) => new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
-  const end = () => {
-    const closed = new Promise<void>((resolve) => (server.listening ? server.close(() => resolve()) : resolve()))
-    for (const socket of sockets) socket.destroy()
-    return closed
-  }
-  await listen(0)
-  const { port } = server.address() as AddressInfo
-  return {
-    url: Object.assign(new URL(databaseUrl), { hostname: '127.0.0.1', port }).toString(),
-    cut: end,
-    async block() {
-      await end()
-      blocked = true
-      await listen(port)
-    },
-    async mend() {
-      await end()
-      blocked = false
-      await listen(port)
-    },
-    close: end,
-  }
 }

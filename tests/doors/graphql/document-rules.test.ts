@@ -3,17 +3,8 @@ import { gzipSync } from 'node:zlib'
 import type { Client } from 'pg'
 import { buildSchema, getIntrospectionQuery, getNamedType, getNullableType, isListType, isObjectType } from 'graphql'
 import { LISTS } from '../../../server/graphql/document-rules.ts'
-import {
-  deadToken,
-  mutation,
-  newRequest,
-  NOBODY,
-  PASSWORD,
-  startApi,
-  startProxy,
-  type Answer,
-  type Api,
-} from '../../harness/client.ts'
+import { deadToken, mutation, newRequest, NOBODY, PASSWORD, startApi, type Answer, type Api } from '../../harness/client.ts'
+import { startProxy } from '../../harness/proxy.ts'
 
 let api: Api
 let owner: Client

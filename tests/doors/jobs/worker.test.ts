@@ -9,6 +9,7 @@ import { startWorker, TIMES } from '../../../server/jobs/worker.ts'
 import { cloneDatabase, type TestDatabase } from '../../harness/database.ts'
 import { command } from '../../harness/process.ts'
 import { startApi } from '../../harness/client.ts'
+import { startProxy } from '../../harness/proxy.ts'
 import { startSmtp, type Mailbox } from '../../harness/smtp.ts'
 import { until } from '../../harness/socket.ts'
 
@@ -154,6 +155,21 @@ describe('workers', () => {
     expect(accepted(ids).toSorted()).toEqual(ids.toSorted())
   })
 
+  test('when the server vanishes without a word, work goes on with the one that answers in its place', async () => {
+    const proxy = await startProxy(db.urls.worker)
+    const config = parseConfig({ ...env(), WORKER_DATABASE_URL: proxy.url }, 'worker')
+    const worker = await startWorker(config, log, { ...TIMES, lookEvery: 100 })
+    const first = await queue(3)
+    await until(isSent(first))
+    proxy.silence()
+    const last = await queue(3)
+    await until(isSent(last), 20_000)
+    await worker.close()
+    await proxy.close()
+    const ids = [...first, ...last]
+    expect(accepted(ids).toSorted()).toEqual(ids.toSorted())
+  })
+
   test('a job that is there when none runs is done by the next', async () => {
     const [{ id }] = (await db.commit('user', `select id from app_public.create_request('A request')`)) as [{ id: string }]
     await db.commit('user', 'select app_public.submit_request($1)', [id])
@@ -253,6 +269,19 @@ describe('a pool of workers that is dead', () => {
 
     other.withdraw('a living pool')
     await until(isRobbed)
+  })
+
+  test('one that holds its locks where nothing is written holds none, and takes them again where something is', async () => {
+    const [{ name }] = (await all('select current_database() as name')) as [{ name: string }]
+    ;(await watch()).announce('a pool that moves')
+    await until(async () => (await holders('a pool that moves')).length === 1)
+    const [{ pid }] = (await holders('a pool that moves')) as [{ pid: number }]
+    await all(`alter database ${name} set default_transaction_read_only = on`)
+    await all('select pg_terminate_backend($1)', [pid])
+    await until(() => lines.some((line) => line.includes('The database takes no writes.')))
+    expect(await holders('a pool that moves')).toEqual([])
+    await all(`alter database ${name} reset default_transaction_read_only`)
+    await until(async () => (await holders('a pool that moves')).length === 1)
   })
 
   test('one that was gone for a moment, again and again, is not dead', async () => {

@@ -10,10 +10,10 @@ import {
   newRequest as createRequest,
   NOBODY,
   startApi,
-  startProxy,
   type Api,
   type NewPerson,
 } from '../../harness/client.ts'
+import { startProxy } from '../../harness/proxy.ts'
 import { act, closeAll, connect, INBOX, RECEIVED, until, UPDATED, type Heard, type Socket } from '../../harness/socket.ts'
 
 let api: Api

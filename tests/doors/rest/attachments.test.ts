@@ -2,7 +2,8 @@ import { createHash, randomBytes } from 'node:crypto'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from 'pg'
-import { newRequest, NOBODY, startApi, startProxy, type Api, type Who } from '../../harness/client.ts'
+import { newRequest, NOBODY, startApi, type Api, type Who } from '../../harness/client.ts'
+import { startProxy } from '../../harness/proxy.ts'
 import { BASE, openRest, outcome, type Rest } from '../../harness/rest.ts'
 
 let api: Api

@@ -11,11 +11,11 @@ import {
   NOBODY,
   PASSWORD,
   startApi,
-  startProxy,
   type Answer,
   type Api,
   type Who,
 } from '../../harness/client.ts'
+import { startProxy } from '../../harness/proxy.ts'
 import { parts } from '../../harness/parts.ts'
 import { BASE, openRest, outcome, type Rest } from '../../harness/rest.ts'
 

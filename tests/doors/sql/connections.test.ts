@@ -1,10 +1,13 @@
 import pg, { type Client } from 'pg'
 import pino from 'pino'
 import { parseConfig } from '../../../server/config.ts'
+import { toClientError } from '../../../server/errors.ts'
 import { startWorker } from '../../../server/jobs/worker.ts'
 import { withSettings } from '../../../server/sql/connection.ts'
+import { makeOpenPool } from '../../../server/sql/pool.ts'
 import { cloneDatabase, type TestDatabase } from '../../harness/database.ts'
-import { newRequest, PASSWORD, startApi, startProxy, type Api } from '../../harness/client.ts'
+import { newRequest, PASSWORD, startApi, type Api } from '../../harness/client.ts'
+import { startProxy } from '../../harness/proxy.ts'
 import { until } from '../../harness/socket.ts'
 
 let db: TestDatabase
@@ -129,6 +132,19 @@ test('whatever keeps us from a connection is UNAVAILABLE: a server that lets nob
   await until(async () => (await code()) === 'UNAVAILABLE')
   await admin.end()
   await api.close()
+  await proxy.close()
+})
+
+test('a statement to a server that has vanished is UNAVAILABLE once its time is up, and the next one goes elsewhere', async () => {
+  const proxy = await startProxy(db.urls.auth)
+  const log = pino({ level: 'silent' })
+  const pool = makeOpenPool(proxy.url, log)(1, { longest: 100 })
+  await pool.query('select 1')
+  proxy.silence()
+  const error = await pool.query('select 1').catch((error: unknown) => error)
+  expect(toClientError(error, log).code).toBe('UNAVAILABLE')
+  await pool.query('select 1')
+  await pool.end()
   await proxy.close()
 })
 
