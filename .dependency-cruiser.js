@@ -4,7 +4,7 @@ const FRAME = [...GROUND, 'sql', 'passwords', 'http', 'live']
 const SERVER = [...FRAME, 'graphql/schema', 'graphql', 'rest', 'jobs', 'server', 'setup/embedded', 'setup', 'commands', 'main']
 
 const ROOMS = {
-  ground: { path: '^server/(config|errors|logger|metrics|run-until)[.]ts$', on: [] },
+  ground: { path: '^server/(config|errors|logger|metrics|reports|run-until|tracing)[.]ts$', on: [] },
   sql: { path: '^server/sql/', on: GROUND },
   passwords: { path: '^server/passwords[.]ts$', on: [...GROUND, 'sql'] },
   http: { path: '^server/http/', on: [...GROUND, 'sql', 'passwords'] },

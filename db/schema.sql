@@ -3631,6 +3631,16 @@ end
 $function$;
 comment on routine app_private.issue_reset_token(uuid,interval) is 'The secret of a new link to choose a password. Each attempt to mail it makes another, because nobody knows which attempt will arrive.';
 
+CREATE OR REPLACE FUNCTION app_private.job_payload(id uuid)
+ RETURNS json
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select json_strip_nulls(json_build_object('id', id, 'traceparent', nullif(current_setting('assent.traceparent', true), '')))
+$function$;
+comment on routine app_private.job_payload(uuid) is 'The payload of a job about a row, with the trace in which it is queued (W3C''s traceparent) if somebody traces.';
+
 CREATE OR REPLACE FUNCTION app_private.keep_an_admin(person app_public.users, new_role text, new_is_deleted boolean)
  RETURNS void
  LANGUAGE plpgsql
@@ -4513,7 +4523,7 @@ AS $function$
 begin
   if exists (select from app_public.audit_actions a where a.action = new.action and a.is_told) then
     -- "unsafe_dedupe" is a single insert. It is unsafe only for keys that are used again, and no other job has this key.
-    perform graphile_worker.add_job('dispatch', json_build_object('id', new.id),
+    perform graphile_worker.add_job('dispatch', app_private.job_payload(new.id),
       job_key => 'dispatch ' || new.id, job_key_mode => 'unsafe_dedupe');
   end if;
   return null;
@@ -4639,7 +4649,7 @@ CREATE OR REPLACE FUNCTION app_private.tg_notifications__mail()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  perform graphile_worker.add_job('send_mail', json_build_object('id', new.id),
+  perform graphile_worker.add_job('send_mail', app_private.job_payload(new.id),
     job_key => format('mail %s %s', new.id, new.mail_attempts), job_key_mode => 'unsafe_dedupe');
   return null;
 end
@@ -4873,7 +4883,7 @@ AS $function$
 begin
   -- The job has no key: that of the delivery's last attempt may still exist, and would not run again. If the webhook has been
   -- failing, it runs after the jobs of webhooks that respond.
-  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id),
+  perform graphile_worker.add_job('deliver_webhook', app_private.job_payload(new.id),
     priority => case
       when exists (select from app_public.webhooks w where w.id = new.webhook_id and w.failing_since is not null) then 1
       else 0

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
-import { listeningUrl, loadConfig, startedByNpm, StartError, type Command } from './config.ts'
-import { makeLogger } from './logger.ts'
+import { listeningUrl, loadConfig, startedByNpm, StartError, type Command, type Config } from './config.ts'
+import { makeLogger, type Logger } from './logger.ts'
+import type { Report } from './reports.ts'
 import { runUntil } from './run-until.ts'
 
 /** The commands of package.json. Each imports only what it runs: a process keeps what it has once loaded. */
@@ -11,7 +12,7 @@ const commands = {
       const { config, log } = prepare('start')
       tellOfStop(log)
       const { start } = await import('./setup/start.ts')
-      await start(config, log, stop.signal)
+      await observed(config, 'assent', log, (report) => start(config, log, stop.signal, report))
     },
   },
   dev: {
@@ -48,14 +49,13 @@ const commands = {
       await assertPortIsFree(config)
       await assertServable(config.authDatabaseUrl)
       const { startServer } = await import('./server.ts')
-      await runUntil(stop.signal, log, [
-        async () => {
-          const api = await startServer(config, log)
-          log.info(`The API listens at ${api.url}.`)
-          if (api.metricsUrl) log.info(`Metrics are at ${api.metricsUrl}.`)
-          return api
-        },
-      ])
+      const start = async (report: Report) => {
+        const api = await startServer(config, log, report)
+        log.info(`The API listens at ${api.url}.`)
+        if (api.metricsUrl) log.info(`Metrics are at ${api.metricsUrl}.`)
+        return api
+      }
+      await observed(config, 'assent-server', log, (report) => runUntil(stop.signal, log, [() => start(report)]))
     },
   },
   worker: {
@@ -68,18 +68,17 @@ const commands = {
       const { startWorker } = await import('./jobs/worker.ts')
       const { serveMetrics } = await import('./metrics.ts')
       let worker: Awaited<ReturnType<typeof startWorker>>
-      await runUntil(stop.signal, log, [
-        async () => {
-          worker = await startWorker(config, log)
-          log.info('The worker looks for jobs.')
-          return worker
-        },
-        async () => {
-          const metrics = await serveMetrics(worker.register, config)
-          if (metrics) log.info(`Metrics are at ${metrics.url}.`)
-          return metrics
-        },
-      ])
+      const start = async (report: Report) => {
+        worker = await startWorker(config, log, report)
+        log.info('The worker looks for jobs.')
+        return worker
+      }
+      const serve = async () => {
+        const metrics = await serveMetrics(worker.register, config)
+        if (metrics) log.info(`Metrics are at ${metrics.url}.`)
+        return metrics
+      }
+      await observed(config, 'assent-worker', log, (report) => runUntil(stop.signal, log, [() => start(report), serve]))
     },
   },
   'create-admin': {
@@ -138,8 +137,21 @@ function prepare<C extends Command>(command: C) {
   return { config, log: makeLogger(config) }
 }
 
+/** Runs what is traced, and whose defects are reported, if the environment says to whom. The last of both is sent at its end. */
+async function observed(config: Config, name: string, log: Logger, run: (report: Report) => Promise<void>): Promise<void> {
+  const { makeReports } = await import('./reports.ts')
+  const { startTracing } = await import('./tracing.ts')
+  const reports = await makeReports(config, log)
+  const traces = await startTracing(config, name, log)
+  try {
+    await run(reports.report)
+  } finally {
+    await Promise.all([reports.close(), traces?.close()])
+  }
+}
+
 /** Stopping takes a moment, in which whoever pressed Ctrl-C should see that it was heard. In dev, the child process says so. */
-function tellOfStop(log: ReturnType<typeof makeLogger>): void {
+function tellOfStop(log: Logger): void {
   void once(stop.signal, 'abort').then(() => log.info('Stopping …'))
 }
 

@@ -29,7 +29,7 @@ type Members = {
 }
 
 /** What is secret: instead of each, its name with _FILE behind it may name a file that holds it. */
-const SECRETS = [...needs.setup, 'REPLICA_DATABASE_URL', 'JWT_SECRET', 'SMTP_URL']
+const SECRETS = [...needs.setup, 'REPLICA_DATABASE_URL', 'JWT_SECRET', 'SMTP_URL', 'SENTRY_DSN']
 
 /** What a process is started as. */
 export type Command = keyof typeof needs
@@ -59,6 +59,10 @@ export type Config = {
   /** Webhooks may lead to addresses that only this network has. */
   privateWebhooks: boolean
   logLevel: string
+  /** The collector of traces, whose address OpenTelemetry reads itself. */
+  traces?: string
+  /** Where Sentry takes reports of defects. */
+  sentryDsn?: string
 }
 
 /** The environment of a command, which has all that the command needs. */
@@ -131,10 +135,14 @@ export function parseConfig<C extends Command>(given: Environment, command: C): 
     publicUrl: read('PUBLIC_URL', url('http', 'https'))?.replace(/\/+$/, '') ?? listeningUrl(address, port),
     privateWebhooks: read('WEBHOOKS_TO_PRIVATE_ADDRESSES', oneOf(['true', 'false'])) === 'true',
     logLevel: read('LOG_LEVEL', oneOf([...Object.values(levels.labels), 'silent'])) ?? 'info',
+    traces: read('OTEL_EXPORTER_OTLP_ENDPOINT', url('http', 'https')),
+    sentryDsn: read('SENTRY_DSN', dsn),
   }
 
   const { databaseUrl: owner, authDatabaseUrl: api, workerDatabaseUrl: worker } = config
   if (config.metricsPort && config.metricsPort === port) faults.push('METRICS_PORT must be another port than PORT')
+  // No other package than the one for this protocol is part of the program.
+  if (config.traces) read('OTEL_EXPORTER_OTLP_PROTOCOL', oneOf(['http/protobuf']))
   const areOne = (one?: string, other?: string) => one && other && loginOf(one).user === loginOf(other).user
   if (areOne(owner, api)) faults.push('AUTH_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
   if (areOne(owner, worker)) faults.push('WORKER_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
@@ -237,6 +245,12 @@ function host(value: string): string {
 
 function mailbox(value: string): string {
   if (!/^[^@]*[^@\s]@[^@\s]+$/.test(value)) throw new Error('must be a mail address')
+  return value
+}
+
+function dsn(value: string): string {
+  const isDsn = URL.canParse(value) && /^https?:\/\/\w+@[^/]+\/(.+\/)?\d+$/.test(value)
+  if (!isDsn) throw new Error('must be like https://key@sentry.example.com/123')
   return value
 }
 

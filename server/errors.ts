@@ -73,13 +73,20 @@ export class ClientError extends Error {
   readonly faults: readonly Fault[]
   /** Seconds after which it is worth another try. */
   readonly retryAfter: number | undefined
+  /** Of an INTERNAL error: the id by which the log explains it. */
+  readonly id: string | undefined
 
-  constructor(code: Code, message: string, details: { status?: number; faults?: readonly Fault[]; retryAfter?: number } = {}) {
-    super(message)
+  constructor(
+    code: Code,
+    message: string,
+    details: { status?: number; faults?: readonly Fault[]; retryAfter?: number; id?: string; cause?: unknown } = {},
+  ) {
+    super(message, details.cause === undefined ? {} : { cause: details.cause })
     this.code = code
     this.status = details.status ?? STATUS[code]
     this.faults = details.faults ?? []
     this.retryAfter = details.retryAfter
+    this.id = details.id
   }
 
   get extensions(): Record<string, unknown> {
@@ -193,5 +200,5 @@ export function toClientError(error: unknown, log: Logger): ClientError {
   }
   const id = randomUUID()
   log.error({ err: error, id }, 'internal error')
-  return new ClientError('INTERNAL', `Something went wrong. Quote this id to your operator: ${id}`)
+  return new ClientError('INTERNAL', `Something went wrong. Quote this id to your operator: ${id}`, { id, cause: error })
 }

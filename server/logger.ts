@@ -1,4 +1,5 @@
 import { styleText } from 'node:util'
+import { trace } from '@opentelemetry/api'
 import { pino, type Logger } from 'pino'
 import type { Config } from './config.ts'
 
@@ -34,6 +35,8 @@ export function makeLogger({ logLevel, production }: Pick<Config, 'logLevel' | '
       censor: '[redacted]',
     },
     serializers: { err: withoutClient },
+    // The line of what is traced names its trace.
+    mixin: () => ({ trace_id: trace.getActiveSpan()?.spanContext().traceId }),
   }
   const { stdout } = process
   return stdout.isTTY && !production ? pino(options, { write: (line) => stdout.write(forPeople(line)) }) : pino(options)

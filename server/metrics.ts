@@ -8,7 +8,8 @@ import { collectDefaultMetrics, Gauge, Registry } from 'prom-client'
 import { listeningUrl, StartError, type Config } from './config.ts'
 import type { Service } from './run-until.ts'
 
-const { version } = JSON.parse(readFileSync(join(import.meta.dirname, '../package.json'), 'utf8'))
+/** That of this program. */
+export const { version }: { version: string } = JSON.parse(readFileSync(join(import.meta.dirname, '../package.json'), 'utf8'))
 
 /** What Prometheus reads of every process, API or worker: its version, its pools, and the process with its event loop. */
 export function makeRegister(schema: string, pools: Readonly<Record<string, Pool>>): Registry {

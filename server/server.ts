@@ -26,6 +26,7 @@ import { makeLive } from './live/listener.ts'
 import { makeSubscribers } from './live/subscribers.ts'
 import { makeRegister, serveMetrics } from './metrics.ts'
 import { makePasswords } from './passwords.ts'
+import type { Report } from './reports.ts'
 import { docs } from './rest/docs.ts'
 import { makeRestHandler } from './rest/handler.ts'
 import { makeOpenApi } from './rest/openapi.ts'
@@ -36,6 +37,7 @@ import { makeSessions } from './sql/in-use.ts'
 import { connected, withSettings } from './sql/connection.ts'
 import { makeOpenPool, type Limits } from './sql/pool.ts'
 import { makeSearch } from './sql/search.ts'
+import { traceRequest } from './tracing.ts'
 
 const DOCS_PATH = `${BASE}/docs`
 const OPENAPI_PATH = `${BASE}/openapi.json`
@@ -99,12 +101,14 @@ const readReference = (connectionString: string) =>
 export type BuiltSchema = Awaited<ReturnType<typeof buildSchema>>
 
 /**
- * Starts the API, with a schema of its own unless it is given one of the same catalog. `close` stops listening, lets what is
+ * Starts the API, with a schema of its own unless it is given one of the same catalog. Whoever tracks errors hears of INTERNAL ones
+ * by `report`. `close` stops listening, lets what is
  * under way finish, and what a proxy sends meanwhile on connections that it has, and closes the pools, in this order.
  */
 export async function startServer(
   config: ConfigFor<'server'>,
   log: Logger,
+  report: Report = () => {},
   built?: BuiltSchema,
 ): Promise<{ url: string; metricsUrl?: string; close(): Promise<void> }> {
   const { schema, resolvedPreset } = built ?? (await buildSchema(config.authDatabaseUrl))
@@ -151,6 +155,7 @@ export async function startServer(
       if (!explained.has(error)) {
         metrics.error(error.code)
         refusals.note(error)
+        if (error.code === 'INTERNAL') report(error.cause, { id: error.id! })
       }
       explained.add(error)
       return error
@@ -180,7 +185,7 @@ export async function startServer(
     for (const [name, value] of HEADERS) res.setHeader(name, value)
     if (closing) res.setHeader('connection', 'close')
     const respond = () =>
-      void answer(req, res).then(
+      void traceRequest(req, res, config.trustProxy > 0, () => answer(req, res)).then(
         (route) => metrics.request(req.method!, route, res.statusCode, (performance.now() - start) / 1000),
         (err: unknown) => {
           log.error({ err }, 'no answer')

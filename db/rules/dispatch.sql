@@ -3,6 +3,17 @@
 -- for each webhook, and announces to live subscribers what has changed. All this comes after the action, so that whoever acts
 -- need not wait, however many recipients there are.
 
+create or replace function app_private.job_payload(id uuid)
+  returns json
+  language sql
+  stable
+  set search_path to pg_catalog, pg_temp
+as $$
+  select json_strip_nulls(json_build_object('id', id, 'traceparent', nullif(current_setting('assent.traceparent', true), '')))
+$$;
+comment on function app_private.job_payload(uuid) is
+  'The payload of a job about a row, with the trace in which it is queued (W3C''s traceparent) if somebody traces.';
+
 create or replace function app_private.deciders_to_notify(of_request_id uuid)
   returns table (user_id uuid)
   language sql
@@ -77,7 +88,7 @@ as $$
 begin
   if exists (select from app_public.audit_actions a where a.action = new.action and a.is_told) then
     -- "unsafe_dedupe" is a single insert. It is unsafe only for keys that are used again, and no other job has this key.
-    perform graphile_worker.add_job('dispatch', json_build_object('id', new.id),
+    perform graphile_worker.add_job('dispatch', app_private.job_payload(new.id),
       job_key => 'dispatch ' || new.id, job_key_mode => 'unsafe_dedupe');
   end if;
   return null;

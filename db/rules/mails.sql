@@ -8,7 +8,7 @@ create or replace function app_private.tg_notifications__mail()
   set search_path to pg_catalog, pg_temp
 as $$
 begin
-  perform graphile_worker.add_job('send_mail', json_build_object('id', new.id),
+  perform graphile_worker.add_job('send_mail', app_private.job_payload(new.id),
     job_key => format('mail %s %s', new.id, new.mail_attempts), job_key_mode => 'unsafe_dedupe');
   return null;
 end

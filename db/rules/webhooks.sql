@@ -59,7 +59,7 @@ as $$
 begin
   -- The job has no key: that of the delivery's last attempt may still exist, and would not run again. If the webhook has been
   -- failing, it runs after the jobs of webhooks that respond.
-  perform graphile_worker.add_job('deliver_webhook', json_build_object('id', new.id),
+  perform graphile_worker.add_job('deliver_webhook', app_private.job_payload(new.id),
     priority => case
       when exists (select from app_public.webhooks w where w.id = new.webhook_id and w.failing_since is not null) then 1
       else 0

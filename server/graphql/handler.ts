@@ -22,6 +22,7 @@ import { makeNews } from '../live/news.ts'
 import type { Subscriber, Subscribers } from '../live/subscribers.ts'
 import { MAX_ANSWER, prove, recognize, tooLarge, type Database, type Identity } from '../sql/as-caller.ts'
 import { makeWithPgClient } from '../sql/grafast.ts'
+import { traceOperation } from '../tracing.ts'
 import { checkVariables } from './document-rules.ts'
 import { makeDocuments, readCall, type Call, type Parsed } from './documents.ts'
 import { acceptsEvents, sendEvents } from './sse.ts'
@@ -53,6 +54,8 @@ interface Formatted {
 /** A call whose document is valid, and who asks for it. */
 export interface Operation extends Call, Parsed {
   readonly type: OperationTypeNode | undefined
+  /** As its document names it. */
+  readonly name: string | undefined
   readonly caller: Identity
 }
 
@@ -132,13 +135,23 @@ export function makeGraphQL(services: GraphQLServices) {
         throw error
       }
     }
-    const type = getOperationAST(parsed.document, call.operationName)?.operation
+    const definition = getOperationAST(parsed.document, call.operationName)
+    const type = definition?.operation
     const changes = type === OperationTypeNode.MUTATION
-    return { ...call, ...parsed, type, caller: changes ? await services.checkCsrf(req, caller) : caller }
+    return {
+      ...call,
+      ...parsed,
+      type,
+      name: definition?.name?.value,
+      caller: changes ? await services.checkCsrf(req, caller) : caller,
+    }
   }
 
   /** Runs it. A subscriber gets events for a subscription. */
-  async function run(operation: Operation, subscriber?: Subscriber): Promise<Result | Events> {
+  const run = (operation: Operation, subscriber?: Subscriber): Promise<Result | Events> =>
+    traceOperation(operation.type, operation.name, () => runUntraced(operation, subscriber))
+
+  async function runUntraced(operation: Operation, subscriber?: Subscriber): Promise<Result | Events> {
     const { document, schema, type, variables, operationName } = operation
     const isSubscription = type === OperationTypeNode.SUBSCRIPTION
     // login() changes it, for the fields that follow.

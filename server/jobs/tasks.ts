@@ -1,5 +1,6 @@
 import type { TaskList } from 'graphile-worker'
 import type { Config } from '../config.ts'
+import { traceparent } from '../tracing.ts'
 import { isRefused, type MailDocument, type Mailer } from './mail.ts'
 import { sending } from './outbox.ts'
 import { deliver, DeliveryError, type Delivery } from './webhooks.ts'
@@ -8,15 +9,15 @@ declare global {
   namespace GraphileWorker {
     /** The payload of each job, as the SQL that adds it makes it. */
     interface Tasks {
-      dispatch: { id: string }
+      dispatch: { id: string; traceparent?: string }
       notify: { id: string }
       begin_password_reset: { email: string; ip: string | null }
       remind: object
       digest: { _cron?: { ts: string } }
       clear_away: object
       sweep_files: object
-      send_mail: { id: string }
-      deliver_webhook: { id: string }
+      send_mail: { id: string; traceparent?: string }
+      deliver_webhook: { id: string; traceparent?: string }
     }
   }
 }
@@ -32,7 +33,8 @@ export const crontab = `
 /** Tasks that take a moment: each is one statement, whose rules are in db/. */
 export const promptTasks: TaskList = {
   async dispatch({ id }, { query }) {
-    await query('select app_private.dispatch($1)', [id])
+    // Its mails and deliveries learn what has queued them, see app_private.job_payload().
+    await query(`select app_private.dispatch($1) from set_config('assent.traceparent', $2, true)`, [id, traceparent()])
   },
   /** This is for jobs that servers of migration 000009 have added. */
   async notify({ id }, { query }) {

@@ -1,5 +1,13 @@
 import { EventEmitter, once } from 'node:events'
-import { Logger as WorkerLogger, parseCrontab, run, type Runner, type TaskList, type WorkerEvents } from 'graphile-worker'
+import {
+  Logger as WorkerLogger,
+  parseCrontab,
+  run,
+  type Runner,
+  type Task,
+  type TaskList,
+  type WorkerEvents,
+} from 'graphile-worker'
 import pRetry from 'p-retry'
 import pg from 'pg'
 import { Counter, type Registry } from 'prom-client'
@@ -7,9 +15,11 @@ import type { ConfigFor } from '../config.ts'
 import type { Service } from '../run-until.ts'
 import { graphileLogFactory, type Logger } from '../logger.ts'
 import { makeRegister } from '../metrics.ts'
+import type { Report } from '../reports.ts'
 import { makeMailer, MAILS_AT_ONCE } from './mail.ts'
 import { ANSWER_WITHIN, KEEPALIVE, makePresence, RESCUE, type Presence } from './rescue.ts'
 import { withSettings } from '../sql/connection.ts'
+import { traceJob } from '../tracing.ts'
 import { makeWatch } from '../sql/pool.ts'
 import { asError } from './outbox.ts'
 import { crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
@@ -22,11 +32,13 @@ const WEBHOOKS_AT_ONCE = 8
 
 /**
  * Runs the jobs that SQL adds, until it is closed; it then finishes those under way first. Tasks that wait for an SMTP server or
- * for a webhook have workers of their own, so that they hold nothing else up.
+ * for a webhook have workers of their own, so that they hold nothing else up. Whoever tracks errors hears by `report` of jobs that are
+ * given up.
  */
 export async function startWorker(
   config: ConfigFor<'worker'>,
   log: Logger,
+  report: Report = () => {},
   times = TIMES,
 ): Promise<Service & { readonly register: Registry }> {
   const connectionString = withSettings(config.workerDatabaseUrl, ...KEEPALIVE)
@@ -64,11 +76,12 @@ export async function startWorker(
         events.on('job:complete', ({ job, error }) =>
           attempts.inc({ task: job.task_identifier, result: error ? 'failed' : 'done' }),
         )
+        events.on('job:failed', ({ job, error }) => report(error, { task: job.task_identifier, job: job.id }))
         return run({
           pgPool: pool,
           logger,
           events,
-          taskList,
+          taskList: traced(taskList),
           concurrency,
           parsedCronItems: parseCrontab(cron),
           // The process handles signals itself: it has more to close than the worker, in a certain order.
@@ -102,6 +115,16 @@ export async function startWorker(
     },
   }
 }
+
+/** The tasks, each attempt at which is traced. */
+const traced = (tasks: TaskList): TaskList =>
+  Object.fromEntries(
+    Object.entries(tasks as Record<string, Task>).map(([name, task]): [string, Task] => [
+      name,
+      (payload, helpers) =>
+        traceJob(helpers.job, (payload as { traceparent?: string }).traceparent, async () => task(payload, helpers)),
+    ]),
+  )
 
 /** Restarts a worker whenever it ends by itself, as it does when the database fails while a job's end is being recorded. */
 function keepRunning(start: (events: WorkerEvents) => Promise<Runner>, presence: Presence, log: Logger): Service {

@@ -6,9 +6,10 @@ import type { Logger } from '../logger.ts'
 import { migrate } from './migrate.ts'
 import { assertPortIsFree, assertServable, assertWorkable } from './preflight.ts'
 import { startWorker } from '../jobs/worker.ts'
+import type { Report } from '../reports.ts'
 
 /** The whole product in this process, until `signal`: database, jobs and API. */
-export async function start(config: Config, log: Logger, signal: AbortSignal): Promise<void> {
+export async function start(config: Config, log: Logger, signal: AbortSignal, report?: Report): Promise<void> {
   await assertPortIsFree(config)
   let database: Database
   let api: Awaited<ReturnType<typeof startServer>>
@@ -17,11 +18,11 @@ export async function start(config: Config, log: Logger, signal: AbortSignal): P
     () => prepareDatabase(database, log, migrate),
     async () => {
       await assertWorkable(database.workerDatabaseUrl)
-      return startWorker({ ...config, ...database }, log)
+      return startWorker({ ...config, ...database }, log, report)
     },
     async () => {
       await assertServable(database.authDatabaseUrl)
-      return (api = await startServer({ ...config, ...database }, log))
+      return (api = await startServer({ ...config, ...database }, log, report))
     },
     async () => console.log(welcome(config, api) + (await accessNotes(config, database))),
   ])

@@ -1,6 +1,7 @@
 import pg, { type Pool, type PoolClient, type QueryResult } from 'pg'
 import type { PgClientQuery, PgClientResult } from 'postgraphile/@dataplan/pg'
 import { ClientError, unauthenticated } from '../errors.ts'
+import { traceparent, traceStatement } from '../tracing.ts'
 import type { Sessions } from './in-use.ts'
 import { checkOut } from './pool.ts'
 import { connectionOf, makeKeepPrepared, type KeepPrepared } from './prepared.ts'
@@ -51,9 +52,15 @@ const IDENTIFY_FOR_SUMMARY = {
   text: `${PLAN_FOR_VALUES}, set_config('statement_timeout', '2s', true)`,
 }
 
-function identifyFor({ name, values = [] }: PgClientQuery) {
-  if (name?.startsWith(SUMMARY)) return IDENTIFY_FOR_SUMMARY
-  return values.length > MOST_GENERIC ? IDENTIFY_AND_PLAN_FOR_VALUES : IDENTIFY
+/** What is traced tells the jobs that it queues, see app_private.job_payload(). */
+const IDENTIFY_AND_TRACE = { name: 'identify and trace', text: `${IDENTIFY.text}, set_config('assent.traceparent', $3, true)` }
+
+function identifyFor({ session, ip }: Identity, mode: 'read' | 'write', { name, values: given = [] }: Partial<PgClientQuery>) {
+  const values = [session, ip]
+  if (name?.startsWith(SUMMARY)) return { ...IDENTIFY_FOR_SUMMARY, values }
+  if (given.length > MOST_GENERIC) return { ...IDENTIFY_AND_PLAN_FOR_VALUES, values }
+  const trace = mode === 'write' && traceparent()
+  return trace ? { ...IDENTIFY_AND_TRACE, values: [...values, trace] } : { ...IDENTIFY, values }
 }
 
 const ANONYMOUS = 'assent_anonymous'
@@ -96,7 +103,11 @@ export const asCaller = <Row>(
   mode: 'read' | 'write',
   statement: PgClientQuery,
   budget?: Budget,
-) => withClient(db, (client) => transact<Row>(db, client, caller, mode, statement, budget))
+) => withClient(db, (client) => traced(client, statement, () => transact<Row>(db, client, caller, mode, statement, budget)))
+
+/** The types of a pool's connection do not name the server that it leads to. */
+const traced = <T>(client: PoolClient, statement: { readonly name?: string; readonly text: string }, work: () => Promise<T>) =>
+  traceStatement(client as unknown as pg.Client, statement, work)
 
 async function withClient<T>(db: Database, work: (client: PoolClient) => Promise<T>): Promise<T> {
   const client = await checkOut(db.pool)
@@ -134,7 +145,7 @@ async function transact<Row>(
     stream.cork()
     if (name) db.keepPrepared(client, name)
     const begun = client.query(mode === 'read' ? 'begin read only' : 'begin')
-    const identified = client.query({ ...identifyFor(statement), values: [caller.session, caller.ip] })
+    const identified = client.query(identifyFor(caller, mode, statement))
     const answered = client.query({ text, values, name, rowMode: arrayMode ? 'array' : undefined } as pg.QueryArrayConfig)
     const committed = client.query('commit')
     stream.uncork()
@@ -176,7 +187,10 @@ export const asking =
 /** Asks as the caller on one connection, each statement in a transaction of its own: only the first may have to wait for it. */
 export const onOneConnection = <T>(db: Database, caller: Identity, work: (ask: Ask) => Promise<T>): Promise<T> =>
   withClient(db, (client) =>
-    work(async <Row>(statement: PgClientQuery) => (await transact<Row>(db, client, caller, 'write', statement)).rows),
+    work(async <Row>(statement: PgClientQuery) => {
+      const { rows } = await traced(client, statement, () => transact<Row>(db, client, caller, 'write', statement))
+      return rows
+    }),
   )
 
 /** Runs several statements as the caller, in one transaction that is committed unless `work` throws. */
@@ -185,8 +199,11 @@ export const inTransaction = <T>(db: Database, caller: Identity, work: (ask: Ask
     let role = ANONYMOUS
     try {
       await client.query('begin')
-      role = roleIn(await client.query({ ...IDENTIFY, values: [caller.session, caller.ip] }))
-      const result = await work(async ({ text, values }) => (await client.query(text, values as unknown[])).rows)
+      role = roleIn(await client.query(identifyFor(caller, 'write', {})))
+      const result = await work(async <Row>({ text, values }: PgClientQuery) => {
+        const { rows } = await traced(client, { text }, () => client.query(text, values as unknown[]))
+        return rows as Row[]
+      })
       await client.query('commit')
       return result
     } catch (error) {

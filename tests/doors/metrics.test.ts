@@ -92,7 +92,10 @@ beforeAll(async () => {
   await root.query(`select graphile_worker.add_job('remind')`)
   const common = { NODE_ENV: 'production', PORT: '0', METRICS_PORT: '0' }
   const JWT_SECRET = 'signs whatever these tests ask for'
-  server = command('server', { ...common, AUTH_DATABASE_URL: db.urls.auth, JWT_SECRET })
+  const tellOfPackages = `import { registerHooks } from 'node:module'
+    registerHooks({ resolve(name, context, next) { if (/^@/.test(name)) console.log('It loads ' + name + '.'); return next(name, context) } })`
+  const NODE_OPTIONS = `--import=data:text/javascript,${encodeURIComponent(tellOfPackages)}`
+  server = command('server', { ...common, AUTH_DATABASE_URL: db.urls.auth, JWT_SECRET, NODE_OPTIONS })
   worker = command('worker', { ...common, WORKER_DATABASE_URL: db.urls.worker })
   const url = await server.until(/The API listens at (http:[^ "]*\d)/)
   expect((await fetch(`${url}/readyz`)).status).toBe(200)
@@ -153,6 +156,11 @@ test('every alert has a name of its own, a summary, a severity and a part of doc
       { summary: expect.stringMatching(/\w.*\.$/), runbook: `docs/operations.md#${alert.toLowerCase()}` },
     ])
   }
+})
+
+test('nothing is loaded for traces and reports that nobody has asked for, but what the metrics load', () => {
+  const loaded = server.output.match(/It loads @(opentelemetry|sentry)\/.*(?=\.)/g)
+  expect(new Set(loaded)).toEqual(new Set(['It loads @opentelemetry/api']))
 })
 
 test('every panel has a title of its own, a unit and an expression', () => {

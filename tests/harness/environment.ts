@@ -27,5 +27,5 @@ async function startServer(version: string, config: ConfigFor<'server'>, log: Lo
   // All databases of a version are clones of one. The schema knows none of them: its pool has ended when it is built, and
   // each call brings its own.
   if (!schemas.has(version)) schemas.set(version, server.buildSchema(config.authDatabaseUrl))
-  return server.startServer(config, log, await schemas.get(version)!)
+  return server.startServer(config, log, undefined, await schemas.get(version)!)
 }

@@ -24,7 +24,7 @@ export async function openHouse({ withWorker = true } = {}): Promise<House> {
   const env = { WORKER_DATABASE_URL: api.db.urls.worker, SMTP_URL: mailbox.url, MAIL_FROM: 'assent@example.com' }
   const workers: Service[] = []
   const work = async (times = TIMES) => {
-    const worker = await startWorker(parseConfig(env, 'worker'), pino({ level: 'silent' }), times)
+    const worker = await startWorker(parseConfig(env, 'worker'), pino({ level: 'silent' }), undefined, times)
     workers.push(worker)
     return worker
   }

@@ -57,6 +57,9 @@ test('every variable is read', () => {
       PUBLIC_URL: 'https://assent.example.com/',
       WEBHOOKS_TO_PRIVATE_ADDRESSES: 'true',
       LOG_LEVEL: 'silent',
+      OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4318',
+      OTEL_EXPORTER_OTLP_PROTOCOL: 'http/protobuf',
+      SENTRY_DSN: 'https://key@sentry.example.com/42',
     },
     'start',
   )
@@ -79,6 +82,8 @@ test('every variable is read', () => {
     publicUrl: 'https://assent.example.com',
     privateWebhooks: true,
     logLevel: 'silent',
+    traces: 'http://collector:4318',
+    sentryDsn: 'https://key@sentry.example.com/42',
   })
 })
 
@@ -102,6 +107,7 @@ describe('a secret', () => {
       REPLICA_DATABASE_URL_FILE: await file('replica', `${api}1,${api}2`),
       JWT_SECRET_FILE: await file('jwt', `${secret}\n`),
       SMTP_URL_FILE: await file('smtp', 'smtps://user:pw@mail.example.com\n'),
+      SENTRY_DSN_FILE: await file('sentry', 'https://key@sentry.example.com/42\n'),
       MAIL_FROM: 'a@example.com',
       DATABASE_URL: ' ',
     }
@@ -115,6 +121,7 @@ describe('a secret', () => {
           REPLICA_DATABASE_URL: `${api}1,${api}2`,
           JWT_SECRET: secret,
           SMTP_URL: 'smtps://user:pw@mail.example.com',
+          SENTRY_DSN: 'https://key@sentry.example.com/42',
           MAIL_FROM: 'a@example.com',
         },
         'start',
@@ -202,6 +209,8 @@ test.each([
     ['db', 'http://owner@db/assent', 'postgres://db/assent', 'postgres://owner@db', 'postgres://owner@db:port/assent'],
   ],
   ['REPLICA_DATABASE_URL', [`${api},`, 'db']],
+  ['OTEL_EXPORTER_OTLP_ENDPOINT', ['collector:4317', 'grpc://collector:4317']],
+  ['SENTRY_DSN', ['https://sentry.example.com/42', 'https://key@sentry.example.com', 'key@sentry.example.com/42']],
 ])('a wrong %s is named, and its value is not repeated', (name, values) => {
   for (const value of values) {
     const env = { DATABASE_URL: owner, AUTH_DATABASE_URL: api, WORKER_DATABASE_URL: worker, JWT_SECRET: secret, [name]: value }
@@ -251,6 +260,12 @@ test.each([
   const env = { DATABASE_URL: owner, AUTH_DATABASE_URL: api, WORKER_DATABASE_URL: worker, JWT_SECRET: secret, PUBLIC_URL }
   expect(faults({ ...env, NODE_ENV: 'production' })).toEqual(isFault ? ['PUBLIC_URL'] : [])
   expect(faults(env)).toEqual([])
+})
+
+test('traces are sent by the one protocol that is part of the program', () => {
+  const traces = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4317' }
+  expect(faults({ ...traces, OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' })).toEqual(['OTEL_EXPORTER_OTLP_PROTOCOL'])
+  expect(faults({ OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' })).toEqual([])
 })
 
 test('owner, API and worker may not share a login', () => {

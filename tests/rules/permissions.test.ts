@@ -275,6 +275,7 @@ const executors: Record<string, Role[]> = {
   'app_private.mail_sent(uuid,uuid[])': jobs,
   'app_private.mail_failed(uuid,text,boolean)': jobs,
   'app_private.begin_password_reset(text,text)': jobs,
+  'app_private.job_payload(uuid)': [],
   'app_private.issue_reset_token(uuid,interval)': [],
   'app_private.is_invitation(text)': [],
   'app_private.require_management_of(uuid)': [],

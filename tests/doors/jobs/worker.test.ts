@@ -35,7 +35,7 @@ afterAll(async () => {
 })
 
 const env = () => ({ WORKER_DATABASE_URL: db.urls.worker, SMTP_URL: mailbox.url, MAIL_FROM: 'assent@example.com' })
-const start = (times = TIMES) => startWorker(parseConfig(env(), 'worker'), log, times)
+const start = (times = TIMES) => startWorker(parseConfig(env(), 'worker'), log, undefined, times)
 const all = async (text: string, values: unknown[] = []) => (await root.query(text, values)).rows
 
 /** Queues a mail to each of so many new people; the ids of the notifications. */
@@ -158,7 +158,7 @@ describe('workers', () => {
   test('when the server vanishes without a word, work goes on with the one that answers in its place', async () => {
     const proxy = await startProxy(db.urls.worker)
     const config = parseConfig({ ...env(), WORKER_DATABASE_URL: proxy.url }, 'worker')
-    const worker = await startWorker(config, log, { ...TIMES, lookEvery: 100 })
+    const worker = await startWorker(config, log, undefined, { ...TIMES, lookEvery: 100 })
     const first = await queue(3)
     await until(isSent(first))
     proxy.silence()
