@@ -471,7 +471,7 @@ create table app_public.audit_logs (
   ip_address inet,
   "timestamp" timestamp with time zone default clock_timestamp() not null,
   database_login name,
-  constraint audit_logs_pkey PRIMARY KEY (id),
+  constraint audit_logs_id_key UNIQUE (id, "timestamp"),
   constraint audit_logs_action_fkey FOREIGN KEY (action) REFERENCES app_public.audit_actions(action) ON DELETE RESTRICT,
   constraint audit_logs_actor_id_fkey FOREIGN KEY (actor_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
   constraint audit_logs_request_creator_id_fkey FOREIGN KEY (request_creator_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
@@ -480,8 +480,9 @@ create table app_public.audit_logs (
   constraint audit_logs_metadata_check CHECK (jsonb_typeof(metadata) = 'object'::text),
   constraint audit_logs_request_creator_check CHECK ((request_id IS NULL) = (request_creator_id IS NULL)),
   constraint audit_logs_subject_check CHECK (request_id IS NULL OR user_id IS NULL)
-);
-comment on table app_public.audit_logs is '@defaultOrderBy TIMESTAMP_DESC
+) partition by RANGE ("timestamp");
+comment on table app_public.audit_logs is '@primaryKey id
+@defaultOrderBy TIMESTAMP_DESC
 The audit trail, append-only: who did what, to what, when and from where.';
 comment on column app_public.audit_logs.id is 'Time-ordered UUID (version 7).';
 comment on column app_public.audit_logs.actor_id is '@behavior -orderBy
@@ -494,27 +495,30 @@ comment on column app_public.audit_logs.request_creator_id is '@behavior -*
 The creator of that request, who never changes. It is kept here so that row-level security reads one index and not every request.';
 comment on column app_public.audit_logs.user_id is '@behavior -orderBy
 The person it was about.';
-comment on column app_public.audit_logs.metadata is 'old_status and new_status where the status changed; otherwise each changed field with its old and new value. Never a secret.';
-comment on column app_public.audit_logs.ip_address is 'The client''s IP address, as the outermost trusted proxy saw it.';
+comment on column app_public.audit_logs.metadata is '@behavior -orderBy -filterBy -condition:attribute:filterBy
+old_status and new_status where the status changed; otherwise each changed field with its old and new value. Never a secret.';
+comment on column app_public.audit_logs.ip_address is '@behavior -orderBy -filterBy -condition:attribute:filterBy
+The client''s IP address, as the outermost trusted proxy saw it.';
 comment on column app_public.audit_logs."timestamp" is 'When it was done, by the clock at that moment, not the start of the transaction.';
 comment on column app_public.audit_logs.database_login is '@behavior -*
 The login to the database that wrote the entry: that of the API, of the worker, or of whoever used SQL. It is null in entries of version 0.1. Callers are not shown it, and auditors are.';
 comment on constraint audit_logs_action_fkey on app_public.audit_logs is '@behavior -*';
+comment on constraint audit_logs_id_key on app_public.audit_logs is '@behavior -*';
 comment on constraint audit_logs_metadata_check on app_public.audit_logs is 'Metadata must be a JSON object.';
 comment on constraint audit_logs_request_creator_check on app_public.audit_logs is 'An entry that names a request must also name its creator.';
 comment on constraint audit_logs_request_creator_id_fkey on app_public.audit_logs is '@behavior -*';
 comment on constraint audit_logs_request_id_fkey on app_public.audit_logs is '@behavior +manyRelation:resource:connection
 @foreignFieldName auditLogs';
 comment on constraint audit_logs_subject_check on app_public.audit_logs is 'An entry is about a request or about a person, not about both.';
-CREATE INDEX audit_logs_action_idx ON app_public.audit_logs USING btree (action, "timestamp", id);
-CREATE INDEX audit_logs_actor_id_action_idx ON app_public.audit_logs USING btree (actor_id, action, "timestamp", id);
-CREATE INDEX audit_logs_actor_id_idx ON app_public.audit_logs USING btree (actor_id, "timestamp", id);
-CREATE INDEX audit_logs_request_creator_id_actor_id_idx ON app_public.audit_logs USING btree (request_creator_id, actor_id);
-CREATE INDEX audit_logs_request_creator_id_idx ON app_public.audit_logs USING btree (request_creator_id, "timestamp", id);
-CREATE INDEX audit_logs_request_id_idx ON app_public.audit_logs USING btree (request_id, "timestamp", id);
-CREATE INDEX audit_logs_ties_idx ON app_public.audit_logs USING btree (user_id, "timestamp", id) WHERE (action = ANY (ARRAY['USER_CREATE'::text, 'INVITATION_RESEND'::text, 'USER_REACTIVATE'::text, 'USER_UPDATE'::text]));
-CREATE INDEX audit_logs_timestamp_idx ON app_public.audit_logs USING btree ("timestamp", id);
-CREATE INDEX audit_logs_user_id_idx ON app_public.audit_logs USING btree (user_id, "timestamp", id);
+CREATE INDEX audit_logs_action_idx ON ONLY app_public.audit_logs USING btree (action, "timestamp", id);
+CREATE INDEX audit_logs_actor_id_action_idx ON ONLY app_public.audit_logs USING btree (actor_id, action, "timestamp", id);
+CREATE INDEX audit_logs_actor_id_idx ON ONLY app_public.audit_logs USING btree (actor_id, "timestamp", id);
+CREATE INDEX audit_logs_request_creator_id_actor_id_idx ON ONLY app_public.audit_logs USING btree (request_creator_id, actor_id);
+CREATE INDEX audit_logs_request_creator_id_idx ON ONLY app_public.audit_logs USING btree (request_creator_id, "timestamp", id);
+CREATE INDEX audit_logs_request_id_idx ON ONLY app_public.audit_logs USING btree (request_id, "timestamp", id);
+CREATE INDEX audit_logs_ties_idx ON ONLY app_public.audit_logs USING btree (user_id, "timestamp", id) WHERE (action = ANY (ARRAY['USER_CREATE'::text, 'INVITATION_RESEND'::text, 'USER_REACTIVATE'::text, 'USER_UPDATE'::text]));
+CREATE INDEX audit_logs_timestamp_idx ON ONLY app_public.audit_logs USING btree ("timestamp", id);
+CREATE INDEX audit_logs_user_id_idx ON ONLY app_public.audit_logs USING btree (user_id, "timestamp", id);
 CREATE TRIGGER _050_stamp BEFORE INSERT ON app_public.audit_logs FOR EACH ROW EXECUTE FUNCTION app_private.tg_audit_logs__stamp();
 alter table app_public.audit_logs enable always trigger _050_stamp;
 CREATE TRIGGER _100_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON app_public.audit_logs FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
@@ -976,13 +980,13 @@ create table app_public.webhook_deliveries (
   delivered_at timestamp with time zone,
   constraint webhook_deliveries_pkey PRIMARY KEY (id),
   constraint webhook_deliveries_event_key UNIQUE (webhook_id, audit_log_id),
-  constraint webhook_deliveries_audit_log_id_fkey FOREIGN KEY (audit_log_id) REFERENCES app_public.audit_logs(id) ON DELETE RESTRICT,
   constraint webhook_deliveries_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES app_public.webhooks(id) ON DELETE CASCADE,
   constraint webhook_deliveries_delivered_at_check CHECK ((delivered_at IS NOT NULL) = (state = 'DELIVERED'::text)),
   constraint webhook_deliveries_state_check CHECK (state = ANY (ARRAY['QUEUED'::text, 'DELIVERED'::text, 'FAILED'::text, 'CANCELLED'::text]))
 );
 comment on table app_public.webhook_deliveries is '@defaultOrderBy CREATED_AT_DESC
 @foreignKey (state) references app_public.webhook_delivery_states (state)
+@foreignKey (audit_log_id) references app_public.audit_logs (id)
 What is sent to a webhook: one row for each event.';
 comment on column app_public.webhook_deliveries.id is 'Time-ordered UUID (version 7). It is the header webhook-id, and the same at each attempt.';
 comment on column app_public.webhook_deliveries.webhook_id is '@behavior -orderBy
@@ -3430,6 +3434,47 @@ AS $function$
 $function$;
 comment on routine app_private.email_key(text) is 'What an email address is compared by, wherever somebody types it: addresses that differ only in letter case, in canonically equivalent spellings or in what shows nothing are one.';
 
+CREATE OR REPLACE FUNCTION app_private.extend_trail()
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+ SET lock_timeout TO '500ms'
+AS $function$
+declare
+  v_horizon constant timestamptz := date_trunc('month', now()) + interval '3 months';
+  v_from timestamptz := app_private.trail_extends_to();
+  v_until timestamptz;
+  v_month text;
+begin
+  if v_from >= v_horizon then
+    return;
+  end if;
+  -- Every call begins with its session: who waits for that table holds nothing yet. The next three have triggers for the keys
+  -- that refer to them.
+  lock table app_private.sessions, app_public.users, app_public.requests, app_public.audit_actions, app_public.audit_logs
+    in access exclusive mode;
+  loop
+    v_from := app_private.trail_extends_to();
+    exit when v_from >= v_horizon;
+    -- Usually the last partition is empty. If not, no month was made for so long that it becomes one of several months.
+    v_until := date_trunc('month', greatest((select max(l."timestamp") from app_private.audit_logs_later l), v_from))
+      + interval '1 month';
+    v_month := 'audit_logs_' || to_char(v_from, 'YYYY_MM');
+    alter table app_public.audit_logs detach partition app_private.audit_logs_later;
+    execute format('alter table app_private.audit_logs_later rename to %I', v_month);
+    execute format('alter table app_public.audit_logs attach partition app_private.%I for values from (%L) to (%L)',
+      v_month, v_from, v_until);
+    execute format('create table app_private.audit_logs_later partition of app_public.audit_logs
+      for values from (%L) to (maxvalue)', v_until);
+    perform app_private.guard_month('app_private.audit_logs_later');
+  end loop;
+end
+$function$;
+comment on routine app_private.extend_trail() is 'Makes the partitions of the trail for the next months, up to the third. Each begins as the last partition, audit_logs_later. It waits half a second for a lock, and then raises lock_not_available: try again.';
+grant execute on routine app_private.extend_trail() to assent_worker;
+
 CREATE OR REPLACE FUNCTION app_private.failing_jobs()
  RETURNS TABLE(id bigint, task text, attempts integer, max_attempts integer, next_try timestamp with time zone, error text, created_at timestamp with time zone)
  LANGUAGE plpgsql
@@ -3507,6 +3552,31 @@ end
 $function$;
 comment on routine app_private.grams_of(text) is 'The pieces of a folded text that an index for searches holds: from each character on, six of its word, or what the word still has. Whatever a word contains, in any script, is the beginning of such a piece.';
 
+CREATE OR REPLACE FUNCTION app_private.guard_month(month regclass)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_row record;
+begin
+  execute format('alter table %s enable row level security, force row level security', month);
+  for v_row in select polname from pg_policy where polrelid = month loop
+    execute format('drop policy %I on %s', v_row.polname, month);
+  end loop;
+  execute format('create policy owner_all on %s to %I using (true) with check (true)', month, current_user);
+  for v_row in
+    select distinct grantee::regrole as name from pg_class, aclexplode(relacl) where oid = month and grantee <> relowner
+  loop
+    execute format('revoke all on %s from %s', month, v_row.name);
+  end loop;
+  execute format('create or replace trigger _100_append_only before update or delete or truncate on %s
+    for each statement execute function app_private.tg__refuse()', month);
+  execute format('alter table %s enable always trigger _100_append_only', month);
+end
+$function$;
+comment on routine app_private.guard_month(regclass) is 'Protects a partition of the trail as the trail is protected: append-only, and read by nobody but through the trail.';
+
 CREATE OR REPLACE FUNCTION app_private.has_to_decide(person_id uuid)
  RETURNS boolean
  LANGUAGE sql
@@ -3567,6 +3637,23 @@ AS $function$
 $function$;
 comment on routine app_private.is_invitation(text) is 'Does a mail of this kind hold the link to choose a first password?';
 
+CREATE OR REPLACE FUNCTION app_private.is_invited_again(person_id uuid, event text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return exists (
+    select from app_public.audit_logs a
+    join app_public.audit_logs later
+      on later.user_id = a.user_id and later.action = 'INVITATION_RESEND' and later."timestamp" > a."timestamp"
+    where a.id::text = is_invited_again.event and a.user_id = person_id
+  );
+end
+$function$;
+comment on routine app_private.is_invited_again(uuid,text) is 'Has somebody been invited again since the entry with this id? It is PL/pgSQL, so that mails of other kinds need not plan a look at every month of the trail.';
+
 CREATE OR REPLACE FUNCTION app_private.is_live(s app_private.sessions)
  RETURNS boolean
  LANGUAGE sql
@@ -3589,11 +3676,7 @@ AS $function$
     -- A mail of a new account is still worth sending to somebody who has a password: it only has no link.
     or (k.kind = 'INVITATION' and exists (
       select from app_private.credentials c where c.user_id = n.recipient_id and c.password_hash is not null))
-    or (app_private.is_invitation(k.kind) and exists (
-      select from app_public.audit_logs a
-      join app_public.audit_logs later
-        on later.user_id = a.user_id and later.action = 'INVITATION_RESEND' and later."timestamp" > a."timestamp"
-      where a.id::text = n.event and a.user_id = n.recipient_id))
+    or (app_private.is_invitation(k.kind) and app_private.is_invited_again(n.recipient_id, n.event))
   from app_public.users u, app_public.notification_kinds k
   where u.id = n.recipient_id and k.kind = n.kind
 $function$;
@@ -4538,22 +4621,25 @@ CREATE OR REPLACE FUNCTION app_private.tg_audit_logs__stamp()
 AS $function$
 declare
   v_is_consequence boolean := pg_trigger_depth() > 1;
+  v_is_free boolean := false;
 begin
   if app_private.is_by_sql() then
-    if not (select r.rolsuper from pg_roles r where r.rolname = session_user) then
+    v_is_free := (select r.rolsuper from pg_roles r where r.rolname = session_user);
+    if not v_is_free then
       if not v_is_consequence then
         raise exception using errcode = 'RQ403',
           message = 'An entry is written by the change that it reports, and cannot be written without one.';
       end if;
       -- The trigger may be one of their own. Then it can name no other person, and no other time.
       new.actor_id := app_hidden.current_user_id();
-      new."timestamp" := clock_timestamp();
     end if;
     if v_is_consequence and new.actor_id is null then
       -- Without a caller, the login is all that is known.
       new.metadata := new.metadata || jsonb_build_object('database_user', session_user);
     end if;
-  else
+  end if;
+  -- The default is left as it is, because the partition has been chosen by it. One of another month PostgreSQL refuses then.
+  if not v_is_free and new."timestamp" not between clock_timestamp() - interval '1 second' and clock_timestamp() then
     new."timestamp" := clock_timestamp();
   end if;
   new.database_login := session_user;
@@ -4928,6 +5014,16 @@ begin
 end
 $function$;
 comment on routine app_private.tg_webhooks__check_events() is 'Checks that a webhook''s events exist. Raises RQ422.';
+
+CREATE OR REPLACE FUNCTION app_private.trail_extends_to()
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select substring(pg_get_expr(c.relpartbound, c.oid) from '\(''(.+)''\) TO \(MAXVALUE\)')::timestamptz
+  from pg_class c where c.oid = to_regclass('app_private.audit_logs_later')
+$function$;
+comment on routine app_private.trail_extends_to() is 'Until when the trail has partitions of a month each. What is later goes to the partition audit_logs_later.';
 
 CREATE OR REPLACE FUNCTION app_private.type_faults(changes jsonb, of_table regclass)
  RETURNS jsonb

@@ -20,7 +20,8 @@ tables as (
   select * from relations where relkind in ('r', 'p')
 ),
 columns as (
-  select r.name || '.' || attname as name, a.*, relkind, relacl, relowner from relations r join pg_attribute a on attrelid = r.oid
+  select r.name || '.' || attname as name, a.*, relkind, relispartition, relacl, relowner
+  from relations r join pg_attribute a on attrelid = r.oid
   where relkind in ('r', 'p', 'v', 'm') and attnum > 0 and not attisdropped
 ),
 routines as (
@@ -70,6 +71,20 @@ where atttypid in (select oid from pg_type where typtype = 'e')
 union all
 select 'definer_search_path', name, 'set search_path to pg_catalog, pg_temp'
 from routines where prosecdef and not coalesce(proconfig @> '{"search_path=pg_catalog, pg_temp"}', false)
+
+-- A statement that names a partition meets what stands there, and not what stands on its table.
+union all
+select 'unguarded_partition', p.name, 'app_private.guard_month(…)'
+from tables p
+join pg_inherits on inhrelid = p.oid
+where p.relispartition and (
+  exists (select from aclexplode(p.relacl) where grantee <> p.relowner)
+  or exists (select from pg_policy where polrelid = p.oid and polname <> 'owner_all')
+  or exists (
+    select tgname, tgenabled, tgtype, tgfoid from pg_trigger where tgrelid = inhparent and not tgisinternal
+    except select tgname, tgenabled, tgtype, tgfoid from pg_trigger where tgrelid = p.oid
+  )
+)
 
 -- Each grant is spelt out; PUBLIC has none.
 union all
@@ -151,11 +166,12 @@ union all
 select 'no_comment', object, 'has no comment'
 from (
   select 'schema ' || nspname, obj_description(oid, 'pg_namespace') from schemas
-  union all select name, obj_description(oid, 'pg_class') from relations where relkind in ('r', 'p', 'v', 'm')
-  union all select name, col_description(attrelid, attnum) from columns where relkind in ('r', 'p')
+  union all select name, obj_description(oid, 'pg_class') from relations
+    where relkind in ('r', 'p', 'v', 'm') and not relispartition
+  union all select name, col_description(attrelid, attnum) from columns where relkind in ('r', 'p') and not relispartition
   union all select name, obj_description(oid, 'pg_proc') from routines
   union all select format('%s on %s', conname, conrelid::regclass), obj_description(oid, 'pg_constraint')
-    from pg_constraint where contype = 'c' and conrelid in (select oid from tables)
+    from pg_constraint where contype = 'c' and conrelid in (select oid from tables where not relispartition)
 ) o (object, comment)
 where coalesce(regexp_replace(comment, '^(@\S+[^\n]*\n?)+', ''), '') = '' -- smart tags describe nothing
 

@@ -9,6 +9,7 @@ grant execute on function
   app_private.remind(),
   app_private.make_digests(date),
   app_private.clear_away(),
+  app_private.extend_trail(),
   app_private.sweep_files(),
   app_private.lock_outbox(uuid),
   app_private.unlock_outbox(uuid),

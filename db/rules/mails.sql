@@ -50,6 +50,25 @@ as $$
 $$;
 comment on function app_private.is_invitation(text) is 'Does a mail of this kind hold the link to choose a first password?';
 
+create or replace function app_private.is_invited_again(person_id uuid, event text)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  return exists (
+    select from app_public.audit_logs a
+    join app_public.audit_logs later
+      on later.user_id = a.user_id and later.action = 'INVITATION_RESEND' and later."timestamp" > a."timestamp"
+    where a.id::text = is_invited_again.event and a.user_id = person_id
+  );
+end
+$$;
+comment on function app_private.is_invited_again(uuid, text) is
+  'Has somebody been invited again since the entry with this id? It is PL/pgSQL, so that mails of other kinds need not plan a '
+  'look at every month of the trail.';
+
 create or replace function app_private.is_pointless(n app_public.notifications)
   returns boolean
   language sql
@@ -63,11 +82,7 @@ as $$
     -- A mail of a new account is still worth sending to somebody who has a password: it only has no link.
     or (k.kind = 'INVITATION' and exists (
       select from app_private.credentials c where c.user_id = n.recipient_id and c.password_hash is not null))
-    or (app_private.is_invitation(k.kind) and exists (
-      select from app_public.audit_logs a
-      join app_public.audit_logs later
-        on later.user_id = a.user_id and later.action = 'INVITATION_RESEND' and later."timestamp" > a."timestamp"
-      where a.id::text = n.event and a.user_id = n.recipient_id))
+    or (app_private.is_invitation(k.kind) and app_private.is_invited_again(n.recipient_id, n.event))
   from app_public.users u, app_public.notification_kinds k
   where u.id = n.recipient_id and k.kind = n.kind
 $$;

@@ -29,6 +29,12 @@ drop function if exists app_hidden.change_password(uuid, text, text);
 drop function if exists app_private.issue_reset_token(uuid);
 drop function if exists app_hidden.create_user(text, text, text);
 drop function if exists app_hidden.viewers_of(uuid[], uuid[]);
+-- These took a row of the table that has become the first partition of the trail.
+drop function if exists app_private.recipients(app_private.audit_logs_earliest);
+drop function if exists app_private.announce_inboxes(app_private.audit_logs_earliest);
+drop function if exists app_private.queue_deliveries(app_private.audit_logs_earliest);
+drop function if exists app_private.webhook_payload(app_private.audit_logs_earliest, text);
+drop function if exists app_hidden.audit_log_document(app_private.audit_logs_earliest);
 
 -- The server of migration 000010 calls this.
 create or replace function app_hidden.create_user(email text, name text, role text, password_digest text, weakness text)

@@ -23,6 +23,92 @@ create or replace trigger _100_append_only
 -- ENABLE ALWAYS makes it fire even under session_replication_role = replica, which switches ordinary triggers off.
 alter table app_public.audit_logs enable always trigger _100_append_only;
 
+-- Its months are tables of their own: a statement that names one meets what stands there, and not what stands on the trail.
+-- Triggers for rows come from the trail by themselves.
+create or replace function app_private.guard_month(month regclass)
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_row record;
+begin
+  execute format('alter table %s enable row level security, force row level security', month);
+  for v_row in select polname from pg_policy where polrelid = month loop
+    execute format('drop policy %I on %s', v_row.polname, month);
+  end loop;
+  execute format('create policy owner_all on %s to %I using (true) with check (true)', month, current_user);
+  for v_row in
+    select distinct grantee::regrole as name from pg_class, aclexplode(relacl) where oid = month and grantee <> relowner
+  loop
+    execute format('revoke all on %s from %s', month, v_row.name);
+  end loop;
+  execute format('create or replace trigger _100_append_only before update or delete or truncate on %s
+    for each statement execute function app_private.tg__refuse()', month);
+  execute format('alter table %s enable always trigger _100_append_only', month);
+end
+$$;
+comment on function app_private.guard_month(regclass) is
+  'Protects a partition of the trail as the trail is protected: append-only, and read by nobody but through the trail.';
+
+select app_private.guard_month(p.relid) from pg_partition_tree('app_public.audit_logs') p where p.isleaf;
+
+create or replace function app_private.trail_extends_to()
+  returns timestamptz
+  language sql
+  stable
+as $$
+  select substring(pg_get_expr(c.relpartbound, c.oid) from '\(''(.+)''\) TO \(MAXVALUE\)')::timestamptz
+  from pg_class c where c.oid = to_regclass('app_private.audit_logs_later')
+$$;
+comment on function app_private.trail_extends_to() is
+  'Until when the trail has partitions of a month each. What is later goes to the partition audit_logs_later.';
+
+create or replace function app_private.extend_trail()
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+  set "TimeZone" to 'UTC'
+  -- Whoever waits for a lock holds up all that come after.
+  set lock_timeout to '500ms'
+as $$
+declare
+  v_horizon constant timestamptz := date_trunc('month', now()) + interval '3 months';
+  v_from timestamptz := app_private.trail_extends_to();
+  v_until timestamptz;
+  v_month text;
+begin
+  if v_from >= v_horizon then
+    return;
+  end if;
+  -- Every call begins with its session: who waits for that table holds nothing yet. The next three have triggers for the keys
+  -- that refer to them.
+  lock table app_private.sessions, app_public.users, app_public.requests, app_public.audit_actions, app_public.audit_logs
+    in access exclusive mode;
+  loop
+    v_from := app_private.trail_extends_to();
+    exit when v_from >= v_horizon;
+    -- Usually the last partition is empty. If not, no month was made for so long that it becomes one of several months.
+    v_until := date_trunc('month', greatest((select max(l."timestamp") from app_private.audit_logs_later l), v_from))
+      + interval '1 month';
+    v_month := 'audit_logs_' || to_char(v_from, 'YYYY_MM');
+    alter table app_public.audit_logs detach partition app_private.audit_logs_later;
+    execute format('alter table app_private.audit_logs_later rename to %I', v_month);
+    execute format('alter table app_public.audit_logs attach partition app_private.%I for values from (%L) to (%L)',
+      v_month, v_from, v_until);
+    execute format('create table app_private.audit_logs_later partition of app_public.audit_logs
+      for values from (%L) to (maxvalue)', v_until);
+    perform app_private.guard_month('app_private.audit_logs_later');
+  end loop;
+end
+$$;
+comment on function app_private.extend_trail() is
+  'Makes the partitions of the trail for the next months, up to the third. Each begins as the last partition, audit_logs_later. '
+  'It waits half a second for a lock, and then raises lock_not_available: try again.';
+
 -- What an entry refers to is never removed either: it is only marked as deleted.
 create or replace trigger _100_no_delete
   before delete or truncate on app_public.requests
@@ -67,22 +153,25 @@ create or replace function app_private.tg_audit_logs__stamp()
 as $$
 declare
   v_is_consequence boolean := pg_trigger_depth() > 1;
+  v_is_free boolean := false;
 begin
   if app_private.is_by_sql() then
-    if not (select r.rolsuper from pg_roles r where r.rolname = session_user) then
+    v_is_free := (select r.rolsuper from pg_roles r where r.rolname = session_user);
+    if not v_is_free then
       if not v_is_consequence then
         raise exception using errcode = 'RQ403',
           message = 'An entry is written by the change that it reports, and cannot be written without one.';
       end if;
       -- The trigger may be one of their own. Then it can name no other person, and no other time.
       new.actor_id := app_hidden.current_user_id();
-      new."timestamp" := clock_timestamp();
     end if;
     if v_is_consequence and new.actor_id is null then
       -- Without a caller, the login is all that is known.
       new.metadata := new.metadata || jsonb_build_object('database_user', session_user);
     end if;
-  else
+  end if;
+  -- The default is left as it is, because the partition has been chosen by it. One of another month PostgreSQL refuses then.
+  if not v_is_free and new."timestamp" not between clock_timestamp() - interval '1 second' and clock_timestamp() then
     new."timestamp" := clock_timestamp();
   end if;
   new.database_login := session_user;

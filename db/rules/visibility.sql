@@ -17,6 +17,7 @@ begin
   for v_table in
     select c.oid from pg_class c
     where c.relkind in ('r', 'p') and c.relnamespace in ('app_public'::regnamespace, 'app_private'::regnamespace)
+      and not c.relispartition -- see app_private.guard_month
   loop
     execute format('alter table %s enable row level security', v_table);
     -- FORCE applies row-level security to the owner too, and so to functions that run as the owner: they need this policy.

@@ -51,8 +51,12 @@ on conflict (action) do update
   set description = excluded.description, is_told = excluded.is_told
   where (audit_actions.*) is distinct from (excluded.*);
 
+-- By months, each a table in app_private: what is old can be taken away whole (docs/dba.md), and what is new is written to small
+-- indexes. The first partition takes whatever is earlier, and the last whatever is later than the months that were made ahead by
+-- app_private.extend_trail, so that nothing fails for want of a month. A default partition would do that as well, but with one
+-- PostgreSQL no longer knows in which order the partitions are, and a page of a list would ask them all.
 create table if not exists app_public.audit_logs (
-  id uuid primary key default app_private.uuid_v7(),
+  id uuid not null default app_private.uuid_v7(),
   actor_id uuid references app_public.users on delete restrict,
   action text not null references app_public.audit_actions on delete restrict,
   request_id uuid references app_public.requests on delete restrict,
@@ -62,12 +66,14 @@ create table if not exists app_public.audit_logs (
   ip_address inet,
   "timestamp" timestamptz not null default clock_timestamp(),
   database_login name,
+  -- Within a month, that is: a key must hold what the table is partitioned by.
+  constraint audit_logs_id_key unique (id, "timestamp"),
   constraint audit_logs_subject_check check (request_id is null or user_id is null),
   constraint audit_logs_request_creator_check check ((request_id is null) = (request_creator_id is null)),
   constraint audit_logs_metadata_check check (jsonb_typeof(metadata) = 'object')
-);
+) partition by range ("timestamp");
 comment on table app_public.audit_logs is
-  E'@defaultOrderBy TIMESTAMP_DESC\nThe audit trail, append-only: who did what, to what, when and from where.';
+  E'@primaryKey id\n@defaultOrderBy TIMESTAMP_DESC\nThe audit trail, append-only: who did what, to what, when and from where.';
 comment on column app_public.audit_logs.id is 'Time-ordered UUID (version 7).';
 comment on column app_public.audit_logs.actor_id is
   E'@behavior -orderBy\nWho did it; null for a failed login, and for what was done by SQL.';
@@ -79,8 +85,11 @@ comment on column app_public.audit_logs.request_creator_id is
   'request.';
 comment on column app_public.audit_logs.user_id is E'@behavior -orderBy\nThe person it was about.';
 comment on column app_public.audit_logs.metadata is
+  E'@behavior -orderBy -filterBy -condition:attribute:filterBy\n'
   'old_status and new_status where the status changed; otherwise each changed field with its old and new value. Never a secret.';
-comment on column app_public.audit_logs.ip_address is 'The client''s IP address, as the outermost trusted proxy saw it.';
+comment on column app_public.audit_logs.ip_address is
+  E'@behavior -orderBy -filterBy -condition:attribute:filterBy\n'
+  'The client''s IP address, as the outermost trusted proxy saw it.';
 comment on column app_public.audit_logs."timestamp" is
   'When it was done, by the clock at that moment, not the start of the transaction.';
 comment on column app_public.audit_logs.database_login is
@@ -91,6 +100,7 @@ comment on constraint audit_logs_request_id_fkey on app_public.audit_logs is
   E'@behavior +manyRelation:resource:connection\n@foreignFieldName auditLogs';
 comment on constraint audit_logs_request_creator_id_fkey on app_public.audit_logs is E'@behavior -*';
 comment on constraint audit_logs_action_fkey on app_public.audit_logs is E'@behavior -*';
+comment on constraint audit_logs_id_key on app_public.audit_logs is '@behavior -*';
 comment on constraint audit_logs_subject_check on app_public.audit_logs is
   'An entry is about a request or about a person, not about both.';
 comment on constraint audit_logs_request_creator_check on app_public.audit_logs is
@@ -108,3 +118,16 @@ create index if not exists audit_logs_user_id_idx on app_public.audit_logs (user
 -- For audit.ties.
 create index if not exists audit_logs_ties_idx on app_public.audit_logs (user_id, "timestamp", id)
   where action in ('USER_CREATE', 'INVITATION_RESEND', 'USER_REACTIVATE', 'USER_UPDATE');
+
+do $$
+declare
+  v_until timestamptz := (date_trunc('month', now() at time zone 'UTC') + interval '3 months') at time zone 'UTC';
+begin
+  if to_regclass('app_private.audit_logs_earliest') is null then
+    execute format('create table app_private.audit_logs_earliest partition of app_public.audit_logs
+      for values from (minvalue) to (%L)', v_until);
+    execute format('create table app_private.audit_logs_later partition of app_public.audit_logs
+      for values from (%L) to (maxvalue)', v_until);
+  end if;
+end
+$$;

@@ -76,7 +76,8 @@ create index if not exists webhooks_created_at_idx on app_public.webhooks (creat
 create table if not exists app_public.webhook_deliveries (
   id uuid primary key default app_private.uuid_v7(),
   webhook_id uuid not null references app_public.webhooks on delete cascade,
-  audit_log_id uuid not null references app_public.audit_logs on delete restrict,
+  -- No key can refer to it, because the trail is partitioned by time; but no entry is ever removed.
+  audit_log_id uuid not null,
   event text not null,
   payload jsonb not null,
   state text not null default 'QUEUED',
@@ -91,7 +92,7 @@ create table if not exists app_public.webhook_deliveries (
 );
 comment on table app_public.webhook_deliveries is
   E'@defaultOrderBy CREATED_AT_DESC\n@foreignKey (state) references app_public.webhook_delivery_states (state)\n'
-  'What is sent to a webhook: one row for each event.';
+  '@foreignKey (audit_log_id) references app_public.audit_logs (id)\nWhat is sent to a webhook: one row for each event.';
 comment on column app_public.webhook_deliveries.id is
   'Time-ordered UUID (version 7). It is the header webhook-id, and the same at each attempt.';
 comment on column app_public.webhook_deliveries.webhook_id is E'@behavior -orderBy\nThe webhook that it is sent to.';

@@ -15,6 +15,7 @@ declare global {
       remind: object
       digest: { _cron?: { ts: string } }
       clear_away: object
+      extend_trail: object
       sweep_files: object
       send_mail: { id: string; traceparent?: string }
       deliver_webhook: { id: string; traceparent?: string }
@@ -24,10 +25,11 @@ declare global {
 
 /** The schedule, in UTC. "fill" makes up for what was due while no worker was running. */
 export const crontab = `
-  */15 * * * *   remind      ?fill=1h
-  0 7 * * 1-5    digest      ?fill=12h
-  23 3 * * *     clear_away  ?fill=1d
-  */10 * * * *   sweep_files ?fill=1h
+  */15 * * * *   remind        ?fill=1h
+  0 7 * * 1-5    digest        ?fill=12h
+  23 3 * * *     clear_away    ?fill=1d
+  41 2 * * *     extend_trail  ?fill=1d
+  */10 * * * *   sweep_files   ?fill=1h
 `
 
 /** Tasks that take a moment: each is one statement, whose rules are in db/. */
@@ -53,6 +55,9 @@ export const promptTasks: TaskList = {
   },
   async sweep_files(_payload, { query }) {
     await query('select app_private.sweep_files()')
+  },
+  async extend_trail(_payload, { query }) {
+    await query('select app_private.extend_trail()')
   },
   async clear_away(_payload, { query }) {
     await query('select app_private.clear_away()')

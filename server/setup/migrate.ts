@@ -129,23 +129,45 @@ async function applyRules(settings: Settings, client: pg.Client, log: Logger, cu
     }),
   )
   const changed = files.filter(({ file, hash }) => known.get(file) !== hash)
-  if (changed.length === 0) return
+  if (changed.length > 0) {
+    await untilUnlocked('The rules', log, () => applyInTransaction(client, changed))
+    log.info(`Rules applied: ${changed.map(({ file }) => file).join(', ')}.`)
+  }
+  // The worker does it, too; but there may be none.
+  await untilUnlocked('The trail', log, () => client.query('select app_private.extend_trail()'))
+}
 
-  // A policy or a trigger is replaced under a lock on its table, for which others then wait too: rather give up soon, let them
-  // pass, and try again.
-  await pRetry(() => applyInTransaction(client, changed), {
+/**
+ * A policy, a trigger or a partition is replaced under a lock on its table, for which others then wait too: rather give up soon,
+ * let them pass, and try again.
+ */
+async function untilUnlocked(what: string, log: Logger, change: () => Promise<unknown>): Promise<void> {
+  await pRetry(change, {
     retries: 30,
     minTimeout: 200,
     maxTimeout: 2_000,
     shouldRetry: ({ error }) => ['55P03', '40P01'].includes((error as { code?: string }).code ?? ''),
-    onFailedAttempt: () => log.info('The rules wait for a lock; they are tried again.'),
+    onFailedAttempt: () => log.info(`${what} must wait for a lock, and will be tried again.`),
   })
-  log.info(`Rules applied: ${changed.map(({ file }) => file).join(', ')}.`)
 }
 
+/** Every call begins with its session: who waits for that table holds nothing yet, and so nobody waits for them in turn. */
+const LOCK_ALL = `
+  do $$
+  begin
+    lock table app_private.sessions in access exclusive mode;
+    execute (select 'lock table ' || string_agg(oid::regclass::text, ', ' order by oid) || ' in access exclusive mode'
+      from pg_class where relkind in ('r', 'p') and not relispartition
+        and relnamespace in ('app_public'::regnamespace, 'app_private'::regnamespace));
+  end
+  $$`
+
 async function applyInTransaction(client: pg.Client, files: { file: string; text: string; hash: string }[]): Promise<void> {
-  await client.query(`begin; set local lock_timeout = '2s'`)
+  await client.query(`begin; set local lock_timeout = '500ms'`)
   try {
+    // All tables at once, before anything is done, and waiting for less time than PostgreSQL takes to find a deadlock: no caller
+    // is the victim of one.
+    await client.query(LOCK_ALL)
     for (const { file, text, hash } of files) {
       await client.query(text).catch((error: Error) => {
         error.message = `db/${file}: ${error.message}`

@@ -71,6 +71,7 @@ async function fill(root: Client): Promise<void> {
   for (const { index, indexdef } of searches.rows)
     await root.query(`${indexdef}; alter index ${index} alter column 1 set statistics 0`)
   await root.query('set session_replication_role = origin')
+  await root.query(TWO_YEARS)
   await root.query('vacuum analyze')
 }
 
@@ -82,3 +83,22 @@ export const notifyCrowd = (root: Client, count: number) =>
      from app_public.users u, generate_series(1, $1) n where u.name like 'Person %'`,
     [count],
   )
+
+/** The trail with as many months more as two years bring. */
+const TWO_YEARS = `
+  do $$
+  declare
+    at timestamptz := app_private.trail_extends_to();
+  begin
+    set local role assent_owner;
+    alter table app_public.audit_logs detach partition app_private.audit_logs_later;
+    for n in 1..24 loop
+      execute format('create table app_private.audit_logs_%s partition of app_public.audit_logs
+        for values from (%L) to (%L)', n, at, at + interval '1 month');
+      at := at + interval '1 month';
+    end loop;
+    execute format('alter table app_public.audit_logs attach partition app_private.audit_logs_later
+      for values from (%L) to (maxvalue)', at);
+    perform app_private.guard_month(p.relid) from pg_partition_tree('app_public.audit_logs') p where p.isleaf;
+  end
+  $$`

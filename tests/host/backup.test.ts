@@ -43,7 +43,7 @@ async function asRoot({ secrets }: Pick<Embedded, 'secrets'>, database = 'assent
 async function rowsOf(client: pg.Client): Promise<Record<string, string[]>> {
   const { rows: tables } = await client.query(`
     select oid::regclass::text as name from pg_class
-    where relkind = 'r' and relnamespace::regnamespace::text in ('app_public', 'app_private', 'graphile_worker')
+    where relkind in ('r', 'p') and not relispartition and relnamespace::regnamespace::text in ('app_public', 'app_private', 'graphile_worker')
       and oid <> all (array['app_private.applied_rules', 'graphile_worker.migrations']::regclass[])`)
   const all: Record<string, string[]> = {}
   for (const { name } of tables) {

@@ -167,7 +167,7 @@ describe('docs/dba.md', () => {
     const becomes = await all(`select roleid::regrole::text as name from pg_auth_members where member = '${login}'::regrole`)
     const reads = await all(`
       select distinct format('%I.%I', n.nspname, c.relname) as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
-      where n.nspname in ('app_public', 'app_hidden', 'app_private', 'audit') and c.relkind in ('r', 'v')
+      where n.nspname in ('app_public', 'app_hidden', 'app_private', 'audit') and c.relkind in ('r', 'p', 'v')
         and has_any_column_privilege('${login}', c.oid, 'select')`)
     const calls = await all(`
       select distinct format('%I.%I', n.nspname, p.proname) as name from pg_proc p join pg_namespace n on n.oid = p.pronamespace

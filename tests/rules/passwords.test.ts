@@ -77,7 +77,7 @@ const leaves = async (act: () => Promise<unknown>) => (await stage.leaves(act)).
 async function everything(): Promise<Record<string, number>> {
   const { rows: tables } = await stage.root.query(`
     select c.oid::regclass::text as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind = 'r' and n.nspname ~ '^(app_|audit|graphile_worker)' order by 1`)
+    where c.relkind in ('r', 'p') and not c.relispartition and n.nspname ~ '^(app_|audit|graphile_worker)' order by 1`)
   const all = tables.map(({ name }) => `select '${name}' as name, count(*)::integer as count from ${name}`).join(' union all ')
   return Object.fromEntries((await stage.root.query(all)).rows.map(({ name, count }) => [name, count]))
 }
@@ -223,7 +223,7 @@ describe('a link', () => {
 
     const { rows: tables } = await stage.root.query(`
       select c.oid::regclass::text as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
-      where c.relkind = 'r' and n.nspname ~ '^(app_|audit|graphile_worker)'`)
+      where c.relkind in ('r', 'p') and not c.relispartition and n.nspname ~ '^(app_|audit|graphile_worker)'`)
     const dump = (
       await stage.root.query(tables.map(({ name }) => `select '${name} ' || t::text as row from ${name} t`).join(' union all '))
     ).rows

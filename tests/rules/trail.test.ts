@@ -12,6 +12,7 @@ import {
   type Row,
   type Stage,
 } from '../harness/stage.ts'
+import { lintSchema } from '../harness/schema.ts'
 
 let stage: Stage
 let api: pg.Client
@@ -32,7 +33,8 @@ const leaves = (act: () => Promise<unknown>) => stage.leaves(act)
 
 describe('append-only', () => {
   const one = '(select id from app_public.audit_logs order by id limit 1)'
-  const statements = {
+  const key = '(id, "timestamp")'
+  const statements: Record<string, string> = {
     update: `update app_public.audit_logs set metadata = '{}'`,
     'update of one': `update app_public.audit_logs set actor_id = null where id = ${one}`,
     'update of none': `update app_public.audit_logs set ip_address = null where false`,
@@ -43,10 +45,16 @@ describe('append-only', () => {
     'truncate of what it points at': 'truncate app_public.requests cascade',
     'truncate of people': 'truncate app_public.users cascade',
     'truncate of actions': 'truncate app_public.audit_actions cascade',
-    'on conflict': `insert into app_public.audit_logs (id, action) values (${one}, 'LOGIN') on conflict (id) do update set actor_id = null`,
+    'on conflict': `insert into app_public.audit_logs (id, action) values (${one}, 'LOGIN') on conflict ${key} do update set actor_id = null`,
     'merge that updates': `merge into app_public.audit_logs a using (select ${one} as id) x on a.id = x.id when matched then update set metadata = '{}'`,
     'merge that deletes': `merge into app_public.audit_logs a using (select ${one} as id) x on a.id = x.id when matched then delete`,
     'update of a cte': `with gone as (delete from app_public.audit_logs returning id) select count(*) from gone`,
+  }
+  for (const month of ['audit_logs_earliest', 'audit_logs_later']) {
+    for (const [name, statement] of Object.entries(statements)) {
+      const there = statement.split(one).map((part) => part.replaceAll('app_public.audit_logs', `app_private.${month}`))
+      if (there.join(one) !== statement) statements[`${name}, in ${month}`] = there.join(one)
+    }
   }
   const actors: Actor[] = ['anonymous', 'authenticator', 'user', 'manager', 'admin', 'auditor', 'owner', 'superuser']
 
@@ -119,6 +127,94 @@ describe('append-only', () => {
   ])('no entry is %s', async (_, values, code) => {
     await stage.request({ creator: 'user', assignee: null, status: 'DRAFT' })
     expect((await stage.attempt('superuser', `insert into app_public.audit_logs ${values}`)).code).toBe(code)
+  })
+})
+
+describe('months', () => {
+  /** Each partition with its bounds and the number of its entries. */
+  const months = async () =>
+    (
+      await stage.root.query(`
+        select c.relname as name, pg_get_expr(c.relpartbound, c.oid) as bounds,
+          (xpath('/row/n/text()', query_to_xml('select count(*) as n from ' || c.oid::regclass, false, true, '')))[1]::text::integer as n
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'app_public.audit_logs'::regclass order by c.relname`)
+    ).rows as { name: string; bounds: string; n: number }[]
+  const month = async (from: number) =>
+    (await stage.root.query(`select date_trunc('month', now() at time zone 'UTC') + $1 * interval '1 month' as at`, [from]))
+      .rows[0].at as Date
+  const named = (at: Date) => `audit_logs_${at.getFullYear()}_${String(at.getMonth() + 1).padStart(2, '0')}`
+
+  test('there is one for each of the next, and none of them fails to take an entry', async () => {
+    await stage.root.query('begin')
+    try {
+      await stage.root.query(
+        `insert into app_public.audit_logs (action, "timestamp")
+         select 'LOGIN', at from unnest('{-infinity,2020-01-01,now,2999-12-31}'::timestamptz[]) at`,
+      )
+      const found = await months()
+      expect(found.map(({ name }) => name)).toEqual(['audit_logs_earliest', 'audit_logs_later'])
+      expect(found[1]!.n).toBe(1)
+    } finally {
+      await stage.root.query('rollback')
+    }
+  })
+
+  test('what was written while nobody made any stays where it is, and those to come are made, as guarded as the others', async () => {
+    const before = await entries()
+    await stage.root.query(`begin; set local timezone = 'UTC'`)
+    try {
+      // As if the last two months had not been made: the last partition has all that was written.
+      const start = (await month(-1)).toISOString()
+      await stage.root.query(`
+        set local role assent_owner;
+        alter table app_public.audit_logs detach partition app_private.audit_logs_later;
+        alter table app_public.audit_logs detach partition app_private.audit_logs_earliest;
+        drop table app_private.audit_logs_later;
+        alter table app_private.audit_logs_earliest rename to audit_logs_later;
+        create table app_private.audit_logs_earliest partition of app_public.audit_logs for values from (minvalue) to ('${start}');
+        alter table app_public.audit_logs attach partition app_private.audit_logs_later for values from ('${start}') to (maxvalue);
+        select app_private.guard_month('app_private.audit_logs_earliest');
+        set local role assent_worker`)
+      await stage.root.query('select app_private.extend_trail(); select app_private.extend_trail()')
+      await stage.root.query('set local role none')
+      const [last, next, after] = await Promise.all([-1, 1, 2].map(month))
+      expect(await months()).toMatchObject(
+        [
+          { name: named(last!), n: before.length },
+          { name: named(next!), n: 0 },
+          { name: named(after!), n: 0 },
+          { name: 'audit_logs_earliest', n: 0 },
+          { name: 'audit_logs_later', n: 0 },
+        ].toSorted((a, b) => (a.name < b.name ? -1 : 1)),
+      )
+      await stage.root.query(
+        `insert into app_public.audit_logs (action, "timestamp") values ('LOGIN', now() + interval '1 month')`,
+      )
+      expect((await months()).find(({ name }) => name === named(next!))).toMatchObject({ n: 1 })
+      await stage.root.query('set local role assent_owner')
+      expect(await lintSchema(stage.root)).toEqual([])
+    } finally {
+      await stage.root.query('rollback')
+    }
+    expect(await entries()).toEqual(before)
+  })
+
+  test('one that is taken away still refuses changes, and comes back as it was', async () => {
+    await stage.root.query('begin; set local role assent_owner')
+    try {
+      const bounds = (await months())[0]!.bounds
+      await stage.root.query('alter table app_public.audit_logs detach partition app_private.audit_logs_earliest; savepoint away')
+      await expect(stage.root.query('delete from app_private.audit_logs_earliest')).rejects.toMatchObject({ code: 'RQ403' })
+      await stage.root.query(`rollback to away;
+        grant select on app_private.audit_logs_earliest to assent_auditor;
+        alter table app_public.audit_logs attach partition app_private.audit_logs_earliest ${bounds}`)
+      expect(await lintSchema(stage.root)).toMatchObject([{ lint: 'unguarded_partition' }])
+      await stage.root.query(`select app_private.guard_month('app_private.audit_logs_earliest')`)
+      expect(await lintSchema(stage.root)).toEqual([])
+    } finally {
+      await stage.root.query('rollback; reset role')
+    }
   })
 })
 
@@ -755,6 +851,8 @@ describe('what is done by SQL', () => {
     [`do $$ begin perform app_private.log_action('LOGIN', null); end $$`],
     [`insert into app_public.audit_logs (action, "timestamp") values ('PASSWORD_RESET_REQUEST', '2025-01-01')`],
     [`insert into app_public.audit_logs (action) select action from app_public.audit_actions`],
+    [`insert into app_private.audit_logs_earliest (action) values ('LOGIN')`],
+    [`insert into app_private.audit_logs_later (action, "timestamp") values ('LOGIN', 'infinity')`],
     [
       `select app_private.log_action('APPROVE', null, request_id => id, request_creator_id => creator_id) from app_public.requests`,
     ],
@@ -776,6 +874,8 @@ describe('what is done by SQL', () => {
         select id, 'USER_UPDATE', id, '2020-01-01' from app_public.users where id = '${stage.id.manager}'`),
     )
     expect(made).toMatchObject([{ actor_id: null, action: 'USER_UPDATE', metadata: { database_user }, ...login }])
+    const later = within(`insert into app_public.audit_logs (action, "timestamp") values ('LOGIN', 'infinity')`)
+    await expect(left(later)).rejects.toMatchObject({ code: '0A000' })
   })
 
   test.each<[string, () => string]>([

@@ -162,7 +162,7 @@ async function everything(): Promise<Record<string, string[]>> {
   const { rows: tables } = await owner.query<{ name: string; columns: string }>(`
     select c.oid::regclass::text as name, string_agg(format('%I', a.attname), ', ' order by a.attname) as columns
     from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-    where c.relkind = 'r' and c.relnamespace in ('app_public'::regnamespace, 'app_private'::regnamespace)
+    where c.relkind in ('r', 'p') and not c.relispartition and c.relnamespace in ('app_public'::regnamespace, 'app_private'::regnamespace)
       and c.relname <> 'applied_rules' and a.attname not in ('stamps', 'database_login')
       -- The texts of reference tables are part of the program, which a migration may reword.
       and not (a.attname in ('description', 'headline')

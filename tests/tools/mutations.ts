@@ -8,7 +8,7 @@ const derived = `
   with schemas as (
     select oid, nspname from pg_namespace where nspname in ('app_public', 'app_hidden', 'app_private', 'audit')
   ), tables as (
-    select c.oid, c.oid::regclass::text as name, c.relkind from pg_class c join schemas on schemas.oid = c.relnamespace where c.relkind in ('r', 'v')
+    select c.oid, c.oid::regclass::text as name, c.relkind from pg_class c join schemas on schemas.oid = c.relnamespace where c.relkind in ('r', 'p', 'v') and not c.relispartition
   ), policies as (
     select format('%I on %s', p.polname, t.name) as name, pg_get_expr(p.polqual, p.polrelid) as condition from pg_policy p join tables t on t.oid = p.polrelid
   ), functions as (
@@ -18,17 +18,17 @@ const derived = `
   select 'drop policy ' || name as sql from policies
   union all select format('alter policy %s using (true)', name) from policies where condition <> 'true'
   union all select format('alter policy %s to public', name) from policies where name not like 'everybody%'
-  union all select format('alter table %s disable row level security', name) from tables where relkind = 'r'
+  union all select format('alter table %s disable row level security', name) from tables where relkind in ('r', 'p')
   union all select format('alter table %s no force row level security', name) from tables join pg_class using (oid) where relforcerowsecurity
   union all select format('alter table %s drop constraint %I', t.name, c.conname)
     from pg_constraint c join tables t on t.oid = c.conrelid where c.contype in ('c', 'f')
   union all select format('alter table %s drop constraint %I cascade', t.name, c.conname)
     from pg_constraint c join tables t on t.oid = c.conrelid where c.contype in ('u', 'p')
   union all select format('alter table %s alter column %I drop not null', t.name, a.attname)
-    from pg_attribute a join tables t on t.oid = a.attrelid where t.relkind = 'r' and a.attnum > 0 and a.attnotnull
+    from pg_attribute a join tables t on t.oid = a.attrelid where t.relkind in ('r', 'p') and a.attnum > 0 and a.attnotnull
       and not exists (select from pg_constraint c where c.conrelid = t.oid and c.contype = 'p' and a.attnum = any (c.conkey))
   union all select format('alter table %s alter column %I drop default', t.name, a.attname)
-    from pg_attribute a join tables t on t.oid = a.attrelid where t.relkind = 'r' and a.attnum > 0 and a.atthasdef
+    from pg_attribute a join tables t on t.oid = a.attrelid where t.relkind in ('r', 'p') and a.attnum > 0 and a.atthasdef
   union all select format('alter table %s disable trigger %I', t.name, g.tgname) from pg_trigger g join tables t on t.oid = g.tgrelid where not g.tgisinternal
   union all select format('drop trigger %I on %s', g.tgname, t.name) from pg_trigger g join tables t on t.oid = g.tgrelid where not g.tgisinternal
   union all select format('alter table %s enable trigger %I', t.name, g.tgname)

@@ -78,7 +78,7 @@ async function plansOf(name: Name, query: string): Promise<Plan[]> {
 }
 
 const nodes = (plan: Plan): Plan[] => [plan, ...(plan.Plans ?? []).flatMap(nodes)]
-const growing = ['requests', 'audit_logs', 'users']
+const growing = ['requests', 'audit_logs_earliest', 'users']
 const isFullScan = (node: Plan) =>
   node['Node Type'] === 'Seq Scan' && growing.includes(node['Relation Name'] ?? '') && node['Actual Loops'] > 0
 /** The rows that a node has read, whether it kept them or not. */

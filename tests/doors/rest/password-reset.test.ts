@@ -459,7 +459,7 @@ test('none of this was an internal error; a secret is kept as a hash alone, and 
 
   const tables = await all(
     `select c.oid::regclass::text as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
-     where c.relkind = 'r' and n.nspname ~ '^(app_|graphile_worker)'`,
+     where c.relkind in ('r', 'p') and not c.relispartition and n.nspname ~ '^(app_|graphile_worker)'`,
   )
   let written = api.log()
   for (const { name } of tables) written += (await all(`select string_agg(t::text, ' ') as rows from ${name} t`))[0].rows
