@@ -17,7 +17,7 @@ export async function assertPortIsFree({ port, host }: Pick<Config, 'port' | 'ho
 
 /** Refuses to serve a schema that this program was not built for, and a login that could get past the rules or has other work. */
 export const assertServable = (authDatabaseUrl: string): Promise<void> =>
-  assertLogin(authDatabaseUrl, 'AUTH_DATABASE_URL', 'API', [worker, auditor])
+  assertLogin(authDatabaseUrl, 'AUTH_DATABASE_URL', 'API', [worker, auditor, inherited])
 
 /** Refuses to do the jobs of such a schema, or by such a login. */
 export const assertWorkable = (workerDatabaseUrl: string): Promise<void> =>
@@ -25,7 +25,7 @@ export const assertWorkable = (workerDatabaseUrl: string): Promise<void> =>
 
 async function assertLogin(connectionString: string, variable: string, of: string, others: Fault[]): Promise<void> {
   await connected(connectionString, async (client) => {
-    const fault = await faultOf(client, [...unbound, owner, ...others])
+    const fault = await faultOf(client, [...unbound, owner, predefined, ...others])
     if (fault) {
       throw new StartError(`${variable} logs in as ${fault}: name the login of the ${of} there, which npm run setup creates.`)
     }
@@ -78,13 +78,22 @@ const api: Fault = { words: 'the login of the API', condition: `r.rolname = 'ass
 const worker: Fault = { words: 'the login of the worker', condition: `r.rolname = 'assent_worker'` }
 const auditor: Fault = { words: 'the login of an auditor', condition: `r.rolname = 'assent_auditor'` }
 
+/** Such as pg_read_all_data, which needs no grant of ours, and pg_monitor, which shows what others ask. */
+const predefined: Fault = { words: 'a role that PostgreSQL brings along', condition: `r.rolname ^@ 'pg_'` }
+
+/** What may be done as such a role may be done without becoming it, by whoever says nothing of who is asking. */
+const inherited: Fault = {
+  words: 'a role whose rights it inherits',
+  condition: `r.rolname <> session_user and pg_has_role(session_user, r.oid, 'USAGE')`,
+}
+
 /** As whom a connection logs in, and the first fault of that role or of those that it may become; undefined if there is none. */
 async function faultOf(client: pg.Client, faults: Fault[]): Promise<string | undefined> {
   for (const { words, condition } of faults) {
     const { rows } = await client.query(`
       select session_user as login, r.rolname as role from pg_roles r
       where pg_has_role(session_user, r.oid, 'MEMBER') and ${condition}
-      order by r.rolname <> session_user limit 1`)
+      order by r.rolname <> session_user, r.rolname limit 1`)
     const found = rows[0]
     if (found) return `${found.login}, ${found.role === found.login ? '' : `who may become ${found.role}, `}${words}`
   }

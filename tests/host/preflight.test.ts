@@ -107,6 +107,25 @@ describe('who may not log in', () => {
     expect(await worker(jane)).toBe(`WORKER_DATABASE_URL logs in as ${audits}: ${instead.worker}`)
   })
 
+  test('nor either with a role that PostgreSQL brings along, nor an API whose login inherits what it may become', async () => {
+    const given = 'who may become pg_read_all_data, a role that PostgreSQL brings along'
+    await query(urls.root, 'grant pg_read_all_data to assent_authenticator, assent_worker')
+    try {
+      expect(await server(urls.api)).toBe(`AUTH_DATABASE_URL logs in as assent_authenticator, ${given}: ${instead.server}`)
+      expect(await worker(urls.worker)).toBe(`WORKER_DATABASE_URL logs in as assent_worker, ${given}: ${instead.worker}`)
+    } finally {
+      await query(urls.root, 'revoke pg_read_all_data from assent_authenticator, assent_worker')
+    }
+    await query(urls.root, 'alter role assent_authenticator inherit')
+    try {
+      expect(await server(urls.api)).toBe(
+        `AUTH_DATABASE_URL logs in as assent_authenticator, who may become assent_admin, a role whose rights it inherits: ${instead.server}`,
+      )
+    } finally {
+      await query(urls.root, 'alter role assent_authenticator noinherit')
+    }
+  }, 30_000)
+
   test('nor an API whose login has been given something in the database', async () => {
     await query(urls.root, 'create table public.gift (); alter table public.gift owner to assent_authenticator')
     try {
