@@ -1,5 +1,5 @@
 import 'graphile-config'
-import type { GraphQLOutputType } from 'postgraphile/graphql'
+import { GraphQLError, type GraphQLOutputType } from 'postgraphile/graphql'
 import { changeNullability } from 'postgraphile/utils'
 import { isInstant, toTimestamp } from '../../http/instants.ts'
 
@@ -31,14 +31,18 @@ export const TypesPlugin: GraphileConfig.Plugin = {
     'Enums in place of texts; times in every form that RFC 3339 has; and no null where a mutation returns its row, or an aggregate counts',
   schema: {
     hooks: {
-      // What else PostgreSQL reads as a time is left to it.
+      // PostgreSQL reads more than that, such as "now" and "yesterday", which mean something else at each call.
       GraphQLScalarType(config) {
         if (config.name !== 'Datetime') return config
         const parseValue = (value: unknown) => {
           const text = String(config.parseValue!(value))
-          return isInstant(text) ? toTimestamp(text) : text
+          if (isInstant(text)) return toTimestamp(text)
+          throw new GraphQLError('A time must have the form of RFC 3339, such as 2026-01-31T12:00:00Z.')
         }
-        return { ...config, parseValue, parseLiteral: (node) => parseValue(config.parseLiteral!(node)) }
+        const description =
+          'A point in time in the form of RFC 3339, such as 2026-01-31T12:00:00Z. Shorter ones are taken, too: without an offset it is ' +
+          'UTC, and without a time the beginning of the day.'
+        return { ...config, description, parseValue, parseLiteral: (node) => parseValue(config.parseLiteral!(node)) }
       },
       GraphQLInputObjectType_fields_field(field, { graphql, getInputTypeByName }, { scope: { isMutationInput, fieldName } }) {
         const name = isMutationInput && ENUMS[fieldName]
