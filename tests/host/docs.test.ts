@@ -50,6 +50,15 @@ describe.each(paths)('%s', (path) => {
   })
 })
 
+test('operations.md names every limit of GraphQL', async () => {
+  const limits = (await readFile('server/graphql/document-rules.ts', 'utf8')).matchAll(/const MAX_\w+ = ([\d_]+)/g)
+  const rows = page('docs/operations.md')
+    .match(/^\| (GraphQL document|variables of GraphQL) \|.*$/gm)!
+    .join('\n')
+  const named = new Set(rows.match(/\d[\d,]*/g))
+  for (const [, limit] of limits) expect(named).toContain(Number(limit!.replaceAll('_', '')).toLocaleString('en'))
+})
+
 test('operations.md describes every variable that is read, and no other', async () => {
   const config = await readFile('server/config.ts', 'utf8')
   const read = [...config.matchAll(/\b(?:read\('|env\.)([A-Z_]+)/g)].map(([, name]) => name!)
