@@ -2104,13 +2104,13 @@ begin
   -- A few expired keys, whoever's they are, are deleted at each call, so that nobody ever waits for the deletion of many.
   delete from app_private.idempotency_keys k where (k.user_id, k.key) in (
     select e.user_id, e.key from app_private.idempotency_keys e
-    where e.created_at < now() - interval '24 hours'
+    where e.created_at < now() - app_private.kept_for('idempotency key')
     order by e.created_at
     limit 10
     for update skip locked
   );
   delete from app_private.idempotency_keys k
-  where k.user_id = v_me and k.key = claim_idempotency_key.key and k.created_at < now() - interval '24 hours';
+  where k.user_id = v_me and k.key = claim_idempotency_key.key and k.created_at < now() - app_private.kept_for('idempotency key');
   select k.fingerprint, k.permissions, k.answer into v_fingerprint, v_permissions, answer
   from app_private.idempotency_keys k
   where k.user_id = v_me and k.key = claim_idempotency_key.key;
@@ -3209,16 +3209,76 @@ CREATE OR REPLACE FUNCTION app_private.clear_away()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  -- For 30 days more, they prove that who acted was logged in (audit.unproven_entries).
-  delete from app_private.sessions s where s.expires_at < now() - interval '30 days';
-  delete from app_private.idempotency_keys k where k.created_at < now() - interval '24 hours';
-  delete from app_private.password_resets r where r.expires_at < now();
-  select graphile_worker.complete_jobs(array(
-    select j.id from graphile_worker.jobs j
-    where j.attempts >= j.max_attempts and j.locked_at is null and j.updated_at < now() - interval '30 days'));
+  select app_private.clear_batch()
 $function$;
-comment on routine app_private.clear_away() is 'Deletes idempotency keys and reset links that have expired, sessions that expired 30 days ago, and jobs that failed for the last time 30 days ago.';
+comment on routine app_private.clear_away() is 'For workers of migration 000031: see clear_batch().';
 grant execute on routine app_private.clear_away() to assent_worker;
+
+CREATE OR REPLACE FUNCTION app_private.clear_batch()
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_most constant integer := 1000;
+  v_cleared integer;
+begin
+  with links as (
+    delete from app_private.password_resets r where r.secret_hash in (
+      select o.secret_hash from app_private.password_resets o
+      where o.expires_at < now() - app_private.kept_for('password link') order by o.expires_at limit v_most)
+    returning 1
+  ), logins as (
+    delete from app_private.login_attempts a where a.id in (
+      select o.id from app_private.login_attempts o
+      where o.attempted_at < now() - app_private.kept_for('attempt') order by o.attempted_at limit v_most)
+    returning 1
+  ), asked as (
+    delete from app_private.password_reset_requests r where r.id in (
+      select o.id from app_private.password_reset_requests o
+      where o.requested_at < now() - app_private.kept_for('attempt') order by o.requested_at limit v_most)
+    returning 1
+  ), keys as (
+    delete from app_private.idempotency_keys k where (k.user_id, k.key) in (
+      select o.user_id, o.key from app_private.idempotency_keys o
+      where o.created_at < now() - app_private.kept_for('idempotency key') order by o.created_at limit v_most)
+    returning 1
+  ), sessions as (
+    delete from app_private.sessions s where s.id in (
+      select o.id from app_private.sessions o
+      where o.expires_at < now() - app_private.kept_for('session') order by o.expires_at limit v_most)
+    returning 1
+  ), deliveries as (
+    delete from app_public.webhook_deliveries d where d.id in (
+      select o.id from app_public.webhook_deliveries o
+      where o.created_at < now() - app_private.kept_for('delivery') and o.state <> 'QUEUED' order by o.created_at limit v_most)
+    returning 1
+  ), notifications as (
+    delete from app_public.notifications n where n.id in (
+      select o.id
+      from app_public.notification_kinds k
+      -- By the index of each kind.
+      cross join lateral (
+        select o.id from app_public.notifications o
+        where o.kind = k.kind and o.created_at < now() - app_private.kept_for('notification') and o.mail_state <> 'QUEUED'
+        order by o.created_at limit v_most
+      ) o)
+    returning 1
+  ), jobs as (
+    select from graphile_worker.complete_jobs(array(
+      select j.id from graphile_worker.jobs j
+      where j.attempts >= j.max_attempts and j.locked_at is null and j.updated_at < now() - app_private.kept_for('job')
+      limit v_most))
+  )
+  select greatest((select count(*) from links), (select count(*) from logins), (select count(*) from asked),
+    (select count(*) from keys), (select count(*) from sessions), (select count(*) from deliveries),
+    (select count(*) from notifications), (select count(*) from jobs)) into v_cleared;
+  return v_cleared >= v_most;
+end
+$function$;
+comment on routine app_private.clear_batch() is 'Deletes what has been kept for as long as kept_for() says, up to 1,000 rows of each kind. Call it again while it returns true. Mails and deliveries that are still to be sent stay.';
+grant execute on routine app_private.clear_batch() to assent_worker;
 
 CREATE OR REPLACE FUNCTION app_private.contains_all(value text, terms text[])
  RETURNS boolean
@@ -3777,6 +3837,24 @@ exception
 end
 $function$;
 comment on routine app_private.keep_file(uuid,text) is 'Ends an upload: the file has this SHA-256 from now on, or is deleted if there is one with the same bytes.';
+
+CREATE OR REPLACE FUNCTION app_private.kept_for(what text)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select case what
+    when 'password link' then interval '0'
+    when 'attempt' then interval '15 minutes'
+    when 'idempotency key' then interval '24 hours'
+    -- For so long it proves that who acted was logged in (audit.unproven_entries).
+    when 'session' then interval '30 days'
+    when 'job' then interval '30 days'
+    when 'notification' then interval '1 year'
+    when 'delivery' then interval '1 year'
+  end
+$function$;
+comment on routine app_private.kept_for(text) is 'For how long something is kept: a link to choose a password and a session after they have expired, a job after its last attempt, and all else since it was made. What has no period here is kept for ever.';
 
 CREATE OR REPLACE FUNCTION app_private.live_session(secret text)
  RETURNS TABLE(session_id uuid, user_id uuid, role text, database_role name)

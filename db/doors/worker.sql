@@ -8,7 +8,7 @@ grant execute on function
   app_private.begin_password_reset(text, text),
   app_private.remind(),
   app_private.make_digests(date),
-  app_private.clear_away(),
+  app_private.clear_batch(),
   app_private.extend_trail(),
   app_private.sweep_files(),
   app_private.lock_outbox(uuid),

@@ -25,13 +25,13 @@ begin
   -- A few expired keys, whoever's they are, are deleted at each call, so that nobody ever waits for the deletion of many.
   delete from app_private.idempotency_keys k where (k.user_id, k.key) in (
     select e.user_id, e.key from app_private.idempotency_keys e
-    where e.created_at < now() - interval '24 hours'
+    where e.created_at < now() - app_private.kept_for('idempotency key')
     order by e.created_at
     limit 10
     for update skip locked
   );
   delete from app_private.idempotency_keys k
-  where k.user_id = v_me and k.key = claim_idempotency_key.key and k.created_at < now() - interval '24 hours';
+  where k.user_id = v_me and k.key = claim_idempotency_key.key and k.created_at < now() - app_private.kept_for('idempotency key');
   select k.fingerprint, k.permissions, k.answer into v_fingerprint, v_permissions, answer
   from app_private.idempotency_keys k
   where k.user_id = v_me and k.key = claim_idempotency_key.key;

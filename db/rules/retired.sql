@@ -164,3 +164,16 @@ $$;
 comment on function app_hidden.audit_log_document(app_public.audit_logs) is
   'For servers of migration 000017: see the view audit_log_documents.';
 grant execute on function app_hidden.audit_log_document(app_public.audit_logs) to assent_user, assent_manager, assent_admin;
+
+-- The worker of migration 000031 calls this.
+create or replace function app_private.clear_away()
+  returns void
+  language sql
+  volatile
+  security definer
+  set search_path to pg_catalog, pg_temp
+as $$
+  select app_private.clear_batch()
+$$;
+comment on function app_private.clear_away() is 'For workers of migration 000031: see clear_batch().';
+grant execute on function app_private.clear_away() to assent_worker;

@@ -28,7 +28,7 @@ comment on column app_private.sessions.last_used_at is 'When it was last used, t
 comment on column app_private.sessions.ip_address is 'The IP address that they logged in from.';
 comment on column app_private.sessions.user_agent is 'The User-Agent that they logged in with.';
 create index if not exists sessions_user_id_idx on app_private.sessions (user_id);
--- For clear_away().
+-- For clear_batch().
 create index if not exists sessions_expires_at_idx on app_private.sessions (expires_at);
 
 create table if not exists app_private.refresh_tokens (

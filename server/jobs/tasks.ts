@@ -59,8 +59,12 @@ export const promptTasks: TaskList = {
   async extend_trail(_payload, { query }) {
     await query('select app_private.extend_trail()')
   },
-  async clear_away(_payload, { query }) {
-    await query('select app_private.clear_away()')
+  /** Each batch is a transaction of its own. What is left when the worker is stopped has time until the next night. */
+  async clear_away(_payload, { query, abortSignal }) {
+    for (let more = true; more && !abortSignal?.aborted;) {
+      const { rows } = await query<{ more: boolean }>('select app_private.clear_batch() as more')
+      more = rows[0]!.more
+    }
   },
 }
 

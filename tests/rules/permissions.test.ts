@@ -284,6 +284,8 @@ const executors: Record<string, Role[]> = {
   'app_private.remind()': jobs,
   'app_private.make_digests(date)': jobs,
   'app_private.clear_away()': jobs,
+  'app_private.clear_batch()': jobs,
+  'app_private.kept_for(text)': [],
   'app_private.extend_trail()': jobs,
   'app_private.trail_extends_to()': [],
   'app_private.guard_month(regclass)': [],

@@ -317,14 +317,24 @@ describe('what is cleared away', () => {
        select sha256($1::text::bytea), id, now() + $1::interval from app_public.users where name = 'admin2' returning secret_hash::text as id`,
       { '-1 second': true, '1 minute': false, '30 minutes': false },
     ],
+    [
+      'login_attempts',
+      `insert into app_private.login_attempts (account_key, attempted_at, failed) values ('', now() + $1::interval, true) returning id::text`,
+      { '-00:15:01': true, '-00:14:00': false },
+    ],
+    [
+      'password_reset_requests',
+      `insert into app_private.password_reset_requests (account_key, requested_at) values ('', now() + $1::interval) returning id::text`,
+      { '-00:15:01': true, '-00:14:00': false },
+    ],
   ])('%s that have expired, and no other', async (table, insert, cases) => {
-    const key = { sessions: 'id', idempotency_keys: 'key', password_resets: 'secret_hash' }[table]
+    const key = { idempotency_keys: 'key', password_resets: 'secret_hash' }[table] ?? 'id'
     const gone: Record<string, boolean> = {}
     const ids: [string, string][] = []
     for (const time of Object.keys(cases)) ids.push([time, (await all(insert, [time]))[0]!['id']])
     const others = (await all(`select from app_private.${table}`)).length - ids.length
     for (const run of [1, 2]) {
-      await asOwner('select app_private.clear_away()')
+      await asOwner('select app_private.clear_batch()')
       const left = new Set((await all(`select ${key}::text as id from app_private.${table}`)).map(({ id }) => id))
       for (const [time, id] of ids) gone[time] = !left.has(id)
       expect({ run, gone, others: left.size - Object.values(gone).filter((one) => !one).length }).toEqual({
@@ -356,7 +366,7 @@ describe('what is cleared away', () => {
       )
     }
     for (const run of [1, 2]) {
-      await asOwner('select app_private.clear_away()')
+      await asOwner('select app_private.clear_batch()')
       const left = (await all('select task_identifier as name from graphile_worker.jobs')).map(({ name }) => name)
       expect({ run, left: left.sort() }).toEqual({
         run,
@@ -368,9 +378,40 @@ describe('what is cleared away', () => {
     }
   })
 
+  test.each([
+    ['notifications', 'recipient_id, kind, event, mail_state, mailed_at', 'id', `'APPROVED', gen_random_uuid()`, 'SENT'],
+    [
+      'webhook_deliveries',
+      'webhook_id, event, audit_log_id, payload, state, delivered_at',
+      'w',
+      `'', gen_random_uuid(), '{}'`,
+      'DELIVERED',
+    ],
+  ])('%s after a year, unless they are still to be sent; a thousand at a time', async (table, columns, owner, values, done) => {
+    await pretend(
+      `insert into app_public.webhooks (id, url, events, signing_key) values ('00000000-0000-7000-8000-000000000001', 'https://x.test', '{user.created}', 'k')`,
+    )
+    const plant = (state: string, age: string, count = 1) =>
+      pretend(
+        `insert into app_public.${table} (${columns}, created_at)
+         select case when $1 = 'id' then u.id else '00000000-0000-7000-8000-000000000001'::uuid end, ${values}, $2,
+           case when $2 = $3 then now() end, now() - $4::interval
+         from app_public.users u, generate_series(1, $5) where u.name = 'admin2'`,
+        [owner, state, done, age, count],
+      )
+    await plant('QUEUED', '2 years')
+    await plant(done, '364 days')
+    await plant('FAILED', '367 days', 999)
+    await plant(done, '367 days', 2)
+    const count = async () => (await all(`select count(*)::integer from app_public.${table}`))[0]!['count']
+    const batch = async () => (await all('select app_private.clear_batch() as more'))[0]!['more']
+    expect([await batch(), await count()]).toEqual([true, 3])
+    expect([await batch(), await count()]).toEqual([false, 2])
+    expect(await all(`select from app_public.${table} where created_at < now() - interval '1 year'`)).toHaveLength(1)
+  })
+
   test('nothing else at all, however old', async () => {
     await pretend(`update app_public.requests set created_at = created_at - interval '10 years'`)
-    await pretend(`update app_public.notifications set created_at = created_at - interval '10 years'`)
     const count = async () => {
       const tables = await all(`
         select c.oid::regclass::text as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -379,7 +420,7 @@ describe('what is cleared away', () => {
     }
     const before = await count()
     expect(before.filter(({ count }) => count > 0).length).toBeGreaterThan(8)
-    await asOwner('select app_private.clear_away()')
+    await asOwner('select app_private.clear_batch()')
     expect(await count()).toEqual(before)
   })
 })

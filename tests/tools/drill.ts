@@ -41,7 +41,7 @@ const likely: [RegExp, string][] = [
   [/matching_|searched_requests|search_terms|contains_all|gram|folded|steady|normalized|_texts?\b|take_turn/, 'rules/search'],
   [/idempotency|keep_answer/, 'rules/idempotency'],
   [/announce|my_session\(/, 'rules/announcements'],
-  [/remind|digests|clear_away/, 'rules/schedule'],
+  [/remind|digests|clear_batch|kept_for/, 'rules/schedule'],
   [/reset/, 'rules/passwords'],
   [/mail|digest_document|is_pointless|_jobs\(/, 'rules/mails'],
   [/notif|recipients|deciders_to_notify|preference/, 'rules/notifications'],

@@ -109,7 +109,8 @@ const beginReset = 'app_private.begin_password_reset(text,text)'
 const reset = 'app_hidden.reset_password(text,text,text)'
 const remind = 'app_private.remind()'
 const digests = 'app_private.make_digests(date)'
-const clear = 'app_private.clear_away()'
+const clear = 'app_private.clear_batch()'
+const keptFor = 'app_private.kept_for(text)'
 const inboxes = 'app_private.announce_inboxes(app_public.audit_logs)'
 const noLock = 'perform 1 where 0 < '
 
@@ -268,7 +269,6 @@ const edits: [string, string, string][] = [
   [searchUsers, 'v_reads_email or', 'true or'],
   [searchUsers, 'and app_private.contains_all(app_private.folded(n.name), v_terms)', ''],
   [searchUsers, 'perform app_private.take_turn();', ''],
-  [claim, `interval '24 hours'`, `interval '25 hours'`],
   [claim, 'where k.user_id = v_me and k.key = claim_idempotency_key.key;', 'where k.key = claim_idempotency_key.key;'],
   [claim, 'limit 10', 'limit 11'],
   [claim, 'for update skip locked', 'for update'],
@@ -367,11 +367,14 @@ const edits: [string, string, string][] = [
   ['app_hidden.is_waiting(app_public.requests)', 'and not r.is_deleted', ''],
   ['app_hidden.is_waiting(app_public.requests)', 'and r.reviewed_at is null', ''],
   [digests, `where app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'`, ''],
-  [clear, 'where s.expires_at < now()', 'where s.revoked_at < now()'],
-  [clear, `interval '24 hours'`, `interval '23 hours'`],
-  [clear, 'where r.expires_at < now()', ''],
+  [clear, `o.expires_at < now() - app_private.kept_for('session')`, `o.revoked_at < now() - app_private.kept_for('session')`],
+  [keptFor, `interval '24 hours'`, `interval '23 hours'`],
+  [clear, `where o.expires_at < now() - app_private.kept_for('password link')`, ''],
   [clear, 'j.attempts >= j.max_attempts and', ''],
-  [clear, `interval '30 days'`, `interval '29 days'`],
+  [clear, `and o.state <> 'QUEUED'`, ''],
+  [clear, `and o.mail_state <> 'QUEUED'`, ''],
+  [keptFor, `interval '30 days'`, `interval '29 days'`],
+  [keptFor, `interval '1 year'`, `interval '11 months'`],
   [inboxes, `case when entry.action = 'ASSIGN' then`, 'case when false then'],
   ['app_hidden.count_jobs()', 'and j.locked_at is null', ''],
   ['app_private.random_secret()', '32', '8'],

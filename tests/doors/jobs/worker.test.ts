@@ -410,7 +410,7 @@ describe('what comes by time', () => {
       }
       return items.find((item) => item.task === task)!.match(digest)
     }
-    expect(items.map(({ task }) => task).toSorted()).toEqual(['clear_away', 'digest', 'remind', 'sweep_files'])
+    expect(items.map(({ task }) => task).toSorted()).toEqual(['clear_away', 'digest', 'extend_trail', 'remind', 'sweep_files'])
     for (const { task } of items) expect(promptTasks).toHaveProperty(task)
     // Monday to Friday, at seven, and at no other time.
     const week = [5, 6, 7, 8, 9, 10, 11].map((day) => hits('digest', `2026-01-${String(day).padStart(2, '0')}T07:00:00Z`))
@@ -509,9 +509,15 @@ describe('what comes by time', () => {
     const worker = await start()
     const known = () =>
       all('select identifier, known_since, last_execution from graphile_worker._private_known_crontabs order by 1')
-    await until(async () => (await known()).length === 4)
+    await until(async () => (await known()).length === 5)
     await worker.close()
-    expect((await known()).map(({ identifier }) => identifier)).toEqual(['clear_away', 'digest', 'remind', 'sweep_files'])
+    expect((await known()).map(({ identifier }) => identifier)).toEqual([
+      'clear_away',
+      'digest',
+      'extend_trail',
+      'remind',
+      'sweep_files',
+    ])
     const reminded = () => all(`select from app_public.notifications where kind = 'REMINDER' and request_id = $1`, [id])
     await all(`delete from app_public.notifications where kind = 'REMINDER'`)
     await all(`update graphile_worker._private_known_crontabs
