@@ -18,6 +18,7 @@
 --!include rules/errors.sql
 --!include rules/sessions.sql
 --!include rules/caller.sql
+--!include rules/replicas.sql
 --!include rules/login.sql
 --!include rules/passwords.sql
 --!include rules/people.sql

@@ -1903,6 +1903,32 @@ $function$;
 comment on routine app_hidden.authenticate(text) is 'The database role for a session''s secret: assent_anonymous without a secret. Raises RQ401 for one that has expired or is unknown; but browsers send cookies unasked, so that such a cookie counts as none.';
 grant execute on routine app_hidden.authenticate(text) to assent_authenticator;
 
+CREATE OR REPLACE FUNCTION app_hidden.await_wal(history text, lsn pg_lsn)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_deadline timestamptz := clock_timestamp() + interval '20 milliseconds';
+begin
+  -- A server that was promoted has a history of its own from then on, and does not get what the primary writes. One that has
+  -- followed a new primary says so after some replaying, and one that cannot follow it never does.
+  if not pg_is_in_recovery() or history <> (
+    select s.system_identifier || ' ' || lpad(upper(to_hex(r.min_recovery_end_timeline)), 8, '0')
+    from pg_control_system() s, pg_control_recovery() r
+  ) then
+    raise exception using errcode = 'object_not_in_prerequisite_state', message = 'This is not a standby of that primary.';
+  end if;
+  while pg_last_wal_replay_lsn() < lsn loop
+    if clock_timestamp() > v_deadline then
+      raise exception using errcode = 'object_not_in_prerequisite_state', message = 'The standby has not replayed that yet.';
+    end if;
+    perform pg_sleep(0.001);
+  end loop;
+end
+$function$;
+comment on routine app_hidden.await_wal(text,pg_lsn) is 'Waits for up to 20 ms until this standby has replayed what app_hidden.wal_position() of its primary has named. The next statement of the transaction sees it. Raises object_not_in_prerequisite_state if that takes longer, or if this is no such standby.';
+grant execute on routine app_hidden.await_wal(text,pg_lsn) to assent_authenticator;
+
 CREATE OR REPLACE FUNCTION app_hidden.become(secret text, ip text)
  RETURNS name
  LANGUAGE plpgsql
@@ -2929,6 +2955,18 @@ AS $function$
 $function$;
 comment on routine app_hidden.waiting_status() is 'The status of requests that are awaiting a decision: the one that no decision leads to.';
 grant execute on routine app_hidden.waiting_status() to assent_admin, assent_auditor, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.wal_position(OUT history text, OUT lsn pg_lsn)
+ RETURNS record
+ LANGUAGE sql
+AS $function$
+  -- What is flushed has an end that is reached. pg_current_wal_insert_lsn() can name a place behind the header of a page that has
+  -- no record yet, which nothing replays until there is one. The first eight digits of a file's name are the timeline.
+  select s.system_identifier || ' ' || left(pg_walfile_name(f.lsn), 8), f.lsn
+  from pg_control_system() s, pg_current_wal_flush_lsn() f (lsn)
+$function$;
+comment on routine app_hidden.wal_position() is 'Where the WAL of this primary ends, and which history that belongs to: the cluster and its timeline, since positions of two histories do not compare. Fails on a standby.';
+grant execute on routine app_hidden.wal_position() to assent_authenticator;
 
 CREATE OR REPLACE FUNCTION app_private.account_key(email text)
  RETURNS bytea

@@ -4,6 +4,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+# A version may need a secret that the one before did not have.
+deploy/secrets.sh
 docker compose build
 docker compose run --rm --no-deps setup
 docker compose run --rm --no-deps migrate

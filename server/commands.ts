@@ -45,9 +45,10 @@ const commands = {
     async run() {
       const { config, log } = prepare('server')
       tellOfStop(log)
-      const { assertPortIsFree, assertServable } = await import('./setup/preflight.ts')
+      const { assertPortIsFree, assertReplicas, assertServable } = await import('./setup/preflight.ts')
       await assertPortIsFree(config)
       await assertServable(config.authDatabaseUrl)
+      await assertReplicas(config)
       const { startServer } = await import('./server.ts')
       const start = async (report: Report) => {
         const api = await startServer(config, log, report)

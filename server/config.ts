@@ -148,6 +148,11 @@ export function parseConfig<C extends Command>(given: Environment, command: C): 
   if (areOne(owner, worker)) faults.push('WORKER_DATABASE_URL must not log in as the owner, who is named by DATABASE_URL')
   if (areOne(api, worker)) faults.push('WORKER_DATABASE_URL must not log in as the API, which is named by AUTH_DATABASE_URL')
 
+  const reads = (replica: string) => areOne(replica, api) && loginOf(replica).database === loginOf(api!).database
+  if (api && !config.replicaDatabaseUrls.every(reads)) {
+    faults.push('REPLICA_DATABASE_URL must log in to a copy of the database as the API does, which is named by AUTH_DATABASE_URL')
+  }
+
   if (config.production && env.PUBLIC_URL && config.publicUrl.startsWith('http:') && !isLoopback(config.publicUrl)) {
     faults.push('PUBLIC_URL must begin with https:// in production: passwords and cookies would travel in the clear')
   }

@@ -139,6 +139,11 @@ function faultsOf({ column, detail, message }: DatabaseError): Fault[] {
   return faults.map(({ field, message }) => ({ field: ARGUMENTS[field] ?? field, message }))
 }
 
+/** For p-retry, which does not try again after a TypeError: pg can throw one when a connection is lost. */
+export const asError = (cause: unknown): never => {
+  throw new Error((cause as Error).message, { cause })
+}
+
 /** The database cannot be reached, or lets nobody in. */
 export class Unreachable extends Error {
   constructor(cause: unknown) {

@@ -36,6 +36,7 @@ import { makeDatabase } from './sql/as-caller.ts'
 import { makeSessions } from './sql/in-use.ts'
 import { connected, withSettings } from './sql/connection.ts'
 import { makeOpenPool, type Limits } from './sql/pool.ts'
+import { makeReplicas } from './sql/replicas.ts'
 import { makeSearch } from './sql/search.ts'
 import { traceRequest } from './tracing.ts'
 
@@ -116,17 +117,29 @@ export async function startServer(
   const resources = makeResources(reference)
   const sessions = makeSessions()
   const openPool = makeOpenPool(config.authDatabaseUrl, log)
-  const open = (size: number, limits?: Limits) => makeDatabase(openPool(size, limits), sessions)
-  const db = open(POOL_SIZE)
-  const slowDb = open(SLOW_POOL_SIZE, { patience: SLOW_PATIENCE })
-  const liveDb = open(LIVE_POOL_SIZE, { patience: LIVE_PATIENCE })
-  const searchDb = open(SEARCH_POOL_SIZE, { longest: LONGEST_SEARCH })
-  const bulkDb = open(BULK_POOL_SIZE, { patience: BULK_PATIENCE })
+  const { replicaDatabaseUrls } = config
+  const replicas = replicaDatabaseUrls.length
+    ? makeReplicas(replicaDatabaseUrls, openPool, log, (outcome) => metrics.read(outcome))
+    : undefined
+  const open = (name: string, size: number, limits?: Limits) =>
+    makeDatabase(openPool(size, limits), sessions, replicas?.beside(name, size, limits))
+  const db = open('api', POOL_SIZE)
+  const slowDb = open('slow', SLOW_POOL_SIZE, { patience: SLOW_PATIENCE })
+  const liveDb = open('live', LIVE_POOL_SIZE, { patience: LIVE_PATIENCE })
+  const searchDb = open('search', SEARCH_POOL_SIZE, { longest: LONGEST_SEARCH })
+  const bulkDb = open('bulk', BULK_POOL_SIZE, { patience: BULK_PATIENCE })
   let closing = false
   const { probes, isReady } = makeHealth(db.pool, reference.schemaVersion, () => closing)
-  const pools = { api: db.pool, slow: slowDb.pool, live: liveDb.pool, search: searchDb.pool, bulk: bulkDb.pool }
+  const pools = {
+    api: db.pool,
+    slow: slowDb.pool,
+    live: liveDb.pool,
+    search: searchDb.pool,
+    bulk: bulkDb.pool,
+    ...replicas?.pools,
+  }
   const register = makeRegister(reference.schemaVersion, pools)
-  const metrics = makeMetrics(register, db.pool, { subscribers: () => subscribers.count, isReady })
+  const metrics = makeMetrics(register, db.pool, { subscribers: () => subscribers.count, isReady, replicas: replicas?.all ?? [] })
 
   const explained = new WeakSet<ClientError>()
   const isSecure = makeIsSecure(config)
@@ -231,6 +244,7 @@ export async function startServer(
     await closed
     await live.close()
     await Promise.all([db, slowDb, bulkDb, liveDb, searchDb].map(({ pool }) => pool.end()))
+    await replicas?.close()
   }
 }
 

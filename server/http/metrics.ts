@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Pool } from 'pg'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import { STATUS, type Code } from '../errors.ts'
+import { OUTCOMES, type Outcome, type Replica } from '../sql/replicas.ts'
 
 /** Milliseconds: Prometheus asks less often. */
 const ASK_EVERY = 1_000
@@ -14,10 +15,11 @@ const within = <T>(answer: Promise<T>): Promise<T | undefined> =>
 interface Known {
   readonly subscribers: () => number
   readonly isReady: () => Promise<boolean>
+  readonly replicas: readonly Replica[]
 }
 
 /** What Prometheus reads of the API beside what every process tells. Counters begin at 0, so that the first event is a rise. */
-export function makeMetrics(register: Registry, pool: Pool, { subscribers, isReady }: Known) {
+export function makeMetrics(register: Registry, pool: Pool, { subscribers, isReady, replicas }: Known) {
   const registers = [register]
   const requests = new Histogram({
     name: 'http_request_duration_seconds',
@@ -58,6 +60,33 @@ export function makeMetrics(register: Registry, pool: Pool, { subscribers, isRea
       this.set((await within(isReady())) ? 1 : 0)
     },
   })
+  const reads = new Counter({
+    name: 'assent_replica_reads_total',
+    help: 'Reads by outcome: answered by a replica; or by the primary, as a replica was late, it failed, or none was ready.',
+    labelNames: ['outcome'],
+    registers,
+  })
+  for (const outcome of OUTCOMES) reads.inc({ outcome }, 0)
+  new Gauge({
+    name: 'assent_replica_ready',
+    help: 'Whether each replica is asked: 1, or 0 while it is late or away. No series: there are no replicas.',
+    labelNames: ['replica'],
+    registers,
+    collect() {
+      for (const { name, isReady } of replicas) this.set({ replica: name }, isReady ? 1 : 0)
+    },
+  })
+  new Gauge({
+    name: 'assent_replica_lag_bytes',
+    help: 'Bytes of the log of the primary that each replica has yet to replay. No series: it does not say.',
+    labelNames: ['replica'],
+    registers,
+    async collect() {
+      this.reset()
+      const lags = await Promise.all(replicas.map(({ lag }) => within(lag())))
+      for (const [n, { name }] of replicas.entries()) if (lags[n] !== undefined) this.set({ replica: name }, lags[n])
+    },
+  })
 
   /** If the database does not answer, the last answer is reported, so that an alert does not clear by itself. */
   function askDatabase(name: string, help: string, labelNames: string[], statement: string): void {
@@ -93,6 +122,7 @@ export function makeMetrics(register: Registry, pool: Pool, { subscribers, isRea
   return {
     error: (code: Code) => errors.inc({ code }),
     login: (result: 'OK' | Code) => logins.inc({ result }),
+    read: (outcome: Outcome) => reads.inc({ outcome }),
     searchStopped: (reason: 'slow' | 'busy') => searches.inc({ reason }),
     /** `route` as it is declared, without the values that callers put in it: it has few values. */
     request: (method: string, route: string, status: number, seconds: number) =>

@@ -1,6 +1,7 @@
 import type { JobHelpers, Task } from 'graphile-worker'
 import pRetry from 'p-retry'
 import type { PoolClient } from 'pg'
+import { asError } from '../errors.ts'
 
 /** How mails or deliveries are sent. What is sent, and what is recorded, is in db/rules/mails.sql and webhooks.sql. */
 export interface Channel<Item> {
@@ -55,9 +56,4 @@ async function sendOne<Item>(channel: Channel<Item>, id: string, client: PoolCli
   }
   // It has been sent, and if that is not recorded, it will be sent again: so a failing database does not stop this.
   await pRetry(() => query(channel.sent, [id, outcome]).catch(asError), { retries: 20, maxTimeout: 5_000 })
-}
-
-/** p-retry does not try again after a TypeError, but pg can throw one when a connection is lost. */
-export const asError = (cause: unknown): never => {
-  throw new Error((cause as Error).message, { cause })
 }

@@ -12,6 +12,7 @@ import pRetry from 'p-retry'
 import pg from 'pg'
 import { Counter, type Registry } from 'prom-client'
 import type { ConfigFor } from '../config.ts'
+import { asError } from '../errors.ts'
 import type { Service } from '../run-until.ts'
 import { graphileLogFactory, type Logger } from '../logger.ts'
 import { makeRegister } from '../metrics.ts'
@@ -21,7 +22,6 @@ import { ANSWER_WITHIN, KEEPALIVE, makePresence, RESCUE, type Presence } from '.
 import { withSettings } from '../sql/connection.ts'
 import { traceJob } from '../tracing.ts'
 import { makeWatch } from '../sql/pool.ts'
-import { asError } from './outbox.ts'
 import { crontab, mailTasks, promptTasks, webhookTasks } from './tasks.ts'
 
 /** Milliseconds. When the worker closes, mails under way have `lastCall` to be accepted; those that are not may be sent twice. */

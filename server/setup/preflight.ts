@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import type pg from 'pg'
-import { StartError, type Config } from '../config.ts'
+import { StartError, type Config, type ConfigFor } from '../config.ts'
 import { connected } from '../sql/connection.ts'
 
 // These checks come before anything is made or served, so that whoever starts us is told in one sentence what to do.
@@ -31,6 +31,37 @@ async function assertLogin(connectionString: string, variable: string, of: strin
     }
     await assertSchema(client)
   })
+}
+
+/** Milliseconds for reaching a replica. */
+const PATIENCE = 900
+const CLUSTER = `select system_identifier as cluster, current_setting('synchronous_commit') as commits from pg_control_system()`
+
+/**
+ * Refuses replicas that could not be trusted. Their logins and their schema are the primary's once they have caught up, which each
+ * read makes sure of: one that is late or away is not refused, and is used as soon as it is there.
+ */
+export async function assertReplicas({
+  authDatabaseUrl,
+  replicaDatabaseUrls,
+}: Pick<ConfigFor<'server'>, 'authDatabaseUrl' | 'replicaDatabaseUrls'>): Promise<void> {
+  if (replicaDatabaseUrls.length === 0) return
+  const ask = (url: string, patience?: number) =>
+    connected(url, async (client) => (await client.query<Record<string, string>>(CLUSTER)).rows[0]!, patience)
+  const primary = await ask(authDatabaseUrl)
+  if (primary['commits'] === 'off') {
+    throw new StartError(
+      'REPLICA_DATABASE_URL needs synchronous_commit on the primary, or replicas may lack what callers were told is done: set it to on.',
+    )
+  }
+  await Promise.all(
+    replicaDatabaseUrls.map(async (url) => {
+      const replica = await ask(url, PATIENCE).catch(() => primary)
+      if (replica['cluster'] === primary['cluster']) return
+      const { host } = new URL(url)
+      throw new StartError(`REPLICA_DATABASE_URL names ${host}, which is no copy of the database that AUTH_DATABASE_URL names.`)
+    }),
+  )
 }
 
 /** Refuses to work with a schema that is older or newer than this program, or with none. */

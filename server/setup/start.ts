@@ -4,7 +4,7 @@ import { accessNotes, openDatabase, prepareDatabase, type Database } from './dat
 import { runUntil } from '../run-until.ts'
 import type { Logger } from '../logger.ts'
 import { migrate } from './migrate.ts'
-import { assertPortIsFree, assertServable, assertWorkable } from './preflight.ts'
+import { assertPortIsFree, assertReplicas, assertServable, assertWorkable } from './preflight.ts'
 import { startWorker } from '../jobs/worker.ts'
 import type { Report } from '../reports.ts'
 
@@ -22,6 +22,7 @@ export async function start(config: Config, log: Logger, signal: AbortSignal, re
     },
     async () => {
       await assertServable(database.authDatabaseUrl)
+      await assertReplicas({ ...config, ...database })
       return (api = await startServer({ ...config, ...database }, log, report))
     },
     async () => console.log(welcome(config, api) + (await accessNotes(config, database))),

@@ -3,8 +3,9 @@ import type { PgClientQuery, PgClientResult } from 'postgraphile/@dataplan/pg'
 import { ClientError, unauthenticated } from '../errors.ts'
 import { traceparent, traceStatement } from '../tracing.ts'
 import type { Sessions } from './in-use.ts'
-import { checkOut } from './pool.ts'
+import { withClient } from './pool.ts'
 import { connectionOf, makeKeepPrepared, type KeepPrepared } from './prepared.ts'
+import { awaiting, type Position, type ReadAside } from './replicas.ts'
 
 /** Who a request claims to be: the database is told, and proves it. */
 export interface Identity {
@@ -18,14 +19,20 @@ export interface Identity {
   readonly byCookie: boolean
 }
 
-/** A pool, and what is remembered of the sessions and connections that use it. */
+/** A pool, what is remembered of the sessions and connections that use it, and replicas for its reads if there are any. */
 export interface Database {
   readonly pool: Pool
   readonly sessions: Sessions
   readonly keepPrepared: KeepPrepared
+  readonly readAside: ReadAside | undefined
 }
 
-export const makeDatabase = (pool: Pool, sessions: Sessions): Database => ({ pool, sessions, keepPrepared: makeKeepPrepared() })
+export const makeDatabase = (pool: Pool, sessions: Sessions, readAside?: ReadAside): Database => ({
+  pool,
+  sessions,
+  keepPrepared: makeKeepPrepared(),
+  readAside,
+})
 
 /** The one statement by which a transaction learns who is asking; see db/rules/caller.sql. */
 const IDENTIFY = {
@@ -97,31 +104,24 @@ export interface Budget {
  * transaction is read-only, and its commit is not waited for. Throws RQ401 when the session is dead, and BAD_REQUEST when
  * PostgreSQL sends more than the budget has: its connection is then cut, so that the rest is neither read nor kept.
  */
-export const asCaller = <Row>(
+export async function asCaller<Row>(
   db: Database,
   caller: Identity,
   mode: 'read' | 'write',
   statement: PgClientQuery,
   budget?: Budget,
-) => withClient(db, (client) => traced(client, statement, () => transact<Row>(db, client, caller, mode, statement, budget)))
+): Promise<PgClientResult<Row>> {
+  const run = (client: PoolClient, position?: Position) =>
+    traced(client, statement, () => transact<Row>(db, client, caller, mode, statement, budget, position))
+  return (mode === 'read' && (await db.readAside?.(run))) || withClient(db.pool, run)
+}
 
 /** The types of a pool's connection do not name the server that it leads to. */
 const traced = <T>(client: PoolClient, statement: { readonly name?: string; readonly text: string }, work: () => Promise<T>) =>
   traceStatement(client as unknown as pg.Client, statement, work)
 
-async function withClient<T>(db: Database, work: (client: PoolClient) => Promise<T>): Promise<T> {
-  const client = await checkOut(db.pool)
-  let broken = false
-  try {
-    return await work(client)
-  } catch (error) {
-    // Any error but PostgreSQL's own, or one of ours, may have left the connection in any state.
-    broken = !(error instanceof pg.DatabaseError || error instanceof ClientError)
-    throw error
-  } finally {
-    client.release(broken)
-  }
-}
+/** What follows the wait for a position has to see what came meanwhile, whatever isolation the database would have by itself. */
+const BEGIN = { read: 'begin read only', write: 'begin', aside: 'begin isolation level read committed read only' }
 
 async function transact<Row>(
   db: Database,
@@ -130,13 +130,16 @@ async function transact<Row>(
   mode: 'read' | 'write',
   statement: PgClientQuery,
   budget: Budget = { bytes: MAX_ANSWER },
+  position?: Position,
 ): Promise<PgClientResult<Row>> {
   const { text, values, arrayMode } = statement
   const name = nameFor(db, caller, statement.name)
   let role = ANONYMOUS
+  let received = 0
   let over: Promise<unknown> | undefined
   const { stream } = connectionOf(client)
   const count = (chunk: Buffer) => {
+    received += chunk.length
     budget.bytes -= chunk.length
     if (budget.bytes < 0) stream.destroy(tooLarge())
   }
@@ -144,25 +147,30 @@ async function transact<Row>(
     stream.on('data', count)
     stream.cork()
     if (name) db.keepPrepared(client, name)
-    const begun = client.query(mode === 'read' ? 'begin read only' : 'begin')
+    const begun = client.query(BEGIN[position ? 'aside' : mode])
+    const caughtUp = position && client.query(awaiting(position))
     const identified = client.query(identifyFor(caller, mode, statement))
     const answered = client.query({ text, values, name, rowMode: arrayMode ? 'array' : undefined } as pg.QueryArrayConfig)
     const committed = client.query('commit')
     stream.uncork()
 
-    over = Promise.allSettled([begun, identified, answered, committed]) // Each is awaited below, or need not be.
+    over = Promise.allSettled([begun, caughtUp, identified, answered, committed]) // Each is awaited below, or need not be.
     await begun
+    await caughtUp
     role = roleIn(await identified) // First: if the identity was refused, this is the reason, and not the aborted transaction.
     const { rows, rowCount } = (await answered) as QueryResult
     if (mode === 'write') await committed
+    note(db, caller, role)
     return { rows, rowCount, notices: [] }
   } catch (error) {
     // pg marks a statement as prepared when it is sent. Wait for the error, or the next caller will use one that does not exist.
     await over
+    // The primary answers instead of a replica, and says who it was.
+    if (position) budget.bytes += received
+    else note(db, caller, role)
     throw explain(error, role)
   } finally {
     stream.off('data', count)
-    note(db, caller, role)
   }
 }
 
@@ -186,7 +194,7 @@ export const asking =
 
 /** Asks as the caller on one connection, each statement in a transaction of its own: only the first may have to wait for it. */
 export const onOneConnection = <T>(db: Database, caller: Identity, work: (ask: Ask) => Promise<T>): Promise<T> =>
-  withClient(db, (client) =>
+  withClient(db.pool, (client) =>
     work(async <Row>(statement: PgClientQuery) => {
       const { rows } = await traced(client, statement, () => transact<Row>(db, client, caller, 'write', statement))
       return rows
@@ -195,7 +203,7 @@ export const onOneConnection = <T>(db: Database, caller: Identity, work: (ask: A
 
 /** Runs several statements as the caller, in one transaction that is committed unless `work` throws. */
 export const inTransaction = <T>(db: Database, caller: Identity, work: (ask: Ask) => Promise<T>): Promise<T> =>
-  withClient(db, async (client) => {
+  withClient(db.pool, async (client) => {
     let role = ANONYMOUS
     try {
       await client.query('begin')

@@ -27,9 +27,9 @@ export function withSettings(connectionString: string, ...more: string[]): strin
   return `${connectionString}${connectionString.includes('?') ? '&' : '?'}options=${encodeURIComponent(settings)}`
 }
 
-/** Works on a connection of its own, which is closed afterwards. */
-export async function connected<T>(connectionString: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
-  const client = new pg.Client({ connectionString: withSettings(connectionString) })
+/** Works on a connection of its own, which is closed afterwards. It waits for it for these milliseconds, or as long as TCP does. */
+export async function connected<T>(connectionString: string, work: (client: pg.Client) => Promise<T>, patience = 0): Promise<T> {
+  const client = new pg.Client({ connectionString: withSettings(connectionString), connectionTimeoutMillis: patience })
   client.on('error', () => {}) // If the connection is lost, the statement that fails with it says so.
   await client.connect()
   try {

@@ -1,13 +1,16 @@
 import pg, { type Pool, type PoolClient } from 'pg'
-import { Unreachable } from '../errors.ts'
+import { ClientError, Unreachable } from '../errors.ts'
 import type { Logger } from '../logger.ts'
 import { withSettings } from './connection.ts'
 import { connectionOf } from './prepared.ts'
 
 /** PostgreSQL's error on a server that takes no writes, such as the old primary after a failover. */
 const READ_ONLY = '25006'
-/** Errors that are about the connection or its server: a statement that PostgreSQL has lost, a plan that no longer fits. */
-const OF_CONNECTION = /^(08|0A000|25P0[34]|26000|53|57P|58|XX)/
+/**
+ * Errors that are about the connection or its server: a statement that PostgreSQL has lost, a plan that no longer fits, a standby in
+ * place of the primary or the other way round (55000).
+ */
+const OF_CONNECTION = /^(08|0A000|25P0[34]|26000|53|55000|57P|58|XX)/
 
 /**
  * Keeps connections out of a pool that are of no more use, and forgets them as soon as they are returned. Where one server
@@ -69,10 +72,13 @@ export interface Limits {
   readonly longest?: number
 }
 
+/** Opens a pool of at most so many connections. */
+export type OpenPool = (max: number, limits?: Limits) => Pool
+
 /** Opens pools of connections as the API's login role. */
-export function makeOpenPool(connectionString: string, log: Logger) {
+export function makeOpenPool(connectionString: string, log: Logger): OpenPool {
   const { watch } = makeWatch()
-  return (max: number, { patience = OPENED_WITHIN, longest = 10_000 }: Limits = {}): Pool => {
+  return (max, { patience = OPENED_WITHIN, longest = 10_000 } = {}) => {
     const pool = new pg.Pool({
       Client,
       // Compiling pays only for long scans, of which the API has none. Plans are generic because a prepared statement whose
@@ -97,10 +103,25 @@ export function makeOpenPool(connectionString: string, log: Logger) {
 }
 
 /** A connection of the pool. Whatever stands in the way, even a password that has changed, is no fault of the caller. */
-export async function checkOut(pool: Pool): Promise<PoolClient> {
+async function checkOut(pool: Pool): Promise<PoolClient> {
   try {
     return await pool.connect()
   } catch (cause) {
     throw new Unreachable(cause)
+  }
+}
+
+/** Works on a connection of the pool. */
+export async function withClient<T>(pool: Pool, work: (client: PoolClient) => Promise<T>): Promise<T> {
+  const client = await checkOut(pool)
+  let broken = false
+  try {
+    return await work(client)
+  } catch (error) {
+    // Any error but PostgreSQL's own, or one of ours, may have left the connection in any state.
+    broken = !(error instanceof pg.DatabaseError || error instanceof ClientError)
+    throw error
+  } finally {
+    client.release(broken)
   }
 }

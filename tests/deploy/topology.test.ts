@@ -1,4 +1,4 @@
-import { once } from 'node:events'
+import { on, once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { request as requestPlain, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http'
 import { request } from 'node:https'
@@ -6,7 +6,12 @@ import { text } from 'node:stream/consumers'
 import { connect as connectTls, type ConnectionOptions } from 'node:tls'
 import { gunzipSync } from 'node:zlib'
 import { randomUUID } from 'node:crypto'
+import pino from 'pino'
 import { WebSocket, type ClientOptions } from 'ws'
+import { asCaller, makeDatabase } from '../../server/sql/as-caller.ts'
+import { makeSessions } from '../../server/sql/in-use.ts'
+import { makeOpenPool } from '../../server/sql/pool.ts'
+import { makeReplicas, type Outcome } from '../../server/sql/replicas.ts'
 import { load } from '../harness/load.ts'
 import { checkProblem } from '../harness/rest.ts'
 import { SERVER_NAME, startTopology, type Topology } from '../harness/topology.ts'
@@ -290,7 +295,178 @@ async function openSocket(token: string): Promise<WebSocket> {
   return socket
 }
 
+/** How many reads of all servers have had each outcome. */
+async function outcomes(): Promise<Record<Outcome, number>> {
+  const sum = { answered: 0, late: 0, failed: 0, none: 0 }
+  for (const n of all.servers.keys()) {
+    const found = (await all.metrics(n)).matchAll(/^assent_replica_reads_total\{outcome="(\w+)"\} (\d+)$/gm)
+    for (const [, outcome, count] of found) sum[outcome as Outcome] += Number(count)
+  }
+  return sum
+}
+
+/** A call of one server, past nginx, whose answer is its status and its body. */
+async function direct(server: number, token: string, method: string, path: string, json?: object) {
+  const headers = { authorization: `Bearer ${token}`, ...(json && { 'content-type': 'application/json' }) }
+  const answer = await fetch(`${all.url(server)}/api/v1${path}`, { method, headers, ...(json && { body: JSON.stringify(json) }) })
+  return { status: answer.status, body: answer.status === 204 ? undefined : ((await answer.json()) as any) }
+}
+
+/** Waits until every server has its reads answered by the standby. */
+async function untilReady(): Promise<void> {
+  for (const n of all.servers.keys()) while (!/^assent_replica_ready\{.*\} 1$/m.test(await all.metrics(n)));
+}
+
+/** Does something while the standby replays nothing, which the servers do not know yet. */
+async function whilePaused(work: () => Promise<void>): Promise<void> {
+  await untilReady()
+  await all.standby.query('select pg_wal_replay_pause()')
+  await work().finally(() => all.standby.query('select pg_wal_replay_resume()'))
+}
+
+describe('the standby', () => {
+  test('answers what is read', async () => {
+    const token = await all.token(USER, 90)
+    for (const n of all.servers.keys()) {
+      await untilReady()
+      const { answered } = await outcomes()
+      // One that comes just after a job of a worker may find it late.
+      while ((await outcomes()).answered === answered) await direct(n, token, 'GET', '/requests/?page_size=1')
+    }
+    expect(await all.metrics(0)).toMatch(/^assent_replica_lag_bytes\{replica="127.0.0.1:\d+"\} \d+$/m)
+  })
+
+  test('shows callers what they have written by any server, while it is stopped and let go on', async () => {
+    const before = await outcomes()
+    let over = false
+    const hindering = (async () => {
+      while (!over) {
+        await all.standby.query('select pg_wal_replay_pause()')
+        await new Promise((next) => setTimeout(next, 100))
+        await all.standby.query('select pg_wal_replay_resume()')
+        await new Promise((next) => setTimeout(next, 300))
+      }
+    })()
+    const caller = async (_: unknown, n: number) => {
+      const token = await all.token(USER, n)
+      for (let i = 0; i < 40; i++) {
+        const { body } = await direct(n % 3, token, 'POST', '/requests/', { title: `Mine ${n} ${i}` })
+        const read = (server: number) => direct(server % 3, token, 'GET', `/requests/${body.id}/`)
+        expect(await read(n + i)).toMatchObject({ status: 200, body: { version: 1, title: body.title } })
+        await direct(n % 3, token, 'PATCH', `/requests/${body.id}/`, { title: 'Changed' })
+        expect(await read(n + i + 1)).toMatchObject({ status: 200, body: { version: 2, title: 'Changed' } })
+      }
+    }
+    await Promise.all(Array.from({ length: 6 }, caller)).finally(() => (over = true))
+    await hindering
+    const after = await outcomes()
+    expect(after.answered).toBeGreaterThan(before.answered)
+    expect(after.late + after.none).toBeGreaterThan(before.late + before.none)
+  })
+
+  test('knows at once of a session that has ended, of a new role and of a person who is deactivated', async () => {
+    const change = (text: string) =>
+      all.owner.query(
+        `update app_public.users u set ${text} from app_private.credentials c where c.user_id = u.id and c.email = 'user2@assent.test'`,
+      )
+    const token = all.sign(await all.session('user2@assent.test'))
+    const everywhere = (token: string) => Promise.all([0, 1, 2].map((n) => direct(n, token, 'GET', '/auth/session/')))
+    for (const role of ['MANAGER', 'USER']) {
+      await whilePaused(async () => {
+        await change(`role = '${role}'`)
+        for (const answer of await everywhere(token)) expect(answer).toMatchObject({ status: 200, body: { user: { role } } })
+      })
+    }
+    await whilePaused(async () => {
+      expect((await direct(0, token, 'DELETE', '/auth/session/')).status).toBe(204)
+      for (const { status } of await everywhere(token)) expect(status).toBe(401)
+    })
+    const other = all.sign(await all.session('user2@assent.test'))
+    await whilePaused(async () => {
+      await change('is_deleted = true')
+      for (const { status } of await everywhere(other)) expect(status).toBe(401)
+    })
+    await change('is_deleted = false')
+  })
+
+  test('shows those who are told of a change what they are told of', async () => {
+    const token = await all.token(USER, 91)
+    const { id } = (await direct(0, token, 'POST', '/requests/', { title: 'Followed' })).body
+    const socket = await openSocket(token)
+    const query = `subscription { requestUpdated(id: "${id}") { request { version } } }`
+    socket.send(JSON.stringify({ id: '1', type: 'subscribe', payload: { query } }))
+    const seen = (async () => {
+      for await (const [message] of on(socket, 'message', { signal: AbortSignal.timeout(10_000) })) {
+        const { version } = JSON.parse(String(message)).payload.data.requestUpdated.request
+        const now = await direct(version % 3, token, 'GET', `/requests/${id}/`)
+        expect(now.body.version).toBeGreaterThanOrEqual(version)
+        if (version > 20) return version
+      }
+    })()
+    await whilePaused(async () => {
+      for (let n = 1; n <= 20; n++) await direct(n % 3, token, 'PATCH', `/requests/${id}/`, { title: `Followed ${n}` })
+      expect(await seen).toBe(21)
+    })
+    socket.terminate()
+  })
+
+  test('leaves a read that it is stopped in to the primary', async () => {
+    const log = pino({ level: 'silent' })
+    const openPool = makeOpenPool(all.apiUrls.primary, log)
+    const met: Outcome[] = []
+    const replicas = makeReplicas([all.apiUrls.standby], openPool, log, (outcome) => met.push(outcome))
+    const db = makeDatabase(openPool(2), makeSessions(), replicas.beside('api', 2))
+    const caller = { session: await all.session(USER), ip: '', userAgent: null, byCookie: false }
+    const ask = (what: string) => asCaller<{ there: boolean }>(db, caller, 'read', { text: `select ${what}` })
+    const isReady = async () => {
+      while (!replicas.all[0]!.isReady) await new Promise((next) => setTimeout(next, 10))
+    }
+    /** Who answers a read that this is done to as soon as the standby runs it. */
+    async function stopped(by: () => Promise<unknown>): Promise<boolean> {
+      await isReady()
+      const asked = ask('pg_is_in_recovery() as there, pg_sleep(0.5) from (select from app_public.roles limit 1) one')
+      const runs = `select from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid() and state = 'active'`
+      while ((await all.standby.query(runs)).rowCount === 0);
+      await by()
+      return (await asked).rows[0]!.there
+    }
+    const signal = (how: string) => () =>
+      all.standby.query(`select ${how}(pid) from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid()`)
+
+    expect(await stopped(async () => {})).toBe(true)
+    expect(await stopped(signal('pg_cancel_backend'))).toBe(false)
+    expect(await stopped(signal('pg_terminate_backend'))).toBe(false)
+    await all.standby.query('alter system set max_standby_streaming_delay = 0')
+    await all.standby.query('select pg_reload_conf()')
+    expect(await stopped(() => all.owner.query('begin; lock table app_public.roles in access exclusive mode; commit'))).toBe(
+      false,
+    )
+    expect(met).toEqual(['answered', 'failed', 'failed', 'failed'])
+
+    // What is wrong with the statement is not the standby's fault, and an answer that is too large is none on the primary either.
+    await isReady()
+    await expect(ask('1 / 0')).rejects.toMatchObject({ code: '22012' })
+    await expect(ask(`repeat('x', 9000000)`)).rejects.toMatchObject({ code: 'BAD_REQUEST' })
+    expect([met.slice(4), replicas.all[0]!.isReady]).toEqual([['failed'], true])
+    await Promise.all([replicas.close(), db.pool.end()])
+  })
+})
+
 describe('under load', () => {
+  test('a standby that is killed, comes back and is promoted fails no call', async () => {
+    const killed = await load(all, 300, async () => {
+      await all.follower.stop('immediate')
+      await all.follower.start()
+      await untilReady()
+      await all.follower.promote()
+    })
+    expect(killed).toMatchObject({ failures: [], lost: 0, twice: 0 })
+    const before = await outcomes()
+    const token = await all.token(USER, 92)
+    for (const n of all.servers.keys()) expect((await direct(n, token, 'GET', '/requests/')).status).toBe(200)
+    expect((await outcomes()).answered).toBe(before.answered)
+  })
+
   test('servers that are restarted one after another, as deploy/upgrade.sh does, fail no call of 2,000', async () => {
     const token = await all.token(USER)
     const sockets = await Promise.all([1, 2, 3].map(() => openSocket(token)))

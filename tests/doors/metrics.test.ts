@@ -95,7 +95,10 @@ beforeAll(async () => {
   const tellOfPackages = `import { registerHooks } from 'node:module'
     registerHooks({ resolve(name, context, next) { if (/^@/.test(name)) console.log('It loads ' + name + '.'); return next(name, context) } })`
   const NODE_OPTIONS = `--import=data:text/javascript,${encodeURIComponent(tellOfPackages)}`
-  server = command('server', { ...common, AUTH_DATABASE_URL: db.urls.auth, JWT_SECRET, NODE_OPTIONS })
+  // The primary in place of a replica is one that is never ready, as after a failover.
+  const primary = `${db.urls.auth}?options=-c%20synchronous_commit%3Don`
+  const urls = { AUTH_DATABASE_URL: primary, REPLICA_DATABASE_URL: primary }
+  server = command('server', { ...common, ...urls, JWT_SECRET, NODE_OPTIONS })
   worker = command('worker', { ...common, WORKER_DATABASE_URL: db.urls.worker })
   const url = await server.until(/The API listens at (http:[^ "]*\d)/)
   expect((await fetch(`${url}/readyz`)).status).toBe(200)
@@ -207,6 +210,8 @@ describe('what is served', () => {
     expect(valueOf('assent_errors_total', { code: 'INTERNAL' })).toBe(0)
     expect(valueOf('assent_logins_total', { result: 'TOO_MANY_ATTEMPTS' })).toBe(0)
     expect(valueOf('assent_searches_stopped_total', { reason: 'slow' })).toBe(0)
+    expect(valueOf('assent_replica_ready', {})).toBe(0)
+    expect(valueOf('assent_replica_reads_total', { outcome: 'late' })).toBe(0)
     expect(valueOf('assent_job_attempts_total', { task: 'send_mail', result: 'failed' })).toBe(0)
   })
 })

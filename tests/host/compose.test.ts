@@ -45,7 +45,7 @@ test('deploy/secrets.sh makes exactly the secrets that it mounts, each its own, 
   const read = () => Promise.all(names.map((name) => readFile(join(secrets, name), 'utf8')))
   const before = await read()
   const random = before.flatMap((value) => value.match(/[0-9a-f]{64}/g) ?? [])
-  expect([random.length, new Set(random).size]).toEqual([7, 6]) // The superuser's password is in its URL as well.
+  expect([random.length, new Set(random).size]).toEqual([8, 6]) // Those of the superuser and of the API are there twice.
   await makeSecrets(folder)
   expect(await read()).toEqual(before)
 })

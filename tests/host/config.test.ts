@@ -7,6 +7,7 @@ const secret = 'random characters as it were: 3f9c'
 const owner = 'postgres://owner:pw@db:5432/assent'
 const api = 'postgres://api:pw@db:5432/assent'
 const worker = 'postgres://worker:pw@db:5432/assent'
+const replicas = ['postgres://api:pw@standby1:5432/assent', 'postgres://api:pw@standby2:5432/assent']
 const root = 'postgres://postgres:pw@db:5432/postgres'
 
 /** The names that a refusal names, in its order. */
@@ -48,7 +49,7 @@ test('every variable is read', () => {
       DATABASE_URL: owner,
       AUTH_DATABASE_URL: api,
       WORKER_DATABASE_URL: worker,
-      REPLICA_DATABASE_URL: `${api}1, ${api}2`,
+      REPLICA_DATABASE_URL: replicas.join(', '),
       JWT_SECRET: `${secret}1,${secret}2`,
       SMTP_URL: 'smtps://mail.example.com',
       MAIL_FROM: 'Assent <assent@example.com>',
@@ -73,7 +74,7 @@ test('every variable is read', () => {
     databaseUrl: owner,
     authDatabaseUrl: api,
     workerDatabaseUrl: worker,
-    replicaDatabaseUrls: [`${api}1`, `${api}2`],
+    replicaDatabaseUrls: replicas,
     jwtSecrets: [`${secret}1`, `${secret}2`],
     smtpUrl: 'smtps://mail.example.com',
     mailFrom: 'Assent <assent@example.com>',
@@ -104,7 +105,7 @@ describe('a secret', () => {
       DATABASE_URL_FILE: await file('owner', owner),
       AUTH_DATABASE_URL_FILE: await file('api', `${api}\r\n`),
       WORKER_DATABASE_URL_FILE: await file('worker', `${worker}\n\n`),
-      REPLICA_DATABASE_URL_FILE: await file('replica', `${api}1,${api}2`),
+      REPLICA_DATABASE_URL_FILE: await file('replica', replicas.join()),
       JWT_SECRET_FILE: await file('jwt', `${secret}\n`),
       SMTP_URL_FILE: await file('smtp', 'smtps://user:pw@mail.example.com\n'),
       SENTRY_DSN_FILE: await file('sentry', 'https://key@sentry.example.com/42\n'),
@@ -118,7 +119,7 @@ describe('a secret', () => {
           DATABASE_URL: owner,
           AUTH_DATABASE_URL: api,
           WORKER_DATABASE_URL: worker,
-          REPLICA_DATABASE_URL: `${api}1,${api}2`,
+          REPLICA_DATABASE_URL: replicas.join(),
           JWT_SECRET: secret,
           SMTP_URL: 'smtps://user:pw@mail.example.com',
           SENTRY_DSN: 'https://key@sentry.example.com/42',
@@ -266,6 +267,14 @@ test('traces are sent by the one protocol that is part of the program', () => {
   const traces = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4317' }
   expect(faults({ ...traces, OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' })).toEqual(['OTEL_EXPORTER_OTLP_PROTOCOL'])
   expect(faults({ OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' })).toEqual([])
+})
+
+test('a replica has the login and the database of the API', () => {
+  const env = { DATABASE_URL: owner, AUTH_DATABASE_URL: api, WORKER_DATABASE_URL: worker, JWT_SECRET: secret }
+  expect(faults({ ...env, REPLICA_DATABASE_URL: replicas.join() })).toEqual([])
+  for (const other of [owner, `${api}2`, `${replicas[0]},${worker}`]) {
+    expect(faults({ ...env, REPLICA_DATABASE_URL: other })).toEqual(['REPLICA_DATABASE_URL'])
+  }
 })
 
 test('owner, API and worker may not share a login', () => {

@@ -167,6 +167,31 @@ describe('a schema that is another', () => {
   })
 })
 
+describe('a replica', () => {
+  const env = () => ({ PORT: '0', AUTH_DATABASE_URL: urls.api, JWT_SECRET: 'signs whatever these tests ask for' })
+
+  test('of another database is refused', async () => {
+    const { AUTH_DATABASE_URL } = JSON.parse(process.env['TEST_POSTGRES_18']!)
+    expect(await refusal('server', { ...env(), REPLICA_DATABASE_URL: AUTH_DATABASE_URL })).toBe(
+      `REPLICA_DATABASE_URL names ${new URL(AUTH_DATABASE_URL).host}, which is no copy of the database that AUTH_DATABASE_URL names.\n`,
+    )
+  })
+
+  test('of a primary that acknowledges what it has not written is refused', async () => {
+    const hasty = { AUTH_DATABASE_URL: `${urls.api}?options=-c%20synchronous_commit%3Doff`, REPLICA_DATABASE_URL: urls.api }
+    expect(await refusal('server', { ...env(), ...hasty })).toMatch(
+      /^REPLICA_DATABASE_URL needs synchronous_commit on the primary[^\n]+\n$/,
+    )
+  })
+
+  test('that is away does not keep a server from starting', async () => {
+    const away = Object.assign(new URL(urls.api), { port: '1' }).href
+    const running = command('server', { ...env(), REPLICA_DATABASE_URL: away })
+    await running.until(/The API listens/)
+    expect(await running.end('SIGTERM')).toBe(0)
+  })
+})
+
 describe('a port that is taken', () => {
   let other: Server
   let PORT: string

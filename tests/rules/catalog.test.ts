@@ -317,7 +317,7 @@ describe('error codes', () => {
       ([, rest]) => /errcode = '(\w+)'/.exec(rest!)?.[1] ?? rest!,
     )
     expect(raised.length).toBeGreaterThan(5)
-    // Whoever meets the first of these is to try again: a worker's job, or a search; /readyz alone meets the others.
+    // Whoever meets the first of these is to try again: a worker's job, or a search; the server alone meets the others.
     const ours = ['lock_not_available', 'read_only_sql_transaction', 'object_not_in_prerequisite_state']
     const callersMeet = new Set(raised.filter((sqlstate) => !ours.includes(sqlstate)))
     for (const sqlstate of callersMeet) {

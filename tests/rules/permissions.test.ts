@@ -137,6 +137,8 @@ const executors: Record<string, Role[]> = {
   'app_public.users_permissions(app_public.users)': callers,
   'app_hidden.authenticate(text)': ['assent_authenticator'],
   'app_hidden.become(text,text)': ['assent_authenticator'],
+  'app_hidden.wal_position()': ['assent_authenticator'],
+  'app_hidden.await_wal(text,pg_lsn)': ['assent_authenticator'],
   'app_hidden.begin_login(text)': callers,
   'app_hidden.finish_login(uuid,text,text,boolean,text,text)': callers,
   'app_hidden.refresh_session(text)': callers,
