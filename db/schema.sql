@@ -929,6 +929,7 @@ create table app_public.users (
   role text default 'USER'::text not null,
   is_deleted boolean default false not null,
   created_at timestamp with time zone default clock_timestamp() not null,
+  erased_at timestamp with time zone,
   constraint users_pkey PRIMARY KEY (id),
   constraint users_role_fkey FOREIGN KEY (role) REFERENCES app_public.roles(role) ON UPDATE CASCADE ON DELETE RESTRICT,
   constraint users_name_check CHECK (char_length(name) <= 200 AND NOT app_private.is_blank(name))
@@ -940,6 +941,8 @@ comment on column app_public.users.name is 'What others call the person; 1 to 20
 comment on column app_public.users.role is 'What the person may do, by the permissions of the role.';
 comment on column app_public.users.is_deleted is 'Whether the person is deactivated: they can no longer log in, and all their sessions have ended.';
 comment on column app_public.users.created_at is 'When the account was created.';
+comment on column app_public.users.erased_at is '@behavior -*
+When the person''s data were erased, on their request: see app_private.erase_person.';
 comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and must not be blank.';
 comment on constraint users_role_fkey on app_public.users is 'There is no such role.';
 CREATE INDEX users_created_at_idx ON app_public.users USING btree (created_at, id);
@@ -947,6 +950,7 @@ CREATE INDEX users_grams_idx ON app_public.users USING gin (app_private.grams(na
 CREATE INDEX users_name_idx ON app_public.users USING btree (name, id);
 CREATE INDEX users_role_idx ON app_public.users USING btree (role, is_deleted);
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.users FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _200_stay_erased BEFORE UPDATE ON app_public.users FOR EACH ROW WHEN (((old.erased_at IS NOT NULL) AND (old.* IS DISTINCT FROM new.*))) EXECUTE FUNCTION app_private.tg_users__stay_erased();
 CREATE TRIGGER _300_keep_an_admin BEFORE UPDATE OF role, is_deleted ON app_public.users FOR EACH ROW EXECUTE FUNCTION app_private.tg_users__keep_an_admin();
 CREATE TRIGGER _500_end_sessions AFTER UPDATE OF is_deleted ON app_public.users FOR EACH ROW WHEN ((new.is_deleted <> old.is_deleted)) EXECUTE FUNCTION app_private.tg_users__end_sessions();
 CREATE TRIGGER _900_audit AFTER INSERT ON app_public.users FOR EACH ROW EXECUTE FUNCTION app_private.tg_users__audit();
@@ -3532,6 +3536,54 @@ AS $function$
 $function$;
 comment on routine app_private.email_key(text) is 'What an email address is compared by, wherever somebody types it: addresses that differ only in letter case, in canonically equivalent spellings or in what shows nothing are one.';
 
+CREATE OR REPLACE FUNCTION app_private.erase_person(person_id uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_person app_public.users;
+  v_email text;
+  v_pseudonym constant text := 'Erased person';
+begin
+  select * into v_person from app_public.users u where u.id = person_id for no key update;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such person.';
+  elsif v_person.erased_at is not null then
+    return;
+  elsif exists (
+    select from app_public.requests r where r.creator_id = person_id and not r.is_deleted
+      and exists (select from app_public.request_transitions t where t.from_status = r.status)
+  ) then
+    raise exception using errcode = 'RQ409',
+      message = 'This person has requests that are not decided: have them deleted or decided first.';
+  elsif exists (select from app_public.requests r where r.assigned_to_id = person_id and app_hidden.is_waiting(r)) then
+    raise exception using errcode = 'RQ409',
+      message = 'Requests wait for this person: have them decided or assigned to others first.';
+  end if;
+  select c.email into v_email from app_private.credentials c where c.user_id = person_id;
+  -- By itself first, because the last admin is refused, inboxes change, and sessions and links end.
+  update app_public.users u set is_deleted = true where u.id = person_id and not u.is_deleted;
+  update app_public.users u set (name, erased_at) = (v_pseudonym, now()) where u.id = person_id;
+
+  delete from app_private.credentials c where c.user_id = person_id;
+  -- The sessions themselves prove for a while that it was them who acted.
+  update app_private.sessions s set ip_address = null, user_agent = null
+  where s.user_id = person_id and (s.ip_address, s.user_agent) is distinct from (null, null);
+  delete from app_private.login_attempts a where a.account_key = app_private.account_key(v_email);
+  delete from app_private.password_reset_requests r where r.account_key = app_private.account_key(v_email);
+  delete from app_private.notification_preferences p where p.user_id = person_id;
+  delete from app_private.idempotency_keys k where k.user_id = person_id;
+  delete from app_public.notifications n where n.recipient_id = person_id;
+  -- Deliveries name people beside their ids. What is still to be sent is sent with the pseudonym.
+  update app_public.webhook_deliveries d
+  set payload = replace(d.payload::text, to_jsonb(v_person.name)::text, to_jsonb(v_pseudonym)::text)::jsonb
+  where d.state = 'QUEUED' and d.payload::text like '%' || person_id || '%';
+  delete from app_public.webhook_deliveries d where d.state <> 'QUEUED' and d.payload::text like '%' || person_id || '%';
+end
+$function$;
+comment on routine app_private.erase_person(uuid) is 'Erases the data of a person who asks for it, but for their id and what the trail and requests say: for the owner of the database. They are deactivated, and named "Erased person" from then on. It reads all deliveries of webhooks. Raises RQ404 if there is no such person, and RQ409 for the last active admin, for somebody with requests that are not decided, and for somebody whom a request waits for. A second time, it does nothing.';
+
 CREATE OR REPLACE FUNCTION app_private.extend_trail()
  RETURNS void
  LANGUAGE plpgsql
@@ -5036,6 +5088,7 @@ begin
   perform app_private.log_action(
     case
       when tg_op = 'INSERT' then 'USER_CREATE'
+      when new.erased_at is not null then 'USER_ERASE'
       when new.is_deleted and not old.is_deleted then 'USER_DEACTIVATE'
       when old.is_deleted and not new.is_deleted then 'USER_REACTIVATE'
       else 'USER_UPDATE'
@@ -5044,6 +5097,8 @@ begin
     new.id,
     case
       when tg_op = 'INSERT' then jsonb_build_object('name', new.name, 'role', new.role)
+      -- Not the name that is to be erased.
+      when new.erased_at is not null then '{}'
       else app_private.changes(to_jsonb(old), to_jsonb(new))
     end
   );
@@ -5076,6 +5131,17 @@ begin
 end
 $function$;
 comment on routine app_private.tg_users__keep_an_admin() is 'Ensures that somebody can always administer people, whoever writes. Raises RQ409.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_users__stay_erased()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  raise exception using errcode = 'RQ409', message = 'The data of this person were erased: add them anew.';
+end
+$function$;
+comment on routine app_private.tg_users__stay_erased() is 'Refuses all changes of a person whose data were erased. Raises RQ409.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_webhook_deliveries__deliver()
  RETURNS trigger
@@ -6086,6 +6152,7 @@ insert into app_public.audit_actions values ('SUBMIT', 'A request was submitted.
 insert into app_public.audit_actions values ('UPDATE', 'A draft was edited.', 'false');
 insert into app_public.audit_actions values ('USER_CREATE', 'A person was added.', 'true');
 insert into app_public.audit_actions values ('USER_DEACTIVATE', 'A person was deactivated.', 'true');
+insert into app_public.audit_actions values ('USER_ERASE', 'A person''s data were erased.', 'false');
 insert into app_public.audit_actions values ('USER_REACTIVATE', 'A person was reactivated.', 'true');
 insert into app_public.audit_actions values ('USER_UPDATE', 'A person''s name or role was changed.', 'true');
 insert into app_public.audit_actions values ('WEBHOOK_CREATE', 'A webhook was registered.', 'false');

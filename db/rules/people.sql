@@ -232,3 +232,76 @@ create or replace trigger _500_end_sessions
   after update of is_deleted on app_public.users
   for each row when (new.is_deleted <> old.is_deleted)
   execute function app_private.tg_users__end_sessions();
+
+-- Erasing a person's data ---------------------------------------------------------------------------------------------
+
+create or replace function app_private.erase_person(person_id uuid)
+  returns void
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+declare
+  v_person app_public.users;
+  v_email text;
+  v_pseudonym constant text := 'Erased person';
+begin
+  select * into v_person from app_public.users u where u.id = person_id for no key update;
+  if not found then
+    raise exception using errcode = 'RQ404', message = 'There is no such person.';
+  elsif v_person.erased_at is not null then
+    return;
+  elsif exists (
+    select from app_public.requests r where r.creator_id = person_id and not r.is_deleted
+      and exists (select from app_public.request_transitions t where t.from_status = r.status)
+  ) then
+    raise exception using errcode = 'RQ409',
+      message = 'This person has requests that are not decided: have them deleted or decided first.';
+  elsif exists (select from app_public.requests r where r.assigned_to_id = person_id and app_hidden.is_waiting(r)) then
+    raise exception using errcode = 'RQ409',
+      message = 'Requests wait for this person: have them decided or assigned to others first.';
+  end if;
+  select c.email into v_email from app_private.credentials c where c.user_id = person_id;
+  -- By itself first, because the last admin is refused, inboxes change, and sessions and links end.
+  update app_public.users u set is_deleted = true where u.id = person_id and not u.is_deleted;
+  update app_public.users u set (name, erased_at) = (v_pseudonym, now()) where u.id = person_id;
+
+  delete from app_private.credentials c where c.user_id = person_id;
+  -- The sessions themselves prove for a while that it was them who acted.
+  update app_private.sessions s set ip_address = null, user_agent = null
+  where s.user_id = person_id and (s.ip_address, s.user_agent) is distinct from (null, null);
+  delete from app_private.login_attempts a where a.account_key = app_private.account_key(v_email);
+  delete from app_private.password_reset_requests r where r.account_key = app_private.account_key(v_email);
+  delete from app_private.notification_preferences p where p.user_id = person_id;
+  delete from app_private.idempotency_keys k where k.user_id = person_id;
+  delete from app_public.notifications n where n.recipient_id = person_id;
+  -- Deliveries name people beside their ids. What is still to be sent is sent with the pseudonym.
+  update app_public.webhook_deliveries d
+  set payload = replace(d.payload::text, to_jsonb(v_person.name)::text, to_jsonb(v_pseudonym)::text)::jsonb
+  where d.state = 'QUEUED' and d.payload::text like '%' || person_id || '%';
+  delete from app_public.webhook_deliveries d where d.state <> 'QUEUED' and d.payload::text like '%' || person_id || '%';
+end
+$$;
+comment on function app_private.erase_person(uuid) is
+  'Erases the data of a person who asks for it, but for their id and what the trail and requests say: for the owner of the '
+  'database. They are deactivated, and named "Erased person" from then on. It reads all deliveries of webhooks. Raises RQ404 '
+  'if there is no such person, and RQ409 for the last active admin, for somebody with requests that are not decided, and for '
+  'somebody whom a request waits for. A second time, it does nothing.';
+
+create or replace function app_private.tg_users__stay_erased()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path to pg_catalog, pg_temp
+as $$
+begin
+  raise exception using errcode = 'RQ409', message = 'The data of this person were erased: add them anew.';
+end
+$$;
+comment on function app_private.tg_users__stay_erased() is
+  'Refuses all changes of a person whose data were erased. Raises RQ409.';
+
+create or replace trigger _200_stay_erased
+  before update on app_public.users
+  for each row when (old.erased_at is not null and old is distinct from new)
+  execute function app_private.tg_users__stay_erased();

@@ -273,6 +273,7 @@ begin
   perform app_private.log_action(
     case
       when tg_op = 'INSERT' then 'USER_CREATE'
+      when new.erased_at is not null then 'USER_ERASE'
       when new.is_deleted and not old.is_deleted then 'USER_DEACTIVATE'
       when old.is_deleted and not new.is_deleted then 'USER_REACTIVATE'
       else 'USER_UPDATE'
@@ -281,6 +282,8 @@ begin
     new.id,
     case
       when tg_op = 'INSERT' then jsonb_build_object('name', new.name, 'role', new.role)
+      -- Not the name that is to be erased.
+      when new.erased_at is not null then '{}'
       else app_private.changes(to_jsonb(old), to_jsonb(new))
     end
   );

@@ -36,6 +36,7 @@ insert into app_public.audit_actions (action, is_told, description) values
   ('USER_UPDATE',     true,  'A person''s name or role was changed.'),
   ('USER_DEACTIVATE', true,  'A person was deactivated.'),
   ('USER_REACTIVATE', true,  'A person was reactivated.'),
+  ('USER_ERASE',      false, 'A person''s data were erased.'),
   ('WEBHOOK_CREATE',  false, 'A webhook was registered.'),
   ('WEBHOOK_UPDATE',  false, 'A webhook was changed, or switched off after a week of failures.'),
   ('WEBHOOK_DELETE',  false, 'A webhook was removed.'),

@@ -6,6 +6,7 @@ create table if not exists app_public.users (
   role text not null default 'USER' references app_public.roles on update cascade on delete restrict,
   is_deleted boolean not null default false,
   created_at timestamptz not null default clock_timestamp(),
+  erased_at timestamptz,
   constraint users_name_check check (char_length(name) <= 200 and not app_private.is_blank(name))
 );
 comment on table app_public.users is
@@ -17,6 +18,8 @@ comment on column app_public.users.role is 'What the person may do, by the permi
 comment on column app_public.users.is_deleted is
   'Whether the person is deactivated: they can no longer log in, and all their sessions have ended.';
 comment on column app_public.users.created_at is 'When the account was created.';
+comment on column app_public.users.erased_at is
+  E'@behavior -*\nWhen the person''s data were erased, on their request: see app_private.erase_person.';
 comment on constraint users_role_fkey on app_public.users is 'There is no such role.';
 comment on constraint users_name_check on app_public.users is 'The name must have 1 to 200 characters, and must not be blank.';
 

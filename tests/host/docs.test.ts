@@ -160,7 +160,8 @@ describe('on a running product', () => {
   )
   test.each(statements)('$path, statement $# as the $login', async ({ login, statement, output }) => {
     const logins = { auditor: 'AUDITOR_DATABASE_URL', owner: 'DATABASE_URL', superuser: 'ROOT_DATABASE_URL' }
-    const url = secrets[logins[login as keyof typeof logins]]!
+    const { pathname } = new URL(secrets['DATABASE_URL']!)
+    const url = Object.assign(new URL(secrets[logins[login as keyof typeof logins]]!), { pathname }).href
     const psql = [resolve('tests/host/bin/psql'), url, '-c', statement]
     const { stdout, stderr } = await promisify(execFile)(process.execPath, psql).catch((error) => error)
     if (output) expect(trimLines(stdout || stderr)).toBe(trimLines(output))

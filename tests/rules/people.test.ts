@@ -592,3 +592,128 @@ describe('the last active admin', () => {
     expect(await admins()).toEqual(left)
   })
 })
+
+describe('erasing somebody', () => {
+  let owner: pg.Client
+  beforeAll(async () => void (owner = await stage.db.connect('owner')))
+  const erase = (who: string) => owner.query('select app_private.erase_person($1)', [who])
+  const act = async (session: string, call: string): Promise<Row> =>
+    (await asSession(api, session, `select * from app_public.${call}`))[0]!
+
+  /** Somebody who has left data wherever people do. */
+  async function withHistory() {
+    const email = 'xerxes@example.org'
+    const { id: who } = (await owner.query(`select * from app_private.register_user($1, 'Xerxes "X"', 'MANAGER', 'd')`, [email]))
+      .rows[0]
+    const { session_secret: session } = (
+      await owner.query(`select * from app_private.open_session($1, false, 'Xerxes 1.0')`, [who])
+    ).rows[0]
+    await stage.rows('admin', `select app_public.update_user('${who}', name => 'Xerxes Y. "X"')`)
+    const { id: request } = await act(session, `create_request('A throne')`)
+    await stage.root.query(
+      `insert into app_public.webhooks (url, events, signing_key)
+       values ('https://x.test', '{request.submitted,request.approved}', 'k')`,
+    )
+    const dispatch = () =>
+      stage.root.query('select app_private.dispatch(id) from app_public.audit_logs where request_id = $1', [request])
+    await act(session, `submit_request('${request}')`)
+    await dispatch()
+    await stage.root.query(`update app_public.webhook_deliveries set state = 'FAILED'`)
+    await stage.rows('admin', `select app_public.approve_request('${request}')`)
+    await dispatch()
+    await act(session, `set_notification_preference('APPROVED', 'NONE')`)
+    await stage.root.query(
+      `insert into app_private.idempotency_keys (user_id, key, fingerprint, answer) values ($1, 'k', '', '{"body": "Xerxes"}')`,
+      [who],
+    )
+    await stage.root.query(
+      `update app_public.notifications set mail_error = '550 <xerxes@example.org>' where recipient_id = $1`,
+      [who],
+    )
+    await login(api, email, 'a wrong one')
+    return { who, email, session, request }
+  }
+
+  /** The tables with rows that name somebody. */
+  async function naming(text: string): Promise<Record<string, string[]>> {
+    const tables = await stage.root.query(`
+      select c.oid::regclass::text as name from pg_class c
+      where c.relkind in ('r', 'p') and not c.relispartition and c.relnamespace::regnamespace::text ~ '^(app_|graphile_worker)'`)
+    const found: Record<string, string[]> = {}
+    for (const { name } of tables.rows) {
+      const { rows } = await stage.root.query(`select to_jsonb(t) as row from ${name} t where to_jsonb(t)::text ilike $1`, [
+        `%${text}%`,
+      ])
+      if (rows.length > 0) found[name] = rows.map(({ row }) => row.action ?? row.id)
+    }
+    return found
+  }
+
+  test('leaves their id, and the name in entries of before; they stay erased, and their address is free', async () => {
+    const { who, email, session, request } = await withHistory()
+    expect(Object.keys(await naming('xerxes')).sort()).toEqual([
+      'app_private.credentials',
+      'app_private.idempotency_keys',
+      'app_private.sessions',
+      'app_public.audit_logs',
+      'app_public.notifications',
+      'app_public.users',
+      'app_public.webhook_deliveries',
+    ])
+    const deliveries = 'select state, payload from app_public.webhook_deliveries order by created_at'
+    expect((await stage.root.query(deliveries)).rows).toMatchObject([{ state: 'FAILED' }, { state: 'QUEUED' }])
+
+    const left = (await stage.leaves(() => erase(who))).filter((entry) => entry['user_id'])
+    expect(left.map((entry) => [entry['action'], entry['user_id'], entry['database_login']])).toEqual(
+      ['USER_DEACTIVATE', 'SESSION_REVOKE', 'USER_ERASE', 'CREDENTIALS_CHANGE', 'SESSION_CHANGE', 'PREFERENCE_CHANGE'].map(
+        (action) => [action, who, 'assent_owner'],
+      ),
+    )
+    expect(await naming('xerxes')).toEqual({ 'app_public.audit_logs': ['USER_CREATE', 'USER_UPDATE'] })
+    expect((await stage.root.query(deliveries)).rows).toMatchObject([
+      { state: 'QUEUED', payload: { data: { request: { creator: { id: who, name: 'Erased person' } } } } },
+    ])
+    expect((await stage.root.query('select name, is_deleted from app_public.users where id = $1', [who])).rows).toEqual([
+      { name: 'Erased person', is_deleted: true },
+    ])
+    expect((await stage.root.query('select from audit.disagreements where request_id = $1', [request])).rows).toEqual([])
+
+    await expect(act(session, `create_request('Another')`)).rejects.toMatchObject({ code: 'RQ401' })
+    const again = ["update_user($, name => 'Back')", 'reactivate_user($)', 'resend_invitation($)']
+    for (const call of again) {
+      const statement = `select app_public.${call.replace('$', `'${who}'`)}`
+      expect({ call, code: (await stage.attempt('admin', statement)).code }).toEqual({ call, code: 'RQ409' })
+    }
+    expect(await leaves(() => erase(who))).toEqual([])
+    await stage.rows('admin', create({ email, name: 'Somebody else' }))
+  })
+
+  test('is refused while they have something to do, for the last admin, and for nobody', async () => {
+    await expect(erase(NOBODY)).rejects.toMatchObject({ code: 'RQ404' })
+    const open: [Person, Parameters<Stage['request']>[0], RegExp][] = [
+      ['user2', { creator: 'user2', assignee: null, status: 'DRAFT' }, /not decided/],
+      ['manager2', { creator: 'manager2', assignee: null, status: 'SUBMITTED' }, /not decided/],
+      ['manager', { creator: 'user', assignee: 'manager', status: 'SUBMITTED' }, /wait for this person/],
+    ]
+    for (const [who, request, message] of open) {
+      await stage.request(request)
+      expect(
+        await leaves(() =>
+          expect(erase(stage.id[who])).rejects.toMatchObject({ code: 'RQ409', message: expect.stringMatching(message) }),
+        ),
+      ).toEqual([])
+    }
+    await owner.query('begin')
+    try {
+      await owner.query(`update app_public.users set is_deleted = true where role = 'ADMIN' and id <> $1 and not is_deleted`, [
+        stage.id.admin,
+      ])
+      await expect(erase(stage.id.admin)).rejects.toMatchObject({
+        code: 'RQ409',
+        message: expect.stringMatching('last active admin'),
+      })
+    } finally {
+      await owner.query('rollback')
+    }
+  })
+})

@@ -305,6 +305,8 @@ const executors: Record<string, Role[]> = {
   'app_private.tg_users__audit()': [],
   'app_private.tg_users__keep_an_admin()': [],
   'app_private.tg_users__end_sessions()': [],
+  'app_private.tg_users__stay_erased()': [],
+  'app_private.erase_person(uuid)': [],
   'app_private.tg_audit_logs__dispatch()': [],
   'app_private.tg_notifications__mail()': [],
   'app_private.tg_webhook_deliveries__deliver()': [],

@@ -37,7 +37,7 @@ const order = [
 // Where a change is likely to be noticed, so that this is where one looks first.
 const likely: [RegExp, string][] = [
   [/finish_login|(open|refresh|end_|other|touch|my)_?sessions?|is_live|password_change|change_password/, 'rules/sessions'],
-  [/_user\(|require_permission|keep_an_admin|tg_users__(keep|end)/, 'rules/people'],
+  [/_user\(|require_permission|keep_an_admin|erase_person|tg_users__(keep|end|stay)/, 'rules/people'],
   [/matching_|searched_requests|search_terms|contains_all|gram|folded|steady|normalized|_texts?\b|take_turn/, 'rules/search'],
   [/idempotency|keep_answer/, 'rules/idempotency'],
   [/announce|my_session\(/, 'rules/announcements'],

@@ -109,6 +109,7 @@ const beginReset = 'app_private.begin_password_reset(text,text)'
 const reset = 'app_hidden.reset_password(text,text,text)'
 const remind = 'app_private.remind()'
 const digests = 'app_private.make_digests(date)'
+const erase = 'app_private.erase_person(uuid)'
 const clear = 'app_private.clear_batch()'
 const keptFor = 'app_private.kept_for(text)'
 const inboxes = 'app_private.announce_inboxes(app_public.audit_logs)'
@@ -367,6 +368,13 @@ const edits: [string, string, string][] = [
   ['app_hidden.is_waiting(app_public.requests)', 'and not r.is_deleted', ''],
   ['app_hidden.is_waiting(app_public.requests)', 'and r.reviewed_at is null', ''],
   [digests, `where app_private.mail_state_for(u.id, 'DIGEST') = 'QUEUED'`, ''],
+  [erase, 'where r.creator_id = person_id and not r.is_deleted', 'where false'],
+  [erase, 'where r.assigned_to_id = person_id and app_hidden.is_waiting(r)', 'where false'],
+  [erase, 'delete from app_private.credentials c where c.user_id = person_id;', ''],
+  [erase, 'delete from app_public.notifications n where n.recipient_id = person_id;', ''],
+  [erase, `d.state = 'QUEUED' and`, 'false and'],
+  [erase, 'set ip_address = null, user_agent = null', 'set ip_address = null'],
+  ['app_private.tg_users__audit()', `when new.erased_at is not null then '{}'`, ''],
   [clear, `o.expires_at < now() - app_private.kept_for('session')`, `o.revoked_at < now() - app_private.kept_for('session')`],
   [keptFor, `interval '24 hours'`, `interval '23 hours'`],
   [clear, `where o.expires_at < now() - app_private.kept_for('password link')`, ''],
