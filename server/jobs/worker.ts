@@ -126,6 +126,19 @@ const traced = (tasks: TaskList): TaskList =>
     ]),
   )
 
+/**
+ * Resolves when a worker cannot look for its first job. graphile-worker asks for the ids of its tasks once, and keeps the error if
+ * that fails, as it does on a server that takes no writes yet: such a worker never finds a job.
+ */
+function neverBegins(events: WorkerEvents): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  let hasBegun = false
+  events.once('job:start', () => (hasBegun = true))
+  events.once('worker:getJob:empty', () => (hasBegun = true))
+  events.on('worker:getJob:error', () => hasBegun || resolve())
+  return promise
+}
+
 /** Restarts a worker whenever it ends by itself, as it does when the database fails while a job's end is being recorded. */
 function keepRunning(start: (events: WorkerEvents) => Promise<Runner>, presence: Presence, log: Logger): Service {
   const closing = new AbortController()
@@ -140,11 +153,13 @@ function keepRunning(start: (events: WorkerEvents) => Promise<Runner>, presence:
       presence.announce(id)
     })
     const failed = once(events, 'pool:fatalError')
+    const stillborn = neverBegins(events)
     try {
-      runner = await start(events)
-      if (closing.signal.aborted) await runner.stop()
+      const started = await start(events)
+      runner = started
+      if (closing.signal.aborted) await started.stop()
       // A worker that could not record a job's end takes no more jobs, but its promise may never settle.
-      await Promise.race([runner.promise, failed])
+      await Promise.race([started.promise, failed, stillborn.then(() => started.stop())])
     } finally {
       for (const id of pools) presence.withdraw(id)
     }

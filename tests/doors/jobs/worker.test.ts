@@ -170,6 +170,17 @@ describe('workers', () => {
     expect(accepted(ids).toSorted()).toEqual(ids.toSorted())
   })
 
+  test('one that cannot look for its first job, as on a server that takes no writes yet, looks again', async () => {
+    await all('alter table graphile_worker._private_tasks rename to away')
+    const since = lines.length
+    const worker = await start()
+    await until(() => lines.slice(since).filter((line) => line.includes('The worker is started again.')).length >= 3)
+    await all('alter table graphile_worker.away rename to _private_tasks')
+    const ids = await queue(1)
+    await until(isSent(ids), 15_000)
+    await worker.close()
+  })
+
   test('a job that is there when none runs is done by the next', async () => {
     const [{ id }] = (await db.commit('user', `select id from app_public.create_request('A request')`)) as [{ id: string }]
     await db.commit('user', 'select app_public.submit_request($1)', [id])
