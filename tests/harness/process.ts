@@ -9,7 +9,7 @@ export class Running {
   readonly exit: Promise<number | null>
 
   /** With `input`, that and the end of it is its standard input. */
-  constructor(program: string, args: string[], env: Record<string, string>, input?: string) {
+  constructor(program: string, args: string[], env: Record<string, string> = {}, input?: string) {
     // A process group of its own, so that the test can do what Ctrl-C does in a terminal.
     this.child = spawn(program, args, { env: { PATH: process.env.PATH, HOME: process.env.HOME, ...env }, detached: true })
     this.child.stdout!.on('data', (text) => (this.output += text))

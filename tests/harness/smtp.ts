@@ -52,7 +52,7 @@ export async function startSmtp(options: SMTPServerOptions = {}): Promise<Mailbo
     arrived,
     answer: () => undefined,
     async open() {
-      server = new SMTPServer({
+      const opened = (server = new SMTPServer({
         disabledCommands: ['AUTH', 'STARTTLS'],
         // Without a certificate in the options it brings its own, which nobody has signed.
         logger: false,
@@ -67,17 +67,19 @@ export async function startSmtp(options: SMTPServerOptions = {}): Promise<Mailbo
             if (!refusal) {
               const from = envelope.mailFrom ? envelope.mailFrom.address : ''
               const mail = await simpleParser(source)
+              // A server that has gone away meanwhile can acknowledge nothing, and so has not accepted it.
+              if (server !== opened) return
               arrived.push({ from, to, user: user as string | undefined, isSecure: secure, source: source.toString(), mail })
             }
             callback(refusal)
-          })()
+          })().catch(callback)
         },
         ...options,
-      })
-      server.on('error', () => {}) // Of peers that go away.
-      server.listen(port, '127.0.0.1')
-      await once(server.server, 'listening')
-      port = (server.server.address() as AddressInfo).port
+      }))
+      opened.on('error', () => {}) // Of peers that go away.
+      opened.listen(port, '127.0.0.1')
+      await once(opened.server, 'listening')
+      port = (opened.server.address() as AddressInfo).port
     },
     async close() {
       const closing = server

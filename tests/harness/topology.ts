@@ -1,20 +1,20 @@
 import { chmod, copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { makeTokens } from '../../server/http/tokens.ts'
-import { startEmbedded } from '../../server/setup/embedded/postgres.ts'
 import { compose, environmentOf, makeSecrets } from './compose.ts'
+import type { Database } from './pair.ts'
 import { command, Running } from './process.ts'
 import { startSmtp, type Mailbox } from './smtp.ts'
-import { freePorts, startStandby, type Standby } from './standby.ts'
+import { freePorts } from './standby.ts'
 
 export const SERVER_NAME = 'assent.test'
 
 /** What docker-compose.yml starts, as processes of this machine: from its commands, its environments and deploy/'s files. */
-export interface Topology {
+export interface Topology<D extends Database = Database> {
   readonly httpsPort: number
   readonly httpPort: number
   readonly publicUrl: string
@@ -27,11 +27,12 @@ export interface Topology {
   metrics(server: number): Promise<string>
   readonly workers: readonly Running[]
   readonly mailbox: Mailbox
-  readonly owner: pg.Client
-  readonly root: pg.Client
-  /** The standby, the superuser's connection to it, and what the API is given to reach it and the primary. */
-  readonly follower: Standby
-  readonly standby: pg.Client
+  readonly database: D
+  /** Connections as the owner, and as a superuser to the primary and to a standby. */
+  readonly owner: pg.Pool
+  readonly root: pg.Pool
+  readonly standby: pg.Pool
+  /** What the API is given to reach the primary and the standby. */
   readonly apiUrls: { readonly primary: string; readonly standby: string }
   /** A bearer token of somebody of the demo, as one of many callers: each has an allowance of its own. */
   token(email: string, caller?: number): Promise<string>
@@ -40,33 +41,32 @@ export interface Topology {
   /** A bearer token of a session. */
   sign(session: string, caller?: string): string
   startServers(): Promise<void>
+  /** Starts as many as there are to be. */
   startWorkers(): Promise<void>
+  /** Ends so many by kill -9. */
+  killWorkers(count: number): Promise<void>
   /** Ends one server by this signal, and starts it again. */
   restart(server: number, signal: NodeJS.Signals): Promise<void>
+  readonly nginx: Running
+  restartNginx(signal: NodeJS.Signals): Promise<void>
   close(): Promise<void>
 }
 
-/** The arguments of a service's PostgreSQL, as settings, but for the paths of its container. */
-const settingsOf = (service: string): Record<string, string> =>
-  Object.fromEntries(
-    (compose.services[service].command as string[]).slice(1).flatMap((argument) => {
-      const [, name, value] = /^--(\w+)=(.*)$/.exec(argument)!
-      return value!.startsWith('/') ? [] : [[name!, value!]]
-    }),
-  )
+/** Makes a database in this folder, whose standbys log in with this password. */
+type StartDatabase<D> = (folder: string, replicationPassword: string) => Promise<D>
 
 /** Starts all but servers and workers: nginx has nobody behind it at first. */
-export async function startTopology(): Promise<Topology> {
+export async function startTopology<D extends Database>(startDatabase: StartDatabase<D>): Promise<Topology<D>> {
   const started = new AsyncDisposableStack()
   try {
-    return await start(started)
+    return await start(started, startDatabase)
   } catch (error) {
     await started.disposeAsync()
     throw error
   }
 }
 
-async function start(started: AsyncDisposableStack): Promise<Topology> {
+async function start<D extends Database>(started: AsyncDisposableStack, startDatabase: StartDatabase<D>): Promise<Topology<D>> {
   const folder = await mkdtemp(join(tmpdir(), 'assent-deploy-'))
   started.defer(() => rm(folder, { recursive: true, force: true }))
   await chmod(folder, 0o711) // PostgreSQL may be another user.
@@ -76,16 +76,19 @@ async function start(started: AsyncDisposableStack): Promise<Topology> {
   const secrets = await makeSecrets(folder, env)
   const mailbox = await startSmtp()
   started.defer(() => mailbox.close())
-  const settings = { ...settingsOf('postgres'), fsync: 'off', shared_buffers: '64MB' }
-  const primary = await startEmbedded({ dataDir: join(folder, 'primary'), settings })
-  started.defer(() => primary.stop())
+  const read = async (secret: string) => (await readFile(join(secrets, secret), 'utf8')).trim()
+  const database = await startDatabase(folder, await read('replication_password'))
+  started.defer(() => database.close())
 
-  const at = new URL(primary.secrets.ROOT_DATABASE_URL).host
+  const at = new URL(database.url).host
   for (const name of ['owner', 'api', 'worker']) {
-    const file = join(secrets, `${name}_database_url`)
-    await writeFile(file, (await readFile(file, 'utf8')).replace('@postgres/', `@${at}/`))
+    const url = (await read(`${name}_database_url`)).replace('@postgres/', `@${at}/`)
+    await writeFile(join(secrets, `${name}_database_url`), url)
   }
-  await writeFile(join(secrets, 'root_database_url'), primary.secrets.ROOT_DATABASE_URL)
+  await writeFile(join(secrets, 'root_database_url'), database.url)
+  const apiUrl = await read('api_database_url')
+  const apiUrls = { primary: apiUrl, standby: Object.assign(new URL(apiUrl), { host: new URL(database.standbyUrl).host }).href }
+  await writeFile(join(secrets, 'replica_database_url'), apiUrls.standby)
   await writeFile(join(secrets, 'smtp_url'), mailbox.url)
 
   const run = (service: string, more: Record<string, string> = {}) =>
@@ -94,7 +97,7 @@ async function start(started: AsyncDisposableStack): Promise<Topology> {
     // Any number may start at once.
     for (const one of [run(service), run(service)]) if ((await one.exit) !== 0) throw new Error(one.output)
   }
-  const nginx = await startNginx(join(folder, 'nginx'), {
+  const file = await configureNginx(join(folder, 'nginx'), {
     ...environmentOf('nginx', secrets, env),
     HTTP: `listen 127.0.0.1:${httpPort};`,
     HTTPS: `listen 127.0.0.1:${httpsPort} ssl http2;`,
@@ -102,40 +105,24 @@ async function start(started: AsyncDisposableStack): Promise<Topology> {
     STATIC_FILES: join(folder, 'static'),
     ACCESS_LOG: join(folder, 'access.log'),
   })
+  let nginx = await startNginx(file, httpsPort)
   started.defer(async () => void (await nginx.end('SIGTERM')))
   await copyStaticFiles(join(folder, 'static'))
   await finish('setup')
   await finish('migrate')
 
-  const open = async (connectionString: string) => {
-    const client = new pg.Client(connectionString)
-    client.on('error', () => {}) // The standby is killed.
-    await client.connect()
-    started.defer(() => client.end())
-    return client
+  const open = (connectionString: string) => {
+    const pool = new pg.Pool({ connectionString, max: 2 })
+    pool.on('error', () => {}) // Servers that they lead to are killed.
+    started.defer(() => pool.end())
+    return pool
   }
-  const ownerUrl = await readFile(join(secrets, 'owner_database_url'), 'utf8')
-  const owner = await open(ownerUrl.trim())
+  const owner = open(await read('owner_database_url'))
+  const root = open(database.url)
+  const standby = open(Object.assign(new URL(database.standbyUrl), { pathname: '/assent' }).href)
   await owner.query(await readFile('db/demo.sql', 'utf8'))
-  const root = await open(primary.secrets.ROOT_DATABASE_URL)
-  const replication = (await readFile(join(secrets, 'replication_password'), 'utf8')).trim()
-  await root.query(`create role assent_replication login replication password '${replication}'`)
-  const follower = await startStandby(
-    root,
-    join(folder, 'primary/postgres'),
-    join(folder, 'standby/postgres'),
-    compose.services.standby.environment.PRIMARY.replace('host=postgres', `password=${replication}`),
-    { ...settings, ...settingsOf('standby') },
-  )
-  started.defer(() => follower.stop())
-  const apiUrl = (await readFile(join(secrets, 'api_database_url'), 'utf8')).trim()
-  const apiUrls = { primary: apiUrl, standby: follower.url(apiUrl) }
-  await writeFile(join(secrets, 'replica_database_url'), apiUrls.standby)
-  const standby = await open(
-    Object.assign(new URL(follower.url(primary.secrets.ROOT_DATABASE_URL)), { pathname: '/assent' }).href,
-  )
 
-  const { sign } = makeTokens([(await readFile(join(secrets, 'jwt_secret'), 'utf8')).trim()])
+  const { sign } = makeTokens([await read('jwt_secret')])
   const sessions = new Map<string, Promise<string>>()
   const servers: Running[] = []
   const workers: Running[] = []
@@ -158,11 +145,20 @@ async function start(started: AsyncDisposableStack): Promise<Topology> {
     },
     workers,
     mailbox,
+    database,
     owner,
     root,
-    follower,
     standby,
     apiUrls,
+    get nginx() {
+      return nginx
+    },
+    async restartNginx(signal) {
+      // Its workers would live on without it.
+      process.kill(-nginx.child.pid!, signal)
+      await nginx.exit
+      nginx = await startNginx(file, httpsPort)
+    },
     async token(email, caller = 0) {
       if (!sessions.has(email)) sessions.set(email, openSession(owner, email))
       return sign(await sessions.get(email)!, `${email} ${caller}`).token
@@ -173,8 +169,11 @@ async function start(started: AsyncDisposableStack): Promise<Topology> {
       await Promise.all(ports.map((_port, n) => startServer(n)))
     },
     async startWorkers() {
-      for (let n = 0; n < compose.services.worker.deploy.replicas; n++) workers.push(run('worker'))
+      while (workers.length < compose.services.worker.deploy.replicas) workers.push(run('worker'))
       await Promise.all(workers.map((worker) => worker.until(/The worker looks for jobs/)))
+    },
+    async killWorkers(count) {
+      await Promise.all(workers.splice(0, count).map((worker) => worker.end('SIGKILL')))
     },
     async restart(n, signal) {
       await servers[n]!.end(signal)
@@ -184,7 +183,7 @@ async function start(started: AsyncDisposableStack): Promise<Topology> {
   }
 }
 
-async function openSession(owner: pg.Client, email: string): Promise<string> {
+async function openSession(owner: pg.Pool, email: string): Promise<string> {
   const { rows } = await owner.query(
     `select s.session_secret from app_private.credentials c, app_private.open_session(c.user_id, false, null) s where c.email = $1`,
     [email],
@@ -192,8 +191,8 @@ async function openSession(owner: pg.Client, email: string): Promise<string> {
   return rows[0].session_secret
 }
 
-/** nginx from the file of its image, whose variables are filled in as envsubst does. */
-async function startNginx(folder: string, env: Record<string, string>): Promise<Running> {
+/** The file of nginx's image, whose variables are filled in as envsubst does. */
+async function configureNginx(folder: string, env: Record<string, string>): Promise<string> {
   await mkdir(folder)
   const template = await readFile('deploy/nginx/nginx.conf.template', 'utf8')
   const file = join(folder, 'nginx.conf')
@@ -201,12 +200,15 @@ async function startNginx(folder: string, env: Record<string, string>): Promise<
     file,
     template.replace(/\$\{(\w+)\}/g, (_, name: string) => env[name]!),
   )
+  return file
+}
+
+async function startNginx(file: string, port: number): Promise<Running> {
   // Its workers would be somebody else's, who may not enter our folder.
   const user = process.getuid?.() === 0 ? ' user root;' : ''
-  const nginx = new Running('nginx', ['-p', `${folder}/`, '-c', file, '-g', `daemon off;${user}`], {
+  const nginx = new Running('nginx', ['-p', `${dirname(file)}/`, '-c', file, '-g', `daemon off;${user}`], {
     PATH: `${process.env['PATH']}:/usr/sbin`,
   })
-  const port = Number(/127\.0\.0\.1:(\d+)/.exec(env['HTTPS']!)![1])
   const accepts = () =>
     new Promise<boolean>((done) => {
       const socket = connect(port, '127.0.0.1', () => done(Boolean(socket.destroy()))).on('error', () => done(false))
