@@ -237,7 +237,7 @@ comment on function app_hidden.attach(uuid, integer[], jsonb) is
   'is no such upload or no such request, RQ403, RQ409 and RQ412 where the request cannot be edited, and RQ422 for a bad name and '
   'for an attachment too many.';
 
-create or replace function app_hidden.detach(attachment_id uuid)
+create or replace function app_hidden.detach(attachment_id uuid, expected_versions integer[] default null)
   returns void
   language plpgsql
   volatile
@@ -252,7 +252,7 @@ begin
   from app_public.attachments a
   where a.id = attachment_id and app_private.is_visible(a.request_id);
   if found then
-    perform app_hidden.transition(v_request_id, 'UPDATE');
+    perform app_hidden.transition(v_request_id, 'UPDATE', expected_versions);
     delete from app_public.attachments a where a.id = attachment_id;
   end if;
   if not found then
@@ -260,8 +260,8 @@ begin
   end if;
 end
 $$;
-comment on function app_hidden.detach(uuid) is
-  'Removes an attachment. Raises RQ401, RQ404, and RQ403 and RQ409 where the request cannot be edited.';
+comment on function app_hidden.detach(uuid, integer[]) is
+  'Removes an attachment. Raises RQ401, RQ404, and RQ403, RQ409 and RQ412 where the request cannot be edited.';
 
 create or replace function app_hidden.attachment_chunk(attachment_id uuid, place integer)
   returns bytea
@@ -288,7 +288,7 @@ grant execute on function
   app_hidden.upload_chunk(uuid, integer, bytea),
   app_hidden.drop_upload(uuid),
   app_hidden.attach(uuid, integer[], jsonb),
-  app_hidden.detach(uuid),
+  app_hidden.detach(uuid, integer[]),
   app_hidden.attachment_chunk(uuid, integer)
   to assent_user, assent_manager, assent_admin;
 

@@ -165,6 +165,9 @@ comment on function app_hidden.audit_log_document(app_public.audit_logs) is
   'For servers of migration 000017: see the view audit_log_documents.';
 grant execute on function app_hidden.audit_log_document(app_public.audit_logs) to assent_user, assent_manager, assent_admin;
 
+-- The server of migration 000035 calls its successor, whose last argument has a default.
+drop function if exists app_hidden.detach(uuid);
+
 -- The worker of migration 000031 calls this.
 create or replace function app_private.clear_away()
   returns void

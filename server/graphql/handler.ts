@@ -19,7 +19,7 @@ import type { Services } from '../http/services.ts'
 import type { Changes } from '../live/changes.ts'
 import type { Live } from '../live/listener.ts'
 import { makeNews } from '../live/news.ts'
-import type { Subscriber, Subscribers } from '../live/subscribers.ts'
+import type { Farewell, Subscriber, Subscribers } from '../live/subscribers.ts'
 import { MAX_ANSWER, prove, recognize, tooLarge, type Database, type Identity } from '../sql/as-caller.ts'
 import { makeWithPgClient } from '../sql/grafast.ts'
 import { traceOperation } from '../tracing.ts'
@@ -103,6 +103,12 @@ function withoutExcess(result: Result): Result {
   const path = Object.keys(result.data!)
   return { data: { [path[0]!]: null }, errors: [new GraphQLError(made.message, { path, originalError: made })] }
 }
+
+/** Why somebody was sent away before there was an answer. */
+const sentAway = (why: Farewell) =>
+  why === 'UNAUTHENTICATED'
+    ? unauthenticated()
+    : new ClientError('UNAVAILABLE', 'There are no live updates at the moment. Try again.', { retryAfter: 1 })
 
 async function* only<T>(event: T): AsyncGenerator<T, void> {
   yield event
@@ -234,10 +240,19 @@ export function makeGraphQL(services: GraphQLServices) {
   async function stream(req: IncomingMessage, res: ServerResponse, operation: Operation): Promise<void> {
     if (!acceptsEvents(req)) throw new ClientError('BAD_REQUEST', 'Subscribe by WebSocket, or accept text/event-stream.')
     if (!services.isOwnOrigin(req)) throw foreignOrigin()
-    const subscriber = services.subscribers.enter(operation.caller.ip, () => res.destroy())
+    let farewell: Farewell | undefined
+    const subscriber = services.subscribers.enter(operation.caller.ip, (why) => {
+      farewell ??= why
+      // The answer ends as HTTP has it, so that no proxy takes it for broken, but without "complete": clients ask again.
+      if (res.headersSent) res.end()
+    })
     finished(res, subscriber.leave)
     await subscriber.admit(operation.caller)
     const result = await run(operation, subscriber)
+    if (farewell) {
+      if (Symbol.asyncIterator in result) void result.return()
+      throw sentAway(farewell)
+    }
     if (Symbol.asyncIterator in result) sendEvents(res, result, (event) => toPayload(event, subscriber))
     else refuse(res, result.errors!.map(format))
   }

@@ -1,12 +1,14 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { finished } from 'node:stream'
+import Negotiator from 'negotiator'
 
 const HEARTBEAT_EVERY = 15_000
 /** Bytes that may wait for a slow reader, who is then cut off. */
 export const MAX_UNREAD = 1_000_000
 
-/** Does the caller accept server-sent events (HTML Standard, 9.2)? */
-export const acceptsEvents = ({ headers: { accept } }: IncomingMessage): boolean => /\btext\/event-stream\b/i.test(accept ?? '')
+/** Does the caller accept server-sent events (HTML Standard, 9.2)? Who accepts anything does not expect them. */
+export const acceptsEvents = (req: IncomingMessage): boolean =>
+  new Negotiator(req).mediaTypes().some((type) => type.toLowerCase() === 'text/event-stream')
 
 /**
  * Answers with an event for each result as it comes: GraphQL over server-sent events, in its "distinct connections mode". The
@@ -15,6 +17,7 @@ export const acceptsEvents = ({ headers: { accept } }: IncomingMessage): boolean
  */
 export function sendEvents<T>(res: ServerResponse, results: AsyncGenerator<T>, toJson: (result: T) => object): void {
   const write = (text: string) => {
+    if (res.writableEnded) return // The caller was sent away.
     // Counts only earlier events: a single one may be of any size.
     if (res.writableLength > MAX_UNREAD) res.destroy()
     else res.write(text)
@@ -34,7 +37,7 @@ export function sendEvents<T>(res: ServerResponse, results: AsyncGenerator<T>, t
 
   async function pass(): Promise<void> {
     for await (const result of results) write(`event: next\ndata: ${JSON.stringify(toJson(result))}\n\n`)
-    res.end('event: complete\ndata:\n\n')
+    if (!res.writableEnded) res.end('event: complete\ndata:\n\n')
   }
   pass().catch(() => res.destroy())
 }

@@ -169,7 +169,7 @@ async function start<D extends Database>(started: AsyncDisposableStack, startDat
       await Promise.all(ports.map((_port, n) => startServer(n)))
     },
     async startWorkers() {
-      while (workers.length < compose.services.worker.deploy.replicas) workers.push(run('worker'))
+      while (workers.length < compose.services.worker.deploy.replicas) workers.push(run('worker', { METRICS_PORT: '' }))
       await Promise.all(workers.map((worker) => worker.until(/The worker looks for jobs/)))
     },
     async killWorkers(count) {

@@ -168,7 +168,7 @@ const executors: Record<string, Role[]> = {
   'app_hidden.upload_chunk(uuid,integer,bytea)': people3,
   'app_hidden.drop_upload(uuid)': people3,
   'app_hidden.attach(uuid,integer[],jsonb)': people3,
-  'app_hidden.detach(uuid)': people3,
+  'app_hidden.detach(uuid,integer[])': people3,
   'app_hidden.attachment_chunk(uuid,integer)': people3,
   'app_hidden.attachment_document(app_public.attachments)': people3,
   'app_hidden.matching_requests(text,text,uuid,uuid)': people3,

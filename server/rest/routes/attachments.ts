@@ -20,7 +20,7 @@ import {
 } from '../route.ts'
 import { UUID } from '../schemas.ts'
 import { assertFile, CHUNK_BYTES, costOf, declaredBytes, readUpload } from '../upload.ts'
-import { CHANGE, expectedVersions, pageOfRequest } from './requests.ts'
+import { CHANGE, expectedVersions, expectedVersionsBy, pageOfRequest } from './requests.ts'
 
 const BEGIN = prepared('select app_hidden.begin_upload($1, $2, $3) as id')
 const ADD = prepared('select app_hidden.upload_chunk($1, $2, $3)')
@@ -28,6 +28,9 @@ const DROP = prepared('select app_hidden.drop_upload($1)')
 const ATTACH = `select app_hidden.attach($1, $2, $3)::text as document`
 const FILE = prepared('select name, media_type, size, sha256 from app_public.attachments where id = $1')
 const CHUNK = prepared('select app_hidden.attachment_chunk($1, $2) as bytes')
+/** To remove a file, its caller may have seen the request or the file itself. */
+const REQUEST_OF_ATTACHMENT = `select app_hidden.request_document(r)::text as document, r.version, format('"%s"', a.sha256) as tag
+  from app_public.attachments a join app_public.requests r on r.id = a.request_id where a.id = $1`
 
 /** Takes the file, each chunk in a transaction of its own: no connection waits for the caller. */
 async function receive(call: Call): Promise<Received> {
@@ -105,7 +108,7 @@ export const attachments: readonly Route[] = [
   }),
   get('/attachments/:id/', 'Download an attachment', { sendsFile: true, status: 200, run: download }),
   del('/attachments/:id/', "Remove an attachment of a draft of one's own", {
-    errors: ['FORBIDDEN', 'INVALID_TRANSITION'],
-    run: perform('select app_hidden.detach($1)', idOf),
+    ...CHANGE,
+    run: perform('select app_hidden.detach($1, $2)', idOf, expectedVersionsBy(REQUEST_OF_ATTACHMENT)),
   }),
 ]

@@ -27,18 +27,24 @@ const CREATE = `select version, document::text from app_hidden.act_on_request(nu
 const DELETE = `select app_hidden.act_on_request($1, 'DELETE', $2, '{}')`
 
 /**
- * The version that a change is meant for, by the tag of what its caller sees now (RFC 9110, 13.1.1 and 13.1.2): null for any,
- * and none if a precondition fails, which the database then says in its turn.
+ * Reads the version that a change of a request is meant for, by the tag of what its caller sees now (RFC 9110, 13.1.1 and
+ * 13.1.2): null for any, and none if a precondition fails, which the database then says in its turn. The statement finds the
+ * request by the id in the path, and the tag of what belongs to it, if the path names that.
  */
-export async function expectedVersions({ req: { headers }, params, ask }: Call): Promise<number[] | null> {
-  const { 'if-match': match, 'if-none-match': noneMatch } = headers
-  // Any version will do, one included that another change makes meanwhile.
-  if (noneMatch === undefined && (match === undefined || match.trim() === '*')) return null
-  const [seen] = await ask<{ document: string; version: number }>({ ...prepared(REQUEST), values: [params['id']] })
-  const tag = seen ? tagOf(seen.version, seen.document) : '""'
-  if (isAllowed(headers, tag) && !isKnown(headers, tag)) return seen ? [seen.version] : null
-  return []
+export function expectedVersionsBy(sql: string): (call: Call) => Promise<number[] | null> {
+  const statement = prepared(sql)
+  return async ({ req: { headers }, params, ask }) => {
+    const { 'if-match': match, 'if-none-match': noneMatch } = headers
+    // Any version will do, one included that another change makes meanwhile.
+    if (noneMatch === undefined && (match === undefined || match.trim() === '*')) return null
+    const [seen] = await ask<{ document: string; version: number; tag?: string }>({ ...statement, values: [params['id']] })
+    const tags = seen ? [tagOf(seen.version, seen.document), ...(seen.tag ? [seen.tag] : [])] : ['""']
+    if (tags.some((tag) => isAllowed(headers, tag)) && !tags.some((tag) => isKnown(headers, tag)))
+      return seen ? [seen.version] : null
+    return []
+  }
 }
+export const expectedVersions = expectedVersionsBy(REQUEST)
 
 const act = (action: string): Run => show(ACT, idOf, () => action, expectedVersions, bodyOf)
 

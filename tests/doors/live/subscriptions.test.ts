@@ -618,6 +618,15 @@ describe('server-sent events', () => {
 
   test('are only for callers who accept them, and subscriptions for nobody else', async () => {
     expect(await api.code(INBOX, {}, 'user')).toBe('BAD_REQUEST')
+    for (const [accept, status] of [
+      ['text/event-stream;q=0, */*', 400],
+      ['application/json, */*', 400],
+      ['application/json, Text/Event-Stream;q=0.1', 200],
+    ] as const)
+      expect([accept, (await stream(api, INBOX, {}, { ...bearer(api.token('user')), accept })).res.statusCode]).toEqual([
+        accept,
+        status,
+      ])
     const asked = await api.graphql('{ currentUser { name } }', {}, 'user', { accept: 'application/json, text/event-stream' })
     expect(asked.headers['content-type']).toMatch('application/json')
     expect(asked.body).toEqual({ data: { currentUser: { name: 'Uma User' } } })
@@ -651,7 +660,7 @@ describe('server-sent events', () => {
     await api.data(mutation('logout', 'clientMutationId'), { input: {} }, person)
     await Promise.all(all.map((each) => each.ended))
     expect(performance.now() - start).toBeLessThan(5_000)
-    // No "complete" is sent, since the end was not the client's: it asks again, and hears why.
-    for (const { text } of all) expect(text()).toBe(':\n\n')
+    // The answer is whole, for HTTP. No "complete" is sent, since the end was not the client's: it asks again, and hears why.
+    for (const { res, text } of all) expect([res.complete, text()]).toEqual([true, ':\n\n'])
   })
 })

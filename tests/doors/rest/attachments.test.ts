@@ -188,6 +188,19 @@ describe('a file', () => {
     expect(outcome(await upload('user', id, [{ name: 'a', bytes: 'a' }], match))).toBe('201')
     expect(outcome(await upload('user', id, [{ name: 'b', bytes: 'b' }], match))).toBe('412 STALE_VERSION')
     expect(outcome(await rest('user', `POST /requests/${id}/submit/`, {}, match))).toBe('412 STALE_VERSION')
+    const [{ id: attachment }] = await listed(id)
+    const remove = (headers: Record<string, string>) => rest('user', `DELETE /attachments/${attachment}/`, undefined, headers)
+    expect(outcome(await remove(match))).toBe('412 STALE_VERSION')
+    expect(outcome(await remove({ 'if-match': 'x' }))).toBe('400 BAD_REQUEST')
+    expect(outcome(await remove({ 'if-match': `"${sha256('b')}"` }))).toBe('412 STALE_VERSION')
+    expect(outcome(await remove({ 'if-none-match': `"${sha256('a')}"` }))).toBe('412 STALE_VERSION')
+    expect(await listed(id)).toHaveLength(1)
+    expect(outcome(await remove({ 'if-match': (await rest('user', `GET /requests/${id}/`)).headers.etag! }))).toBe('204')
+  })
+
+  test('is removed by who has seen the file itself, by its own entity tag', async () => {
+    const { id, sha256 } = await attach(await newRequest(api))
+    expect(outcome(await rest('user', `DELETE /attachments/${id}/`, undefined, { 'if-match': `"${sha256}"` }))).toBe('204')
   })
 })
 

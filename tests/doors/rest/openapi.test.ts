@@ -405,9 +405,11 @@ describe('what is documented is what happens', () => {
     expect(outcome(await attach(submitted))).toBe('409 INVALID_TRANSITION')
     const stale = { 'if-match': '"9"' }
     expect(outcome(await attach(draft, stale))).toBe('412 STALE_VERSION')
+    const { body: attached } = await attach(draft)
     for (const [who, call] of [
       ['user', `GET /requests/${draft}/`],
       ['user', `GET /attachments/${ids.attachments}/`],
+      ['user', `DELETE /attachments/${attached.id}/`],
       ['user', `PATCH /requests/${draft}/`],
       ['user', `DELETE /requests/${draft}/`],
       ['user', `POST /requests/${draft}/submit/`],
