@@ -2212,7 +2212,7 @@ $function$;
 comment on routine app_hidden.current_user_id() is 'The user_id of app_private.caller(), or null. Policies call it as (select app_hidden.current_user_id()), so that it runs once for each statement and not for each row.';
 grant execute on routine app_hidden.current_user_id() to assent_admin, assent_anonymous, assent_auditor, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.detach(attachment_id uuid)
+CREATE OR REPLACE FUNCTION app_hidden.detach(attachment_id uuid, expected_versions integer[] DEFAULT NULL::integer[])
  RETURNS void
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -2226,7 +2226,7 @@ begin
   from app_public.attachments a
   where a.id = attachment_id and app_private.is_visible(a.request_id);
   if found then
-    perform app_hidden.transition(v_request_id, 'UPDATE');
+    perform app_hidden.transition(v_request_id, 'UPDATE', expected_versions);
     delete from app_public.attachments a where a.id = attachment_id;
   end if;
   if not found then
@@ -2234,8 +2234,8 @@ begin
   end if;
 end
 $function$;
-comment on routine app_hidden.detach(uuid) is 'Removes an attachment. Raises RQ401, RQ404, and RQ403 and RQ409 where the request cannot be edited.';
-grant execute on routine app_hidden.detach(uuid) to assent_admin, assent_manager, assent_user;
+comment on routine app_hidden.detach(uuid,integer[]) is 'Removes an attachment. Raises RQ401, RQ404, and RQ403, RQ409 and RQ412 where the request cannot be edited.';
+grant execute on routine app_hidden.detach(uuid,integer[]) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.drop_upload(file_id uuid)
  RETURNS void

@@ -27,6 +27,7 @@ import { makeSubscribers } from './live/subscribers.ts'
 import { makeRegister, serveMetrics } from './metrics.ts'
 import { makePasswords } from './passwords.ts'
 import type { Report } from './reports.ts'
+import { makeAccel } from './rest/accel.ts'
 import { docs } from './rest/docs.ts'
 import { makeRestHandler } from './rest/handler.ts'
 import { makeOpenApi } from './rest/openapi.ts'
@@ -181,7 +182,12 @@ export async function startServer(
   const { production, jwtSecrets } = config
   const graphql = makeGraphQL({ ...services, schema, resolvedPreset, production, live, changes, subscribers })
   const sockets = makeWebSockets({ ...services, schema, graphql, subscribers, during: refusals.during })
-  const rest = makeRestHandler({ ...services, routes: resources.flatMap(({ routes }) => routes), jwtSecrets })
+  const rest = makeRestHandler({
+    ...services,
+    routes: resources.flatMap(({ routes }) => routes),
+    accelOf: makeAccel(config),
+    jwtSecrets,
+  })
   const refuse: Refuse = (res, error) => sendProblem(res, services.explain(error))
   const openApi = makeOpenApi(resources, reference, config.publicUrl)
   const app = await makeApp(probes, openApi, production, refuse)

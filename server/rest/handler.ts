@@ -10,6 +10,7 @@ import { sendProblem } from '../http/problem.ts'
 import type { Services } from '../http/services.ts'
 import type { Logger } from '../logger.ts'
 import { asking, inTransaction, isStranger, type Ask, type Database, type Identity } from '../sql/as-caller.ts'
+import type { AccelOf } from './accel.ts'
 import { keyOf, makeOnce } from './idempotency.ts'
 import type { Query } from './lists.ts'
 import { BASE, staleVersion, tagOf, takesBody, type Answer, type Call, type Received, type Route } from './route.ts'
@@ -20,6 +21,7 @@ export interface RestServices extends Services {
   readonly slowDb: Database
   readonly bulkDb: Database
   readonly isSecure: IsSecure
+  readonly accelOf: AccelOf
   readonly jwtSecrets: readonly string[]
   readonly log: Logger
 }
@@ -161,6 +163,7 @@ export function makeRestHandler(services: RestServices) {
       search,
       path: req.url!.split('?', 1)[0]!,
       isSecure: isSecure(req),
+      accel: services.accelOf(req),
       tokens,
       passwords,
     }

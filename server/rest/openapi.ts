@@ -198,7 +198,7 @@ const queryOf = (list: List): Schema[] =>
   }))
 
 function parameters(route: Route): Schema[] {
-  const { method, path, list, versioned } = route
+  const { method, path, list, versioned, sendsFile } = route
   return [
     ...(path.includes(':id') ? [{ name: 'id', in: 'path', required: true, schema: UUID }] : []),
     // A request that the path names cannot be named by a parameter, too.
@@ -212,6 +212,12 @@ function parameters(route: Route): Schema[] {
         ]
       : []),
     ...(method === 'GET' && isTagged(route) ? [header('If-None-Match', 'The entity tag that is known already.')] : []),
+    ...(sendsFile
+      ? [
+          header('Range', 'One range of bytes, such as bytes=0-499 (RFC 9110, 14.2). Of several, the whole file is the answer.'),
+          header('If-Range', 'The entity tag of the file that the range is of; of any other, the whole file is the answer.'),
+        ]
+      : []),
     ...(isRepeatable(route)
       ? [header('Idempotency-Key', 'Sent again within 24 hours, the same call has one effect and gets the first answer.')]
       : []),
@@ -221,21 +227,38 @@ function parameters(route: Route): Schema[] {
 function success(route: Route): Record<string, Schema> {
   const { status, shows, list, method, sendsFile } = route
   const tag = isTagged(route)
-  return {
-    [status]: {
-      description: STATUS_CODES[status],
-      ...(shows && { content: { 'application/json': { schema: list ? page(shows) : ref(shows) } } }),
-      ...(sendsFile && { content: { '*/*': { schema: FILE } } }),
-      headers: {
-        ...(tag && {
-          ETag: { schema: STRING, description: 'The version of the request, and of this view of it; of a file, its SHA-256.' },
-        }),
-        ...(sendsFile && { 'Content-Disposition': { schema: STRING, description: 'With the name of the file (RFC 6266).' } }),
-        ...(status === 201 && { Location: { schema: { ...STRING, format: 'uri-reference' } } }),
-        ...(shows === 'BrowserSession' && method === 'POST' && { 'Set-Cookie': { schema: STRING } }),
-      },
+  const answer = {
+    description: STATUS_CODES[status],
+    ...(shows && { content: { 'application/json': { schema: list ? page(shows) : ref(shows) } } }),
+    ...(sendsFile && { content: { '*/*': { schema: FILE } } }),
+    headers: {
+      ...(tag && {
+        ETag: { schema: STRING, description: 'The version of the request, and of this view of it; of a file, its SHA-256.' },
+      }),
+      ...(sendsFile && {
+        'Content-Disposition': { schema: STRING, description: 'With the name of the file (RFC 6266).' },
+        'Accept-Ranges': { schema: { const: 'bytes' } },
+      }),
+      ...(status === 201 && { Location: { schema: { ...STRING, format: 'uri-reference' } } }),
+      ...(shows === 'BrowserSession' && method === 'POST' && { 'Set-Cookie': { schema: STRING } }),
     },
+  }
+  const range = (description: string) => ({ 'Content-Range': { schema: STRING, description } })
+  return {
+    [status]: answer,
     ...(tag && method === 'GET' && { 304: { description: STATUS_CODES[304] } }),
+    ...(sendsFile && {
+      206: {
+        ...answer,
+        description: STATUS_CODES[206],
+        headers: { ...answer.headers, ...range('Which bytes these are, and of how many.') },
+      },
+      416: {
+        description: `${STATUS_CODES[416]}: BAD_REQUEST`,
+        content: { 'application/problem+json': { schema: ref('Problem') } },
+        headers: range('How many bytes there are.'),
+      },
+    }),
   }
 }
 
@@ -263,7 +286,7 @@ function operation(route: Route, tag: string): Schema {
 export function makeOpenApi(resources: readonly Resource[], reference: Reference, publicUrl: string): Schema {
   const paths: Record<string, Record<string, Schema>> = {}
   for (const { name, routes } of resources) {
-    for (const route of routes) {
+    for (const route of routes.filter(({ undocumented }) => !undocumented)) {
       // Without the last slash, which no path needs: linters take one for a mistake.
       const path = route.path.replace(/:(\w+)/g, '{$1}').replace(/\/$/, '')
       paths[path] = { ...paths[path], [route.method.toLowerCase()]: operation(route, name) }

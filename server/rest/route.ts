@@ -6,6 +6,7 @@ import type { Passwords } from '../passwords.ts'
 import type { Ask, Identity } from '../sql/as-caller.ts'
 import { prepared } from '../sql/prepared.ts'
 import type { Search } from '../sql/search.ts'
+import type { Accel } from './accel.ts'
 import { makeReadPage, type List, type Query } from './lists.ts'
 import { isUuid, type Schema } from './schemas.ts'
 
@@ -34,6 +35,8 @@ export interface Call {
   /** The path that the route was called by: links in answers are relative to the host, as the caller knows it. */
   readonly path: string
   readonly isSecure: boolean
+  /** Sends files, where nginx is in front. */
+  readonly accel: Accel | undefined
   readonly tokens: Tokens
   readonly passwords: Passwords
 }
@@ -80,6 +83,8 @@ export interface Route {
   readonly receive?: (call: Call) => Promise<Received>
   /** Answers with a file. */
   readonly sendsFile?: true
+  /** For nginx and not for callers, so no document names it. */
+  readonly undocumented?: true
   /** Repeats are harmless or anonymous, so Idempotency-Key does not apply. */
   readonly unrepeatable?: true
   /** If-Match counts. */

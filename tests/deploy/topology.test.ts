@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls, type ConnectionOptions } from 'node:tls'
 import { gunzipSync } from 'node:zlib'
-import { randomUUID } from 'node:crypto'
+import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import pino from 'pino'
 import { WebSocket, type ClientOptions } from 'ws'
 import { asCaller, makeDatabase } from '../../server/sql/as-caller.ts'
@@ -16,7 +16,7 @@ import { makeReplicas, type Outcome } from '../../server/sql/replicas.ts'
 import { load } from '../harness/load.ts'
 import { checkProblem } from '../harness/rest.ts'
 import { startPair, type Pair } from '../harness/pair.ts'
-import { SERVER_NAME, startTopology, type Topology } from '../harness/topology.ts'
+import { OTHER_ORIGIN, SERVER_NAME, startTopology, type Topology } from '../harness/topology.ts'
 
 // In the order in which they stand: nginx is there first, then servers and workers, and then they are restarted.
 
@@ -198,6 +198,103 @@ describe('nginx', () => {
     expect(asked).toMatchObject({ status: 413, body: { errors: [{ extensions: { code: 'PAYLOAD_TOO_LARGE' } }] } })
     const headed = await send('/healthz', { headers: { 'x-long': 'x'.repeat(20_000) } })
     expect(headed).toMatchObject({ status: 431, body: { code: 'BAD_REQUEST' } })
+  })
+
+  describe('sends a file that a server permits', () => {
+    const bytes = randomBytes(100_000).toString('hex')
+    const hash = createHash('sha256').update(bytes).digest('hex')
+    let path: string
+    let request: string
+    const get = (who: string, headers: OutgoingHttpHeaders = {}) => rest(who, 'GET', path, undefined, { headers })
+    beforeAll(async () => {
+      request = `/requests/${(await rest(USER, 'POST', '/requests/', { title: 'Evidence' })).body.id}/`
+      const attached = await send(`/api/v1${request}attachments/`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${await all.token(USER)}`, 'content-type': 'multipart/form-data; boundary=b' },
+        body: `--b\r\ncontent-disposition: form-data; name="file"; filename="50%0d%0a \\"März\\" 你好.txt"\r\n\r\n${bytes}\r\n--b--\r\n`,
+      })
+      expect(attached.status).toBe(201)
+      path = `/attachments/${attached.body.id}/`
+    })
+
+    test('whole, with all that is true of it, and of its caller alone', async () => {
+      const first = await get(USER, { origin: OTHER_ORIGIN, 'x-sendfile-type': 'none' })
+      expect([first.status, first.text === bytes]).toEqual([200, true])
+      const name = '50%0d%0a "März" 你好.txt'
+      for (const [header, ...values] of [
+        ['content-type', 'text/plain; charset=utf-8'],
+        ['content-length', '200000'],
+        ['content-disposition', expect.stringContaining(`filename*=UTF-8''${encodeURIComponent(name)}`)],
+        ['content-security-policy', "sandbox; default-src 'none'"],
+        ['x-content-type-options', 'nosniff'],
+        ['cache-control', 'no-store'],
+        ['etag', `"${hash}"`],
+        ['accept-ranges', 'bytes'],
+        ['strict-transport-security', ...HSTS],
+        ['x-request-id', expect.any(String)],
+        ['access-control-allow-origin', OTHER_ORIGIN],
+        ['access-control-allow-credentials', 'true'],
+        ['vary', 'Origin'],
+        ['x-accel-redirect'],
+        ['set-cookie'],
+      ])
+        expect([header, first.values(header as string)]).toEqual([header, values])
+      expect((await get(USER)).values('access-control-allow-origin')).toEqual([])
+      const head = await rest(USER, 'HEAD', path)
+      expect([head.status, head.values('content-length'), head.text]).toEqual([200, ['200000'], ''])
+    })
+
+    test('to whoever may see it at that moment, and from what nginx has', async () => {
+      await all.owner.query('delete from app_private.file_chunks')
+      expect((await get(MANAGER)).status).toBe(404)
+      expect((await rest(USER, 'POST', `${request}submit/`)).status).toBe(200)
+      expect((await get(MANAGER)).text).toBe(bytes)
+      expect((await get('user2@assent.test')).body.code).toBe('NOT_FOUND')
+      expect((await send(`/api/v1${path}`)).body.code).toBe('UNAUTHENTICATED')
+      const lines = (await all.log()).split('\n').filter((line) => line.includes(`"path":"/api/v1${path}"`))
+      const kept = lines.map((line) => JSON.parse(line).cache).filter(Boolean)
+      expect([kept[0], new Set(kept.slice(1))]).toEqual(['MISS', new Set(['HIT'])])
+    })
+
+    test('or a part of it, and not again to who has it', async () => {
+      const etag = `"${hash}"`
+      const part = await get(USER, { range: 'bytes=70000-70009', 'if-range': etag })
+      expect([part.status, part.text, part.headers['content-range']]).toEqual([
+        206,
+        bytes.slice(70_000, 70_010),
+        'bytes 70000-70009/200000',
+      ])
+      expect(part.values('content-disposition')).toHaveLength(1)
+      for (const headers of [{ range: 'bytes=0-1,5-6' }, { range: 'bytes=0-1', 'if-range': '"other"' }])
+        expect((await get(USER, headers)).text === bytes).toBe(true)
+      // The last of them nginx refuses by itself.
+      for (const range of ['bytes=200000-', 'bytes=x', 'bytes=,0-1,']) {
+        const answer = await get(USER, { range })
+        expect([range, answer.status]).toEqual([range, 416])
+        checkProblem(answer)
+      }
+      const known = await get(USER, { 'if-none-match': etag })
+      expect([known.status, known.text, known.values('etag')]).toEqual([304, '', [etag]])
+    })
+
+    test('and shows nobody where it has it', async () => {
+      for (const place of [`/api/v1/files/${hash}/`, `/api/v1/files/${hash}/?pass=x`, '/api/v1/files/']) {
+        const answer = await rest(USER, 'GET', place.slice('/api/v1'.length), undefined, {
+          headers: { 'x-sendfile-type': 'X-Accel-Redirect' },
+        })
+        expect(answer).toMatchObject({ status: 404, body: { code: 'NOT_FOUND' } })
+        checkProblem(answer)
+      }
+      const lines = (await all.log()).split('\n').filter((line) => line.includes('"path":"/api/v1/files/'))
+      expect(lines.map((line) => JSON.parse(line).upstream)).toEqual(['', '', ''])
+    })
+
+    test('and says how large one may be', async () => {
+      const large = await rest(USER, 'POST', `${request}attachments/`, undefined, { headers: { 'content-length': 12e6 } })
+      expect(large).toMatchObject({ status: 413, body: { detail: 'The body is larger than 10 MB.' } })
+      const posted = await rest(USER, 'POST', '/requests/', { title: 'x'.repeat(2_000_000) })
+      expect(posted.body.detail).toBe('The body is larger than 1 MB.')
+    })
   })
 
   test('limits logins by address, and hinders nobody else', async () => {

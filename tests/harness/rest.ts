@@ -31,7 +31,8 @@ export function checkProblem({ status, headers, body }: Answer): void {
     code: expect.any(String),
     ...(errors && { errors }),
   })
-  const statuses: number[] = [STATUS[code as Code], ...(code === 'IDEMPOTENCY_CONFLICT' ? [422] : [])]
+  const others: Record<string, number> = { IDEMPOTENCY_CONFLICT: 422, BAD_REQUEST: 416 }
+  const statuses = [STATUS[code as Code], others[code]]
   expect([code, statuses.includes(status)]).toEqual([code, true])
   if (errors) {
     // One message for each field at fault, and the first of them is the detail.

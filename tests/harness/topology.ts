@@ -12,6 +12,7 @@ import { startSmtp, type Mailbox } from './smtp.ts'
 import { freePorts } from './standby.ts'
 
 export const SERVER_NAME = 'assent.test'
+export const OTHER_ORIGIN = 'https://pages.assent.test'
 
 /** What docker-compose.yml starts, as processes of this machine: from its commands, its environments and deploy/'s files. */
 export interface Topology<D extends Database = Database> {
@@ -72,7 +73,7 @@ async function start<D extends Database>(started: AsyncDisposableStack, startDat
   await chmod(folder, 0o711) // PostgreSQL may be another user.
   const [httpPort, httpsPort, ...ports] = (await freePorts(2 + compose.services.server.deploy.replicas)) as [number, number]
   const publicUrl = `https://${SERVER_NAME}:${httpsPort}`
-  const env = { SERVER_NAME, PUBLIC_URL: publicUrl, MAIL_FROM: 'assent@assent.test' }
+  const env = { SERVER_NAME, PUBLIC_URL: publicUrl, MAIL_FROM: 'assent@assent.test', ALLOWED_ORIGINS: OTHER_ORIGIN }
   const secrets = await makeSecrets(folder, env)
   const mailbox = await startSmtp()
   started.defer(() => mailbox.close())
@@ -104,6 +105,7 @@ async function start<D extends Database>(started: AsyncDisposableStack, startDat
     SERVERS: ports.map((port) => `server 127.0.0.1:${port} max_fails=0;`).join(' '),
     STATIC_FILES: join(folder, 'static'),
     ACCESS_LOG: join(folder, 'access.log'),
+    CACHE: join(folder, 'files'),
   })
   let nginx = await startNginx(file, httpsPort)
   started.defer(async () => void (await nginx.end('SIGTERM')))

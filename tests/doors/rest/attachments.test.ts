@@ -1,8 +1,11 @@
 import { createHash, randomBytes } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { jest } from '@jest/globals'
 import type { Client } from 'pg'
-import { newRequest, NOBODY, startApi, type Api, type Who } from '../../harness/client.ts'
+import { makeAccel } from '../../../server/rest/accel.ts'
+import { JWT_SECRET, newRequest, NOBODY, startApi, type Api, type Who } from '../../harness/client.ts'
 import { startProxy } from '../../harness/proxy.ts'
 import { BASE, openRest, outcome, type Rest } from '../../harness/rest.ts'
 
@@ -120,6 +123,135 @@ describe('a file', () => {
     expect([head.status, head.headers.get('content-length'), await head.text()]).toEqual([200, String(bytes.length), ''])
     const again = await download('user', id, { headers: { 'if-none-match': `"${sha256(bytes)}"` } })
     expect([again.status, await again.text()]).toEqual([304, ''])
+  })
+
+  test('can be asked for in part, of which no other bytes are read', async () => {
+    const bytes = randomBytes(150_000)
+    const { id } = await attach(await newRequest(api), bytes)
+    const etag = `"${sha256(bytes)}"`
+    const ask = async (headers: Record<string, string>) => {
+      const { status, headers: got, body } = await download('user', id, { headers })
+      const read = Buffer.from(await new Response(body).arrayBuffer())
+      expect([got.get('accept-ranges'), got.get('content-length')]).toEqual(
+        status === 416 ? [null, expect.any(String)] : ['bytes', String(read.length)],
+      )
+      return [status, got.get('content-range'), status === 416 ? JSON.parse(String(read)).code : sha256(read)]
+    }
+    const part = (start: number, end: number) => [206, `bytes ${start}-${end}/150000`, sha256(bytes.subarray(start, end + 1))]
+    const whole = [200, null, sha256(bytes)]
+    const none = [416, 'bytes */150000', 'BAD_REQUEST']
+    for (const [range, expected] of [
+      ['bytes=0-0', part(0, 0)],
+      ['bytes=65535-65536', part(65_535, 65_536)],
+      ['bytes=65536-131071', part(65_536, 131_071)],
+      ['Bytes=1-131072', part(1, 131_072)],
+      ['bytes=149999-', part(149_999, 149_999)],
+      ['bytes=-1', part(149_999, 149_999)],
+      ['bytes=-150001', part(0, 149_999)],
+      ['bytes=100-99999999999999999999', part(100, 149_999)],
+      ['bytes=0-1,5-6', whole],
+      ['lines=0-1', whole],
+      ['bytes', whole],
+      ['bytes=150000-', none],
+      ['bytes=-0', none],
+      ['bytes=2-1', none],
+      ['bytes=x-y', none],
+    ] as const)
+      expect([range, await ask({ range })]).toEqual([range, expected])
+    const range = 'bytes=1-2'
+    expect(await ask({ range, 'if-range': etag })).toEqual(part(1, 2))
+    expect(await ask({ range, 'if-range': `W/${etag}` })).toEqual(whole)
+    expect(await ask({ range, 'if-range': new Date().toUTCString() })).toEqual(whole)
+    expect((await download('user', id, { headers: { range, 'if-none-match': etag } })).status).toBe(304)
+    expect((await download('user', id, { headers: { range, 'if-match': '"other"' } })).status).toBe(412)
+    expect((await download('user', id, { method: 'HEAD', headers: { range } })).status).toBe(200)
+    await owner.query(
+      'delete from app_private.file_chunks c using app_private.files f where f.id = c.file_id and f.sha256 = $1 and c.place <> 1',
+      [sha256(bytes)],
+    )
+    expect(await ask({ range: 'bytes=70000-131071' })).toEqual(part(70_000, 131_071))
+  })
+
+  test('of no bytes has no part', async () => {
+    const { id } = await attach(await newRequest(api), '')
+    const { status, headers } = await download('user', id, { headers: { range: 'bytes=0-' } })
+    expect([status, headers.get('content-range')]).toEqual([416, 'bytes */0'])
+    expect(await (await download('user', id)).text()).toBe('')
+  })
+
+  describe('behind nginx', () => {
+    const accel = { 'x-sendfile-type': 'X-Accel-Redirect' }
+    const bytes = 'for nginx to send'
+    let id: string
+    let place: string
+    const ask = (who: Who, path: string, headers = accel) =>
+      api.send({
+        method: 'GET',
+        path,
+        headers: { ...headers, ...(who && { authorization: `Bearer ${api.token(who as 'user')}` }) },
+      })
+    beforeAll(async () => {
+      id = (await attach(await newRequest(api), bytes, 'a \\"b\\" ü.txt')).id
+      const answer = await ask('user', `${BASE}/attachments/${id}/`)
+      place = answer.headers['x-accel-redirect'] as string
+      expect([answer.status, answer.text, answer.headers['content-type']]).toEqual([200, '', 'text/plain; charset=utf-8'])
+      expect(answer.headers['content-disposition']).toContain("filename*=UTF-8''a%20%22b%22%20%C3%BC.txt")
+    })
+
+    test('nginx is told where the bytes are, and finds there what is true of them', async () => {
+      const { status, text, headers } = await ask('user', place)
+      expect([status, text]).toEqual([200, bytes])
+      expect(headers).toMatchObject({
+        etag: `"${sha256(bytes)}"`,
+        'accept-ranges': 'bytes',
+        'content-security-policy': "sandbox; default-src 'none'",
+        'x-content-type-options': 'nosniff',
+        'cache-control': 'max-age=31536000, immutable',
+      })
+      for (const name of ['content-type', 'content-disposition', 'vary']) expect([name, headers[name]]).toEqual([name, undefined])
+      const path = `${BASE}/attachments/${id}/`
+      const known = await ask('user', path, { ...accel, 'if-none-match': headers.etag! } as typeof accel)
+      expect([known.status, known.headers['x-accel-redirect']]).toEqual([304, undefined])
+      expect((await ask('user', path, { ...accel, range: 'bytes=99-' } as typeof accel)).status).toBe(416)
+    })
+
+    test('nobody else finds anything there', async () => {
+      const others = makeAccel({ jwtSecrets: ['a key of somebody else, of whatever length'], trustProxy: 1 })
+      const ours = makeAccel({ jwtSecrets: [JWT_SECRET], trustProxy: 1 })
+      const req = { headers: accel } as unknown as IncomingMessage
+      const now = jest.spyOn(Date, 'now').mockReturnValue(Date.now() - 31_000)
+      const late = BASE + ours(req)!.place(id, sha256(bytes))
+      now.mockRestore()
+      const pass = place.split('?')[1]
+      for (const [who, path, headers] of [
+        ['user', place, {}],
+        ['user', place, { 'x-sendfile-type': 'X-Sendfile' }],
+        ['user2', place, accel],
+        ['manager', place, accel],
+        ['user', place.split('?')[0], accel],
+        ['user', `${place}x`, accel],
+        ['user', `${BASE}/files/${sha256('other')}/?${pass}`, accel],
+        ['user', `${BASE}/files/${sha256(bytes)}/?pass=${api.token('user')}`, accel],
+        ['user', BASE + others(req)!.place(id, sha256(bytes)), accel],
+        ['user', late, accel],
+      ] as const) {
+        const { status, body } = await ask(who, path!, headers as typeof accel)
+        expect([who, path, headers, status, body.code]).toEqual([who, path, headers, 404, 'NOT_FOUND'])
+      }
+      expect((await ask(undefined, place)).status).toBe(401)
+      expect((await ask('user', BASE + ours(req)!.place(id, sha256(bytes)))).text).toBe(bytes)
+      const both = makeAccel({ jwtSecrets: ['another key, which signs from now on', JWT_SECRET], trustProxy: 1 })(req)!
+      expect(both.read(pass!.slice('pass='.length), sha256(bytes))).toBe(id)
+    })
+
+    test('without a proxy, the header does nothing', async () => {
+      const bare = await startApi({}, api.db)
+      const headers = { ...accel, authorization: `Bearer ${bare.token('user')}` }
+      const answer = await bare.send({ method: 'GET', path: `${BASE}/attachments/${id}/`, headers })
+      expect([answer.text, answer.headers['x-accel-redirect']]).toEqual([bytes, undefined])
+      expect((await bare.send({ method: 'GET', path: place, headers })).status).toBe(404)
+      await bare.close()
+    })
   })
 
   test('is what its bytes say, and not what its sender says', async () => {

@@ -235,6 +235,7 @@ describe('what is documented is what happens', () => {
     await rest(user, `GET ${draft}attachments/`)
     const { headers: named } = await rest(user, `GET /attachments/${attached.id}/`)
     await rest(user, `GET /attachments/${attached.id}/`, undefined, { 'if-none-match': named.etag! })
+    await rest(user, `GET /attachments/${attached.id}/`, undefined, { range: 'bytes=1-2' })
     await rest(user, `DELETE /attachments/${attached.id}/`)
     const { headers } = await rest(user, `GET ${approved}`)
     await rest(user, `GET ${approved}`, undefined, { 'if-none-match': headers.etag! })
@@ -406,6 +407,8 @@ describe('what is documented is what happens', () => {
     const stale = { 'if-match': '"9"' }
     expect(outcome(await attach(draft, stale))).toBe('412 STALE_VERSION')
     const { body: attached } = await attach(draft)
+    const beyond = await rest('user', `GET /attachments/${attached.id}/`, undefined, { range: 'bytes=99-' })
+    expect(outcome(beyond)).toBe('416 BAD_REQUEST')
     for (const [who, call] of [
       ['user', `GET /requests/${draft}/`],
       ['user', `GET /attachments/${ids.attachments}/`],
