@@ -83,11 +83,42 @@ afterAll(async () => {
   await rm(folder, { recursive: true })
 })
 
+const PNG = Buffer.from('89504e470d0a1a0a'.repeat(20_000), 'hex')
+
+/** What somebody of the demo is answered by a server of their own on this database. */
+async function withServer<T>(
+  on: Embedded,
+  work: (ask: (path: string, init?: RequestInit) => Promise<Response>) => Promise<T>,
+): Promise<T> {
+  const { AUTH_DATABASE_URL, JWT_SECRET } = on.secrets
+  const server = command('server', { PORT: '0', AUTH_DATABASE_URL, JWT_SECRET })
+  const url = `${await server.until(/(http:\/\/127\.0\.0\.1:\d+)/)}/api/v1`
+  const json = { method: 'POST', headers: { 'content-type': 'application/json' } }
+  const login = { email: 'user@assent.test', password: 'assent-demo-password' }
+  const { access_token } = (await (await fetch(`${url}/auth/token/`, { ...json, body: JSON.stringify(login) })).json()) as any
+  try {
+    return await work((path, init) =>
+      fetch(url + path, { ...init, headers: { ...init?.headers, authorization: `Bearer ${access_token}` } }),
+    )
+  } finally {
+    await server.end('SIGTERM')
+  }
+}
+
+/** Attaches a file, and answers with its path. */
+const attach = (on: Embedded) =>
+  withServer(on, async (ask) => {
+    const headers = { 'content-type': 'application/json' }
+    const request: any = await (await ask('/requests/', { method: 'POST', headers, body: '{"title":"Evidence"}' })).json()
+    const body = new FormData()
+    body.append('file', new Blob([PNG]), 'Beleg März.png')
+    const attached: any = await (await ask(`/requests/${request.id}/attachments/`, { method: 'POST', body })).json()
+    return `/attachments/${attached.id}/`
+  })
+
 test('a backup restores every row and every rule, on a newer PostgreSQL, and nobody stays logged in', async () => {
   const root = await asRoot(old)
-  await root.query(`
-    insert into app_private.sessions (user_id, secret_hash, expires_at)
-    select user_id, sha256('anything'), now() + interval '1 day' from app_private.credentials limit 1`)
+  const evidence = await attach(old) // By a session that stays live.
   const [rows, schema] = [await rowsOf(root), await dump(root)]
   const file = join(folder, 'whole.gz')
   expect(await run('backup', environment(old), file)).toMatch(/^0:/)
@@ -118,6 +149,11 @@ test('a backup restores every row and every rule, on a newer PostgreSQL, and nob
   const { rows: next } = await restored.query(`select id > (select max(id) - 1 from graphile_worker._private_jobs) as free
     from graphile_worker.add_job('send_mail')`)
   expect(next).toEqual([{ free: true }])
+
+  expect(rows['app_private.file_chunks']).toHaveLength(3)
+  const download = await withServer(server, (ask) => ask(evidence))
+  expect(download.headers.get('content-disposition')).toContain(encodeURIComponent('Beleg März.png'))
+  expect(Buffer.from(await download.arrayBuffer()).equals(PNG)).toBe(true)
 }, 120_000)
 
 test('a restore replaces nobody, fills no database in part, and leaves what npm start goes on with', async () => {

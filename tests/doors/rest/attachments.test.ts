@@ -7,6 +7,7 @@ import type { Client } from 'pg'
 import { makeAccel } from '../../../server/rest/accel.ts'
 import { JWT_SECRET, newRequest, NOBODY, startApi, type Api, type Who } from '../../harness/client.ts'
 import { startProxy } from '../../harness/proxy.ts'
+import { command } from '../../harness/process.ts'
 import { BASE, openRest, outcome, type Rest } from '../../harness/rest.ts'
 
 let api: Api
@@ -498,7 +499,7 @@ async function raw(line: string, headers: Record<string, string>, ...pieces: (Bu
 
 describe('an upload that does not end', () => {
   /** Sends the first half of a file; answers with the socket once that has arrived in the database. */
-  async function half(on: Api, id: string) {
+  async function half(on: Pick<Api, 'url' | 'token'>, id: string) {
     const body = form({ name: 'half.bin', bytes: randomBytes(MEBI) })
     const { hostname, port } = new URL(on.url)
     const socket = connect(Number(port), hostname)
@@ -509,6 +510,22 @@ describe('an upload that does not end', () => {
     socket.write(body.subarray(0, MEBI / 2 + 1_000))
     await until(async () => (await files(id))[0]?.size >= MEBI / 2)
     return { socket, rest: body.subarray(MEBI / 2 + 1_000) }
+  }
+
+  /** Of a file that was cut off, only its bytes are there, until they are swept. */
+  async function leftAlone(id: string): Promise<void> {
+    const sweep = () => owner.query('select app_private.sweep_files()')
+    expect((await files(id)).map(({ sha256 }) => sha256)).toEqual([null])
+    expect([await listed(id), (await trail(id)).map(({ action }) => action)]).toEqual([[], ['CREATE']])
+    await sweep()
+    expect(await files(id)).toHaveLength(1) // It could still go on.
+    await owner.query(`update app_private.files set swept_after = now() - interval '1 second' where request_id = $1`, [id])
+    await sweep()
+    expect(await files(id)).toEqual([])
+    const { rows } = await owner.query(
+      'select from app_private.file_chunks c where not exists (select from app_private.files f where f.id = c.file_id)',
+    )
+    expect(rows).toEqual([])
   }
 
   test('holds no connection, and leaves nothing when the caller goes', async () => {
@@ -536,16 +553,22 @@ describe('an upload that does not end', () => {
       socket.write(rest)
       expect(await answered).toMatch(/^HTTP\/1.1 503 /)
       socket.destroy()
-      expect(await files(id)).toHaveLength(1)
-      await owner.query('select app_private.sweep_files()')
-      expect(await files(id)).toHaveLength(1) // It could still go on.
-      await owner.query(`update app_private.files set swept_after = now() - interval '1 second' where request_id = $1`, [id])
-      await owner.query('select app_private.sweep_files()')
-      expect([await files(id), await listed(id)]).toEqual([[], []])
+      await leftAlone(id)
     } finally {
       await cut.close()
       await proxy.close()
     }
+  })
+
+  test('leaves likewise what had arrived when the server is killed', async () => {
+    const server = command('server', { PORT: '0', AUTH_DATABASE_URL: api.db.urls.auth, JWT_SECRET })
+    const id = await newRequest(api)
+    const { socket } = await half({ url: await server.until(/(http:\/\/127\.0\.0\.1:\d+)/), token: api.token }, id)
+    const gone = new Promise((resolve) => socket.once('close', resolve))
+    await server.end('SIGKILL')
+    await gone
+    await leftAlone(id)
+    await attach(id)
   })
 
   test('counts: nobody has more than ten under way', async () => {
