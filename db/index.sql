@@ -6,6 +6,7 @@
 --!include tables/permissions.sql
 --!include tables/people.sql
 --!include tables/sessions.sql
+--!include tables/kinds.sql
 --!include tables/requests.sql
 --!include tables/audit.sql
 --!include tables/transitions.sql
@@ -23,8 +24,10 @@
 --!include rules/passwords.sql
 --!include rules/people.sql
 --!include rules/deciders.sql
+--!include rules/data.sql
 --!include rules/lifecycle.sql
 --!include rules/trail.sql
+--!include rules/kinds.sql
 --!include rules/attachments.sql
 --!include rules/idempotency.sql
 --!include rules/dispatch.sql

@@ -689,6 +689,54 @@ create policy user_select on app_public.notifications for select to assent_user
   WHERE k.is_shown)))));
 grant select on table app_public.notifications to assent_admin, assent_auditor, assent_manager, assent_user;
 
+create table app_public.request_kinds (
+  id text not null,
+  name text not null,
+  description text,
+  schema jsonb default '{"type": "object", "additionalProperties": false}'::jsonb not null,
+  is_active boolean default true not null,
+  constraint request_kinds_pkey PRIMARY KEY (id),
+  constraint request_kinds_description_length CHECK (char_length(description) <= 10000),
+  constraint request_kinds_general CHECK (id <> 'GENERAL'::text OR is_active AND schema = '{"type": "object", "additionalProperties": false}'::jsonb),
+  constraint request_kinds_id_form CHECK (id ~ '^[A-Z][A-Z0-9_]{0,49}$'::text),
+  constraint request_kinds_name_blank CHECK (NOT app_private.is_blank(name)),
+  constraint request_kinds_name_length CHECK (char_length(name) <= 100),
+  constraint request_kinds_schema_size CHECK (octet_length(schema::text) <= 50000)
+);
+comment on table app_public.request_kinds is '@defaultOrderBy PRIMARY_KEY_ASC
+@behavior -resource:aggregates -resource:groupedAggregates
+What a request can be, and what its data holds.';
+comment on column app_public.request_kinds.id is 'Its name for programs, such as PURCHASE.';
+comment on column app_public.request_kinds.name is 'Its name for people, in 1 to 100 characters.';
+comment on column app_public.request_kinds.description is '@behavior -filterBy -orderBy
+What it is for, in at most 10,000 characters.';
+comment on column app_public.request_kinds.schema is '@behavior -filterBy -orderBy -condition:attribute:filterBy
+What the data of its requests has to be when they are submitted, in JSON Schema 2020-12. Only these keywords are known: type, enum, const, minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf, minLength, maxLength, pattern, items, minItems, maxItems, uniqueItems, properties, required and additionalProperties; and title, description, default and examples, which restrict nothing.';
+comment on column app_public.request_kinds.is_active is 'Whether new requests can be of this kind.';
+comment on constraint request_kinds_description_length on app_public.request_kinds is 'The description must have at most 10,000 characters.';
+comment on constraint request_kinds_general on app_public.request_kinds is 'The kind GENERAL is always there, and its requests have no data.';
+comment on constraint request_kinds_id_form on app_public.request_kinds is 'The id must have 1 to 50 characters: capital letters, digits and underscores, with a letter first.';
+comment on constraint request_kinds_name_blank on app_public.request_kinds is 'The name must not be blank.';
+comment on constraint request_kinds_name_length on app_public.request_kinds is 'The name must have at most 100 characters.';
+comment on constraint request_kinds_schema_size on app_public.request_kinds is 'The schema must have at most 50,000 bytes.';
+CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.request_kinds FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
+CREATE TRIGGER _200_check_schema BEFORE INSERT OR UPDATE OF schema ON app_public.request_kinds FOR EACH ROW EXECUTE FUNCTION app_private.tg_request_kinds__check_schema();
+CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.request_kinds FOR EACH ROW EXECUTE FUNCTION app_private.tg_request_kinds__audit();
+alter table app_public.request_kinds enable row level security;
+alter table app_public.request_kinds force row level security;
+create policy admin_select on app_public.request_kinds for select to assent_admin
+  using ((( SELECT app_hidden.current_user_id() AS current_user_id)) IS NOT NULL);
+create policy auditor_select on app_public.request_kinds for select to assent_auditor
+  using (true);
+create policy manager_select on app_public.request_kinds for select to assent_manager
+  using ((( SELECT app_hidden.current_user_id() AS current_user_id)) IS NOT NULL);
+create policy owner_all on app_public.request_kinds for all to assent_owner
+  using (true)
+  with check (true);
+create policy user_select on app_public.request_kinds for select to assent_user
+  using ((( SELECT app_hidden.current_user_id() AS current_user_id)) IS NOT NULL);
+grant select on table app_public.request_kinds to assent_admin, assent_auditor, assent_manager, assent_user;
+
 create table app_public.request_parties (
   party text not null,
   description text not null,
@@ -787,12 +835,17 @@ create table app_public.requests (
   created_at timestamp with time zone default clock_timestamp() not null,
   updated_at timestamp with time zone default clock_timestamp() not null,
   is_deleted boolean default false not null,
+  kind_id text default 'GENERAL'::text not null,
+  data jsonb default '{}'::jsonb not null,
   constraint requests_pkey PRIMARY KEY (id),
   constraint requests_assigned_to_id_fkey FOREIGN KEY (assigned_to_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
   constraint requests_creator_id_fkey FOREIGN KEY (creator_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
+  constraint requests_kind_id_fkey FOREIGN KEY (kind_id) REFERENCES app_public.request_kinds(id) ON DELETE RESTRICT,
   constraint requests_reviewed_by_id_fkey FOREIGN KEY (reviewed_by_id) REFERENCES app_public.users(id) ON DELETE RESTRICT,
   constraint requests_status_fkey FOREIGN KEY (status) REFERENCES app_public.request_statuses(status) ON DELETE RESTRICT,
   constraint requests_assigned_to_not_creator CHECK (assigned_to_id <> creator_id),
+  constraint requests_data_object CHECK (jsonb_typeof(data) = 'object'::text),
+  constraint requests_data_size CHECK (octet_length(data::text) <= 50000),
   constraint requests_description_length CHECK (char_length(description) <= 10000),
   constraint requests_is_deleted_check CHECK (NOT is_deleted OR status = 'DRAFT'::text),
   constraint requests_review_comment_length CHECK (char_length(review_comment) <= 10000),
@@ -827,9 +880,16 @@ comment on column app_public.requests.created_at is 'When it was created.';
 comment on column app_public.requests.updated_at is 'When it last changed.';
 comment on column app_public.requests.is_deleted is '@behavior +filterBy
 Whether its creator deleted it, which only a draft allows. Only admins still see it.';
+comment on column app_public.requests.kind_id is '@behavior -orderBy
+The kind of request that it is.';
+comment on column app_public.requests.data is '@behavior -orderBy -filterBy -condition:attribute:filterBy -attribute:aggregate
+What it holds beside the text, as the schema of its kind says: a JSON object of at most 50,000 bytes. A draft may hold anything.';
 comment on constraint requests_assigned_to_not_creator on app_public.requests is 'A request cannot be assigned to its creator.';
+comment on constraint requests_data_object on app_public.requests is 'The data must be a JSON object.';
+comment on constraint requests_data_size on app_public.requests is 'The data must have at most 50,000 bytes.';
 comment on constraint requests_description_length on app_public.requests is 'The description must have at most 10,000 characters.';
 comment on constraint requests_is_deleted_check on app_public.requests is 'Only a draft can be deleted.';
+comment on constraint requests_kind_id_fkey on app_public.requests is '@forwardDescription The kind of request that it is.';
 comment on constraint requests_review_comment_length on app_public.requests is 'The comment must have at most 10,000 characters.';
 comment on constraint requests_review_comment_required on app_public.requests is 'A rejection needs a comment.';
 comment on constraint requests_reviewed_at_check on app_public.requests is 'A decided request must have a decision time.';
@@ -846,6 +906,7 @@ CREATE INDEX requests_creator_id_assigned_to_id_idx ON app_public.requests USING
 CREATE INDEX requests_creator_id_idx ON app_public.requests USING btree (creator_id, created_at, id);
 CREATE INDEX requests_creator_id_status_idx ON app_public.requests USING btree (creator_id, status, created_at, id);
 CREATE INDEX requests_deleted_idx ON app_public.requests USING btree (created_at, id) WHERE is_deleted;
+CREATE INDEX requests_kind_id_idx ON app_public.requests USING btree (kind_id, created_at, id);
 CREATE INDEX requests_reviewed_at_idx ON app_public.requests USING btree (reviewed_at) INCLUDE (status, creator_id, reviewed_by_id, submitted_at, is_deleted) WHERE (reviewed_at IS NOT NULL);
 CREATE INDEX requests_reviewed_by_id_idx ON app_public.requests USING btree (reviewed_by_id, created_at, id);
 CREATE INDEX requests_status_idx ON app_public.requests USING btree (status, created_at, id);
@@ -853,6 +914,7 @@ CREATE INDEX requests_waiting_creator_id_idx ON app_public.requests USING btree 
 CREATE INDEX requests_waiting_idx ON app_public.requests USING btree (COALESCE(submitted_at, '9999-12-31 00:00:00+00'::timestamp with time zone), id) INCLUDE (status, creator_id, assigned_to_id) WHERE ((submitted_at IS NOT NULL) AND (reviewed_at IS NULL) AND (NOT is_deleted));
 CREATE TRIGGER _100_no_delete BEFORE DELETE OR TRUNCATE ON app_public.requests FOR EACH STATEMENT EXECUTE FUNCTION app_private.tg__refuse();
 CREATE TRIGGER _200_guard BEFORE INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__guard();
+CREATE TRIGGER _250_hold_to_kind BEFORE INSERT OR UPDATE OF submitted_at ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__hold_to_kind();
 CREATE TRIGGER _300_keep_text AFTER INSERT ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__keep_text();
 CREATE TRIGGER _310_keep_text AFTER UPDATE ON app_public.requests FOR EACH ROW WHEN (((new.title IS DISTINCT FROM old.title) OR (new.description IS DISTINCT FROM old.description))) EXECUTE FUNCTION app_private.tg_requests__keep_text();
 CREATE TRIGGER _900_audit AFTER INSERT OR UPDATE ON app_public.requests FOR EACH ROW EXECUTE FUNCTION app_private.tg_requests__audit();
@@ -1748,8 +1810,9 @@ AS $function$
 declare
   v_request app_public.requests;
 begin
-  v_request := app_hidden.transition(request_id, action, expected_versions,
-    body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end);
+  v_request := app_hidden.transition(request_id, action, expected_versions, body - array['comment', 'kind']
+    || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
+    || case when body ? 'kind' then jsonb_build_object('kind_id', body -> 'kind') else '{}' end);
   version := v_request.version;
   -- This must be a separate statement to see what transition() has written.
   document := app_hidden.request_document(v_request);
@@ -2327,6 +2390,26 @@ $function$;
 comment on routine app_hidden.finish_login(uuid,text,text,boolean,text,text) is 'Compares the digest of the password, and that of the password as it was typed if it is another (see app_private.password_digest), and opens a session, either for a cookie or for an access token and a refresh token. Without a user_id, the address or the password is wrong: the result and its time are the same for both. It returns retry_after (seconds) as begin_login does. Raises RQ401 for an attempt that is over, unknown or of another account.';
 grant execute on routine app_hidden.finish_login(uuid,text,text,boolean,text,text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.given(field text, value boolean)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select case when value is null then '{}' else jsonb_build_object(field, value) end
+$function$;
+comment on routine app_hidden.given(text,boolean) is 'The field as a change, or no change if the caller left it out.';
+grant execute on routine app_hidden.given(text,boolean) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.given(field text, value jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select case when value is not distinct from to_jsonb(app_hidden.left_out()) then '{}' else jsonb_build_object(field, value) end
+$function$;
+comment on routine app_hidden.given(text,jsonb) is 'The field as a change, or no change if the caller left it out.';
+grant execute on routine app_hidden.given(text,jsonb) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.given(field text, value text)
  RETURNS jsonb
  LANGUAGE sql
@@ -2408,6 +2491,16 @@ AS $function$
 $function$;
 comment on routine app_hidden.keep_answer(text,bytea,json) is 'Keeps the response under the key that this transaction has claimed. Raises RQ401 without a live session.';
 grant execute on routine app_hidden.keep_answer(text,bytea,json) to assent_admin, assent_manager, assent_user;
+
+CREATE OR REPLACE FUNCTION app_hidden.kind_document(seen app_public.request_kinds)
+ RETURNS json
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select row_to_json(d) from (select seen.id, seen.name, seen.description, seen.schema, seen.is_active) d
+$function$;
+comment on routine app_hidden.kind_document(app_public.request_kinds) is 'A kind of request as REST shows it, made of a row that the caller has read.';
+grant execute on routine app_hidden.kind_document(app_public.request_kinds) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.left_out()
  RETURNS uuid
@@ -2729,7 +2822,7 @@ begin
   select row_to_json(d) into v_document
   from app_private.caller_with_permissions() c
   cross join lateral (
-    select seen.id, seen.title, seen.description, seen.status, seen.version,
+    select seen.id, seen.title, seen.description, seen.kind_id as kind, seen.data, seen.status, seen.version,
       (select p from app_private.people p where p.id = seen.creator_id) as creator,
       (select p from app_private.people p where p.id = seen.assigned_to_id) as assigned_to,
       (select p from app_private.people p where p.id = seen.reviewed_by_id) as reviewed_by,
@@ -2777,6 +2870,38 @@ $function$;
 comment on routine app_hidden.reset_password(text,text,text) is 'Sets a new password with the secret of a mailed link, ends all sessions of the person, and forgets their failed logins. Raises RQ422 if the link has been used, has expired or is unknown, or if the password is weak; the link then stays valid.';
 grant execute on routine app_hidden.reset_password(text,text,text) to assent_admin, assent_anonymous, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_hidden.save_request_kind(kind_id text, changes jsonb)
+ RETURNS app_public.request_kinds
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_kind app_public.request_kinds;
+begin
+  perform app_private.require_permission('kind.manage');
+  select * into v_kind from app_public.request_kinds k where k.id = kind_id for no key update;
+  if not found then
+    v_kind.id := kind_id;
+    v_kind.schema := '{"type": "object", "additionalProperties": false}';
+    v_kind.is_active := true;
+  end if;
+  v_kind := jsonb_populate_record(v_kind, changes);
+  insert into app_public.request_kinds as k
+  values (v_kind.*)
+  on conflict (id) do update
+    set (name, description, schema, is_active) = (excluded.name, excluded.description, excluded.schema, excluded.is_active)
+  returning * into v_kind;
+  return v_kind;
+exception
+  when integrity_constraint_violation or sqlstate 'RQ422' then -- the trigger's, for the schema
+    perform app_private.raise_faults(app_private.violations('app_public.request_kinds', to_jsonb(v_kind))
+      || app_private.schema_faults(v_kind.schema));
+end
+$function$;
+comment on routine app_hidden.save_request_kind(text,jsonb) is 'Makes a kind of request, or changes one. Raises RQ401 without a live session, RQ403 without the permission, and RQ422 for everything that is wrong with the values.';
+grant execute on routine app_hidden.save_request_kind(text,jsonb) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_hidden.schema_version()
  RETURNS text
  LANGUAGE plpgsql
@@ -2820,6 +2945,9 @@ declare
 begin
   if exists (select from app_public.request_transitions t where t.action = transition.action and t.from_status is null) then
     v_old.creator_id := app_hidden.current_user_id();
+    -- The defaults of these columns. What is left out has them, and what is null has not.
+    v_old.kind_id := 'GENERAL';
+    v_old.data := '{}';
   elsif app_private.is_visible(request_id) then
     -- The lock comes before any check of the state, so that the second of two deciders sees what the first has done.
     select * into v_old from app_public.requests r where r.id = request_id for no key update;
@@ -3350,6 +3478,124 @@ AS $function$
 $function$;
 comment on routine app_private.current_ip() is 'The IP address that the request came from, for the audit trail.';
 
+CREATE OR REPLACE FUNCTION app_private.data_fault(datum jsonb, schema jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_types text[] := app_private.json_types(datum);
+  v_text text;
+  v_number numeric;
+begin
+  if schema ? 'type' and not v_types && array(select jsonb_array_elements_text(jsonb_path_query_array(schema, '$.type[*]'))) then
+    return format('This must be %s.', (
+      select string_agg(case t when 'null' then 'null' when 'boolean' then 'true or false' when 'integer' then 'a whole number'
+        when 'array' then 'a list' when 'object' then 'an object' else 'a ' || t end, ' or ')
+      from jsonb_array_elements_text(jsonb_path_query_array(schema, '$.type[*]')) t));
+  end if;
+  if schema ? 'const' and datum <> schema -> 'const' then
+    return format('This must be %s.', schema -> 'const');
+  end if;
+  if schema ? 'enum' and not exists (select from jsonb_array_elements(schema -> 'enum') e where e = datum) then
+    return format('This must be one of %s.', (select string_agg(e #>> '{}', ', ') from jsonb_array_elements(schema -> 'enum') e));
+  end if;
+
+  case jsonb_typeof(datum)
+    when 'number' then
+      v_number := datum::numeric;
+      return case
+        when v_number < (schema -> 'minimum')::numeric then format('This must be at least %s.', schema -> 'minimum')
+        when v_number > (schema -> 'maximum')::numeric then format('This must be at most %s.', schema -> 'maximum')
+        when v_number <= (schema -> 'exclusiveMinimum')::numeric then
+          format('This must be more than %s.', schema -> 'exclusiveMinimum')
+        when v_number >= (schema -> 'exclusiveMaximum')::numeric then
+          format('This must be less than %s.', schema -> 'exclusiveMaximum')
+        when mod(v_number, (schema -> 'multipleOf')::numeric) <> 0 then
+          format('This must be a multiple of %s.', schema -> 'multipleOf')
+      end;
+    when 'string' then
+      v_text := datum #>> '{}';
+      return case
+        when char_length(v_text) < (schema -> 'minLength')::integer then
+          format('This must have at least %s characters.', schema -> 'minLength')
+        when char_length(v_text) > (schema -> 'maxLength')::integer then
+          format('This must have at most %s characters.', schema -> 'maxLength')
+        when v_text !~ (schema ->> 'pattern') then format('This must match %s.', schema ->> 'pattern')
+      end;
+    when 'array' then
+      return case
+        when jsonb_array_length(datum) < (schema -> 'minItems')::integer then
+          format('This must have at least %s items.', schema -> 'minItems')
+        when jsonb_array_length(datum) > (schema -> 'maxItems')::integer then
+          format('This must have at most %s items.', schema -> 'maxItems')
+        when schema -> 'uniqueItems' = 'true'
+          and jsonb_array_length(datum) > (select count(distinct e) from jsonb_array_elements(datum) e) then
+          'No two items may be the same.'
+      end;
+    else
+      return null;
+  end case;
+end
+$function$;
+comment on routine app_private.data_fault(jsonb,jsonb) is 'The first thing that is wrong with a value by its schema, apart from what it consists of; null if nothing is.';
+
+CREATE OR REPLACE FUNCTION app_private.data_faults(datum jsonb, schema jsonb, path text DEFAULT 'data'::text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_fault text;
+  v_faults jsonb := '[]';
+  v_part record;
+begin
+  if jsonb_typeof(schema) = 'boolean' then
+    return case when schema = 'true' then '[]' else jsonb_build_array(jsonb_build_object(
+      'field', path, 'message', 'There is no such field.')) end;
+  end if;
+  v_fault := app_private.data_fault(datum, schema);
+  if v_fault is not null then
+    return jsonb_build_array(jsonb_build_object('field', path, 'message', v_fault));
+  end if;
+
+  if jsonb_typeof(datum) = 'object' then
+    select coalesce(jsonb_agg(jsonb_build_object('field', path || '.' || name, 'message', 'This is required.')
+      order by place), '[]') into v_faults
+    from jsonb_array_elements_text(schema -> 'required') with ordinality r (name, place)
+    where not datum ? name;
+    for v_part in
+      select e.key, e.value, coalesce(schema #> array['properties', e.key], schema -> 'additionalProperties') as schema
+      from jsonb_each(datum) e
+    loop
+      if v_part.schema is not null then
+        v_faults := v_faults || app_private.data_faults(v_part.value, v_part.schema, path || '.' || v_part.key);
+      end if;
+    end loop;
+  elsif jsonb_typeof(datum) = 'array' and schema ? 'items' then
+    for v_part in select place - 1 as place, e as value from jsonb_array_elements(datum) with ordinality i (e, place) loop
+      v_faults := v_faults || app_private.data_faults(v_part.value, schema -> 'items', path || '.' || v_part.place);
+    end loop;
+  end if;
+  return v_faults;
+end
+$function$;
+comment on routine app_private.data_faults(jsonb,jsonb,text) is 'Everything that is wrong with a value by its schema, as [{"field": "data.amount", "message": …}]: of each field the first fault, and of a field that is wrong as a whole no parts.';
+
+CREATE OR REPLACE FUNCTION app_private.data_faults_of(r app_public.requests)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return (select app_private.data_faults(r.data, k.schema) from app_public.request_kinds k where k.id = r.kind_id);
+end
+$function$;
+comment on routine app_private.data_faults_of(app_public.requests) is 'What is wrong with the data of a request by the schema of its kind.';
+
 CREATE OR REPLACE FUNCTION app_private.deciders_to_notify(of_request_id uuid)
  RETURNS TABLE(user_id uuid)
  LANGUAGE sql
@@ -3813,6 +4059,27 @@ AS $function$
 $function$;
 comment on routine app_private.is_live(app_private.sessions) is 'Is the session not ended, not older than its 30 days, and used within the last 3 days? Whether its person is active is for live_session to check.';
 
+CREATE OR REPLACE FUNCTION app_private.is_pattern(pattern text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  -- What browsers and PostgreSQL read alike. Left out: references back and what looks around, whose cost has no bound; and
+  -- options and classes that one of the two does not know.
+  if char_length(pattern) > 200 or pattern ~ '^\*\*\*|\\[^dswDSW.^$*+?()\[\]{}|/\\-]|\(\?(?!:)|\[[.:=]|[*+?}]\+' then
+    return false;
+  end if;
+  perform '' ~ pattern;
+  return true;
+exception
+  when invalid_regular_expression then
+    return false;
+end
+$function$;
+comment on routine app_private.is_pattern(text) is 'Is it a regular expression that a schema may use?';
+
 CREATE OR REPLACE FUNCTION app_private.is_pointless(n app_public.notifications)
  RETURNS boolean
  LANGUAGE sql
@@ -3873,6 +4140,19 @@ AS $function$
   select json_strip_nulls(json_build_object('id', id, 'traceparent', nullif(current_setting('assent.traceparent', true), '')))
 $function$;
 comment on routine app_private.job_payload(uuid) is 'The payload of a job about a row, with the trace in which it is queued (W3C''s traceparent) if somebody traces.';
+
+CREATE OR REPLACE FUNCTION app_private.json_types(datum jsonb)
+ RETURNS text[]
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select case
+    when jsonb_typeof(datum) <> 'number' then array[jsonb_typeof(datum)]
+    when datum::numeric = trunc(datum::numeric) then '{integer,number}'
+    else '{number}'
+  end
+$function$;
+comment on routine app_private.json_types(jsonb) is 'What JSON Schema calls a value: 1.0 is an integer, and a number.';
 
 CREATE OR REPLACE FUNCTION app_private.keep_an_admin(person app_public.users, new_role text, new_is_deleted boolean)
  RETURNS void
@@ -3945,6 +4225,53 @@ AS $function$
   end
 $function$;
 comment on routine app_private.kept_for(text) is 'For how long something is kept: a link to choose a password and a session after they have expired, a job after its last attempt, and all else since it was made. What has no period here is kept for ever.';
+
+CREATE OR REPLACE FUNCTION app_private.keyword_fault(keyword text, datum jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_type text := jsonb_typeof(datum);
+begin
+  return case
+    when keyword = 'type' then case
+      when v_type not in ('string', 'array') or datum = '[]' or not jsonb_path_query_array(datum, '$[*]')
+        <@ '["null", "boolean", "integer", "number", "string", "array", "object"]' then
+        'This must be a type of JSON Schema, or a list of them.' end
+    when keyword = 'enum' then case
+      when v_type <> 'array' or datum = '[]' then 'This must be a list of values.' end
+    when keyword in ('minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum') then case
+      when v_type <> 'number' then 'This must be a number.' end
+    when keyword = 'multipleOf' then case
+      when v_type <> 'number' or datum::numeric <= 0 then 'This must be a number above 0.' end
+    when keyword in ('minLength', 'maxLength', 'minItems', 'maxItems') then case
+      when not 'integer' = any (app_private.json_types(datum)) or datum::numeric not between 0 and 1000000 then
+        'This must be a whole number from 0 to 1,000,000.' end
+    when keyword = 'uniqueItems' then case
+      when v_type <> 'boolean' then 'This must be true or false.' end
+    when keyword = 'pattern' then case
+      when v_type <> 'string' or not app_private.is_pattern(datum #>> '{}') then
+        'This must be a regular expression of at most 200 characters, without references back and without looking around.' end
+    when keyword = 'required' then case
+      when v_type <> 'array' or exists (select from jsonb_array_elements(datum) e where jsonb_typeof(e) <> 'string') then
+        'This must be a list of names.' end
+    when keyword in ('title', 'description') then case
+      when v_type <> 'string' then 'This must be a string.' end
+    when keyword = 'properties' then case
+      when v_type <> 'object' then 'This must be an object.'
+      -- By this, the parts of data are told apart in the names of fields.
+      when exists (select from jsonb_object_keys(datum) k where k !~ '^[a-z][A-Za-z0-9_]{0,49}$') then
+        'Names must have 1 to 50 letters, digits and underscores, with a small letter first.' end
+    when keyword in ('items', 'additionalProperties') then case
+      when v_type not in ('object', 'boolean') then 'This must be a schema.' end
+    when keyword in ('const', 'default', 'examples') then null
+    else 'This keyword is not known here.'
+  end;
+end
+$function$;
+comment on routine app_private.keyword_fault(text,jsonb) is 'What is wrong with a keyword of a schema; null if nothing is.';
 
 CREATE OR REPLACE FUNCTION app_private.live_session(secret text)
  RETURNS TABLE(session_id uuid, user_id uuid, role text, database_role name)
@@ -4503,8 +4830,9 @@ CREATE OR REPLACE FUNCTION app_private.request_faults(r app_public.requests, cha
  STABLE
 AS $function$
   select app_private.violations('app_public.requests',
-    -- In a new row, a column with a default is null without being a fault.
-    case when r.id is null then jsonb_strip_nulls(to_jsonb(r)) || changes else to_jsonb(r) end)
+      -- In a new row, a column with a default is null without being a fault.
+      case when r.id is null then jsonb_strip_nulls(to_jsonb(r)) || changes else to_jsonb(r) end)
+    || case when r.submitted_at is not null then app_private.data_faults_of(r) else '[]' end
 $function$;
 comment on routine app_private.request_faults(app_public.requests,jsonb) is 'What would be wrong with a request after these changes.';
 
@@ -4572,6 +4900,46 @@ begin
 end
 $function$;
 comment on routine app_private.require_session() is 'Whose session it is, even if their role has changed since the transaction began. Raises RQ401 without a live session.';
+
+CREATE OR REPLACE FUNCTION app_private.schema_faults(schema jsonb, path text DEFAULT 'schema'::text, depth integer DEFAULT 0)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_keyword record;
+  v_part record;
+  v_fault text;
+  v_faults jsonb := '[]';
+begin
+  if jsonb_typeof(schema) = 'boolean' and depth > 0 then
+    return '[]';
+  end if;
+  v_fault := case
+    when jsonb_typeof(schema) <> 'object' then 'This must be a schema.'
+    when depth = 0 and schema -> 'type' is distinct from '"object"' then 'The type of the whole must be object.'
+    when depth > 10 then 'A schema must not be nested more than 10 deep.'
+  end;
+  if v_fault is not null then
+    return jsonb_build_array(jsonb_build_object('field', path, 'message', v_fault));
+  end if;
+  for v_keyword in select e.key, e.value, path || '.' || e.key as path from jsonb_each(schema) e loop
+    v_fault := app_private.keyword_fault(v_keyword.key, v_keyword.value);
+    if v_fault is not null then
+      v_faults := v_faults || jsonb_build_object('field', v_keyword.path, 'message', v_fault);
+    elsif v_keyword.key in ('items', 'additionalProperties') then
+      v_faults := v_faults || app_private.schema_faults(v_keyword.value, v_keyword.path, depth + 1);
+    elsif v_keyword.key = 'properties' then
+      for v_part in select e.key, e.value from jsonb_each(v_keyword.value) e loop
+        v_faults := v_faults || app_private.schema_faults(v_part.value, v_keyword.path || '.' || v_part.key, depth + 1);
+      end loop;
+    end if;
+  end loop;
+  return v_faults;
+end
+$function$;
+comment on routine app_private.schema_faults(jsonb,text,integer) is 'Everything that is wrong with the schema of a kind, as [{"field": "schema.properties.amount.type", "message": …}].';
 
 CREATE OR REPLACE FUNCTION app_private.search_terms(search text)
  RETURNS text[]
@@ -4941,6 +5309,40 @@ end
 $function$;
 comment on routine app_private.tg_password_resets__audit() is 'Writes one entry for a link that SQL has made or removed: whoever has it can choose the password of that person.';
 
+CREATE OR REPLACE FUNCTION app_private.tg_request_kinds__audit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_changes jsonb := app_private.changes(coalesce(to_jsonb(old), '{}'), to_jsonb(new)) - 'id';
+begin
+  if tg_op = 'INSERT' or v_changes <> '{}' then
+    perform app_private.log_action(case tg_op when 'INSERT' then 'KIND_CREATE' else 'KIND_UPDATE' end,
+      app_hidden.current_user_id(), metadata => jsonb_build_object('kind', new.id) || v_changes);
+  end if;
+  return null;
+end
+$function$;
+comment on routine app_private.tg_request_kinds__audit() is 'Writes one entry for each change of a kind.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_request_kinds__check_schema()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  v_faults jsonb := app_private.schema_faults(new.schema);
+begin
+  if v_faults <> '[]' then
+    perform app_private.raise_faults(v_faults);
+  end if;
+  return new;
+end
+$function$;
+comment on routine app_private.tg_request_kinds__check_schema() is 'Refuses a schema with anything in it that data_faults() does not know. Raises RQ422.';
+
 CREATE OR REPLACE FUNCTION app_private.tg_requests__announce()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -5004,9 +5406,11 @@ begin
   end if;
 
   if tg_op = 'UPDATE' then
-    if (new.id, new.creator_id, new.created_at) is distinct from (old.id, old.creator_id, old.created_at) then
+    if (new.id, new.creator_id, new.created_at, new.kind_id)
+      is distinct from (old.id, old.creator_id, old.created_at, old.kind_id)
+    then
       raise exception using errcode = 'RQ403',
-        message = 'The id, the creator and the creation time of a request cannot be changed.';
+        message = 'The id, the creator, the creation time and the kind of a request cannot be changed.';
     end if;
     new.version := old.version + 1;
     new.updated_at := clock_timestamp();
@@ -5023,6 +5427,27 @@ begin
 end
 $function$;
 comment on routine app_private.tg_requests__guard() is 'Refuses a write without an action that leads to it, counts the version, sets updated_at, and checks whom a request is assigned to. Raises RQ403 and RQ422.';
+
+CREATE OR REPLACE FUNCTION app_private.tg_requests__hold_to_kind()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if tg_op = 'INSERT' and not exists (select from app_public.request_kinds k where k.id = new.kind_id and k.is_active) then
+    raise exception using errcode = 'RQ422', column = 'kind_id',
+      message = 'There is no such kind of request, or it is not offered any more.';
+  end if;
+  -- A draft may be incomplete.
+  if new.submitted_at is not null and (tg_op = 'INSERT' or old.submitted_at is null) then
+    if app_private.data_faults_of(new) <> '[]' then
+      perform app_private.raise_faults(app_private.data_faults_of(new));
+    end if;
+  end if;
+  return new;
+end
+$function$;
+comment on routine app_private.tg_requests__hold_to_kind() is 'Refuses a new request of a kind that is not offered, and a submission whose data is not what the kind demands. Raises RQ422.';
 
 CREATE OR REPLACE FUNCTION app_private.tg_requests__keep_text()
  RETURNS trigger
@@ -5216,11 +5641,13 @@ AS $function$
 begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object('field', e.key, 'message', format('This must be %s.',
-      case a.atttypid when 'uuid'::regtype then 'a UUID' when 'boolean'::regtype then 'true or false' else 'a string' end))
+      case a.atttypid when 'uuid'::regtype then 'a UUID' when 'boolean'::regtype then 'true or false'
+        when 'jsonb'::regtype then 'an object' else 'a string' end))
       order by a.attnum), '[]')
     from jsonb_each(changes) e
     join pg_attribute a on a.attrelid = of_table and a.attname = e.key
-    where jsonb_typeof(e.value) not in ('null', case a.atttypid when 'boolean'::regtype then 'boolean' else 'string' end)
+    where jsonb_typeof(e.value) not in ('null', case a.atttypid
+        when 'boolean'::regtype then 'boolean' when 'jsonb'::regtype then 'object' else 'string' end)
       or (a.atttypid = 'uuid'::regtype and e.value #>> '{}' !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
   );
 end
@@ -5408,14 +5835,15 @@ begin
   -- The guard below permits a write only while this setting names the action.
   perform set_config('assent.action', action, true);
   if r.id is null then
-    insert into app_public.requests (title, description, status, creator_id, assigned_to_id)
-    values (r.title, r.description, r.status, r.creator_id, r.assigned_to_id)
+    insert into app_public.requests (title, description, status, creator_id, assigned_to_id, kind_id, data)
+    values (r.title, r.description, r.status, r.creator_id, r.assigned_to_id, r.kind_id, r.data)
     returning * into v_written;
   else
     update app_public.requests w
-    set (title, description, status, assigned_to_id, submitted_at, reviewed_at, reviewed_by_id, review_comment, is_deleted) =
-      (r.title, r.description, r.status, r.assigned_to_id, r.submitted_at, r.reviewed_at, r.reviewed_by_id, r.review_comment,
-       r.is_deleted)
+    set (title, description, data, status, assigned_to_id, submitted_at, reviewed_at, reviewed_by_id, review_comment,
+        is_deleted) =
+      (r.title, r.description, r.data, r.status, r.assigned_to_id, r.submitted_at, r.reviewed_at, r.reviewed_by_id,
+       r.review_comment, r.is_deleted)
     where w.id = r.id
     returning * into v_written;
   end if;
@@ -5448,15 +5876,16 @@ $function$;
 comment on routine app_public.assign_request(uuid,uuid,integer) is 'Assigns a submitted request to one manager or admin, or with null to nobody in particular.';
 grant execute on routine app_public.assign_request(uuid,uuid,integer) to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_public.create_request(title text, description text DEFAULT NULL::text, assigned_to_id uuid DEFAULT NULL::uuid)
+CREATE OR REPLACE FUNCTION app_public.create_request(title text, description text DEFAULT NULL::text, assigned_to_id uuid DEFAULT NULL::uuid, kind_id text DEFAULT (app_hidden.left_out())::text, data jsonb DEFAULT to_jsonb(app_hidden.left_out()))
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$
   select app_hidden.transition(null::uuid, 'CREATE', null,
-    jsonb_build_object('title', title, 'description', description, 'assigned_to_id', assigned_to_id))
+    jsonb_build_object('title', title, 'description', description, 'assigned_to_id', assigned_to_id)
+      || app_hidden.given('kind_id', kind_id) || app_hidden.given('data', data))
 $function$;
-comment on routine app_public.create_request(text,text,uuid) is 'Creates a request as a draft. VALIDATION_FAILED: the title is blank or too long, the description is too long, or the assignee is not an active manager or admin, or is you.';
-grant execute on routine app_public.create_request(text,text,uuid) to assent_admin, assent_manager, assent_user;
+comment on routine app_public.create_request(text,text,uuid,text,jsonb) is 'Creates a request as a draft, of the kind GENERAL unless you name another. VALIDATION_FAILED: the title is blank or too long, the description or the data is too long, the kind is not offered, or the assignee is not an active manager or admin, or is you.';
+grant execute on routine app_public.create_request(text,text,uuid,text,jsonb) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.create_user(email text, name text, role text DEFAULT NULL::text)
  RETURNS app_public.users
@@ -5827,6 +6256,16 @@ $function$;
 comment on routine app_public.resend_webhook_delivery(uuid) is 'Sends a delivery again, for admins, whatever its state; one that is queued stays queued. INVALID_TRANSITION: its webhook is off.';
 grant execute on routine app_public.resend_webhook_delivery(uuid) to assent_admin, assent_manager, assent_user;
 
+CREATE OR REPLACE FUNCTION app_public.save_request_kind(id text, name text DEFAULT (app_hidden.left_out())::text, description text DEFAULT (app_hidden.left_out())::text, schema jsonb DEFAULT to_jsonb(app_hidden.left_out()), is_active boolean DEFAULT NULL::boolean)
+ RETURNS app_public.request_kinds
+ LANGUAGE sql
+AS $function$
+  select app_hidden.save_request_kind(id, app_hidden.given('name', name) || app_hidden.given('description', description)
+    || app_hidden.given('schema', schema) || app_hidden.given('is_active', is_active))
+$function$;
+comment on routine app_public.save_request_kind(text,text,text,jsonb,boolean) is 'Makes a kind of request, or changes the one of this id, for admins. What is left out stays as it is. Requests that were submitted before are not held to a new schema. VALIDATION_FAILED: the schema has a keyword that is not known, or a value is not what it must be.';
+grant execute on routine app_public.save_request_kind(text,text,text,jsonb,boolean) to assent_admin, assent_manager, assent_user;
+
 CREATE OR REPLACE FUNCTION app_public.set_notification_preference(kind text, delivery text)
  RETURNS app_public.notification_preferences
  LANGUAGE plpgsql
@@ -5860,7 +6299,7 @@ CREATE OR REPLACE FUNCTION app_public.submit_request(request_id uuid, version in
 AS $function$
   select app_hidden.transition(request_id, 'SUBMIT', app_hidden.expected(version))
 $function$;
-comment on routine app_public.submit_request(uuid,integer) is 'Submits one of your drafts for decision. It can no longer be edited.';
+comment on routine app_public.submit_request(uuid,integer) is 'Submits one of your drafts for decision. It can no longer be edited. VALIDATION_FAILED: its data is not what its kind demands.';
 grant execute on routine app_public.submit_request(uuid,integer) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.turnaround("from" timestamp with time zone, "to" timestamp with time zone)
@@ -5924,16 +6363,16 @@ $function$;
 comment on routine app_public.unread_notification_count() is 'How many of your notifications are unread, counted up to 10,000.';
 grant execute on routine app_public.unread_notification_count() to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_public.update_request(request_id uuid, title text DEFAULT (app_hidden.left_out())::text, description text DEFAULT (app_hidden.left_out())::text, assigned_to_id uuid DEFAULT app_hidden.left_out(), version integer DEFAULT NULL::integer)
+CREATE OR REPLACE FUNCTION app_public.update_request(request_id uuid, title text DEFAULT (app_hidden.left_out())::text, description text DEFAULT (app_hidden.left_out())::text, assigned_to_id uuid DEFAULT app_hidden.left_out(), version integer DEFAULT NULL::integer, data jsonb DEFAULT to_jsonb(app_hidden.left_out()))
  RETURNS app_public.requests
  LANGUAGE sql
 AS $function$
   select app_hidden.transition(request_id, 'UPDATE', app_hidden.expected(version),
     app_hidden.given('title', title) || app_hidden.given('description', description)
-      || app_hidden.given('assigned_to_id', assigned_to_id))
+      || app_hidden.given('assigned_to_id', assigned_to_id) || app_hidden.given('data', data))
 $function$;
-comment on routine app_public.update_request(uuid,text,text,uuid,integer) is 'Edits one of your drafts. What is left out stays as it is; null clears description and assignedToId.';
-grant execute on routine app_public.update_request(uuid,text,text,uuid,integer) to assent_admin, assent_manager, assent_user;
+comment on routine app_public.update_request(uuid,text,text,uuid,integer,jsonb) is 'Edits one of your drafts. What is left out stays as it is; null clears description and assignedToId.';
+grant execute on routine app_public.update_request(uuid,text,text,uuid,integer,jsonb) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_public.update_user(user_id uuid, name text DEFAULT (app_hidden.left_out())::text, role text DEFAULT (app_hidden.left_out())::text)
  RETURNS app_public.users
@@ -6136,6 +6575,8 @@ insert into app_public.audit_actions values ('DATA_CHANGE', 'Rows were changed b
 insert into app_public.audit_actions values ('DELETE', 'A draft was deleted.', 'false');
 insert into app_public.audit_actions values ('DETACH', 'An attachment of a draft was removed.', 'false');
 insert into app_public.audit_actions values ('INVITATION_RESEND', 'Somebody who had not chosen a password yet was invited again, which ended the earlier link.', 'true');
+insert into app_public.audit_actions values ('KIND_CREATE', 'A kind of request was created.', 'false');
+insert into app_public.audit_actions values ('KIND_UPDATE', 'A kind of request was changed.', 'false');
 insert into app_public.audit_actions values ('LOGIN', 'Somebody logged in.', 'false');
 insert into app_public.audit_actions values ('LOGIN_FAILED', 'A login failed. The entry has no actor; it is about the account, if there is one.', 'false');
 insert into app_public.audit_actions values ('LOGOUT', 'Somebody logged out.', 'false');
@@ -6187,13 +6628,14 @@ insert into app_public.request_statuses values ('SUBMITTED', 'It is awaiting a d
 
 insert into app_public.request_transitions values ('DRAFT', 'DELETE', 'DRAFT', 'CREATOR', '{}', '{"is_deleted": true}');
 insert into app_public.request_transitions values ('DRAFT', 'SUBMIT', 'SUBMITTED', 'CREATOR', '{}', '{"submitted_at": "@now"}');
-insert into app_public.request_transitions values ('DRAFT', 'UPDATE', 'DRAFT', 'CREATOR', '{title,description,assigned_to_id}', '{}');
+insert into app_public.request_transitions values ('DRAFT', 'UPDATE', 'DRAFT', 'CREATOR', '{title,description,assigned_to_id,data}', '{}');
 insert into app_public.request_transitions values ('SUBMITTED', 'APPROVE', 'APPROVED', 'DECIDER', '{review_comment}', '{"reviewed_at": "@now", "reviewed_by_id": "@caller"}');
 insert into app_public.request_transitions values ('SUBMITTED', 'ASSIGN', 'SUBMITTED', 'ASSIGNER', '{assigned_to_id}', '{}');
 insert into app_public.request_transitions values ('SUBMITTED', 'REJECT', 'REJECTED', 'DECIDER', '{review_comment}', '{"reviewed_at": "@now", "reviewed_by_id": "@caller"}');
-insert into app_public.request_transitions values (NULL, 'CREATE', 'DRAFT', 'CREATOR', '{title,description,assigned_to_id}', '{}');
+insert into app_public.request_transitions values (NULL, 'CREATE', 'DRAFT', 'CREATOR', '{title,description,assigned_to_id,kind_id,data}', '{}');
 
 insert into app_public.role_permissions values ('audit.read_all', 'ADMIN', 'See every audit entry.');
+insert into app_public.role_permissions values ('kind.manage', 'ADMIN', 'Create and change kinds of requests.');
 insert into app_public.role_permissions values ('mail.manage', 'ADMIN', 'See which mails could not be delivered, and send them again.');
 insert into app_public.role_permissions values ('request.assign_any', 'ADMIN', 'Assign any submitted request.');
 insert into app_public.role_permissions values ('request.create', 'USER', 'Create requests, and edit, submit and delete one''s own drafts.');

@@ -39,6 +39,10 @@ const RAISED: Record<string, Code> = {
 
 /** Arguments with another name than the column that they are written to. */
 const ARGUMENTS: Record<string, string> = { review_comment: 'comment' }
+/** Members of REST's documents likewise, where GraphQL has the column's name. */
+const MEMBERS: Record<string, string> = { kind_id: 'kind' }
+/** The member of a REST body that a fault is about. */
+export const memberOf = ({ field }: Fault): string => MEMBERS[field] ?? field
 
 /** PostgreSQL's own errors that a caller may hear of, in our words: its own could name a table. */
 const REFUSED: Record<string, [Code, string]> = {
@@ -64,7 +68,9 @@ export interface Fault {
   readonly message: string
 }
 
-const camelCase = (name: string) => name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase())
+/** The names within data are its kind's own. */
+const camelCase = (path: string) =>
+  path.replace(/^[^.]+/, (name) => name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase()))
 
 /** An error that may be shown to the caller as it is. */
 export class ClientError extends Error {
@@ -100,7 +106,7 @@ export class ClientError extends Error {
 
   /** The answer of REST: Problem Details (RFC 9457). */
   get problem(): Record<string, unknown> {
-    const messages = Map.groupBy(this.faults, ({ field }) => field)
+    const messages = Map.groupBy(this.faults, memberOf)
     return {
       type: 'about:blank',
       title: STATUS_CODES[this.status],

@@ -28,6 +28,22 @@ as $$
   select case when value is not distinct from app_hidden.left_out() then '{}' else jsonb_build_object(field, value) end
 $$;
 comment on function app_hidden.given(text, uuid) is 'The field as a change, or no change if the caller left it out.';
+create or replace function app_hidden.given(field text, value jsonb)
+  returns jsonb
+  language sql
+  stable
+as $$
+  select case when value is not distinct from to_jsonb(app_hidden.left_out()) then '{}' else jsonb_build_object(field, value) end
+$$;
+comment on function app_hidden.given(text, jsonb) is 'The field as a change, or no change if the caller left it out.';
+create or replace function app_hidden.given(field text, value boolean)
+  returns jsonb
+  language sql
+  immutable
+as $$
+  select case when value is null then '{}' else jsonb_build_object(field, value) end
+$$;
+comment on function app_hidden.given(text, boolean) is 'The field as a change, or no change if the caller left it out.';
 create or replace function app_hidden.expected(version integer)
   returns integer[]
   language sql
@@ -38,29 +54,39 @@ $$;
 comment on function app_hidden.expected(integer) is
   'The versions that transition() shall expect: this one, or any if the caller named none.';
 grant execute on function
-  app_hidden.left_out(), app_hidden.given(text, text), app_hidden.given(text, uuid), app_hidden.expected(integer)
+  app_hidden.left_out(), app_hidden.given(text, text), app_hidden.given(text, uuid), app_hidden.given(text, jsonb),
+  app_hidden.given(text, boolean), app_hidden.expected(integer)
   to assent_user, assent_manager, assent_admin;
 
 -- Mutations --------------------------------------------------------------------------------------------------------
 
-create or replace function app_public.create_request(title text, description text default null, assigned_to_id uuid default null)
+create or replace function app_public.create_request(
+  title text,
+  description text default null,
+  assigned_to_id uuid default null,
+  kind_id text default app_hidden.left_out()::text,
+  data jsonb default to_jsonb(app_hidden.left_out())
+)
   returns app_public.requests
   language sql
   volatile
 as $$
   select app_hidden.transition(null::uuid, 'CREATE', null,
-    jsonb_build_object('title', title, 'description', description, 'assigned_to_id', assigned_to_id))
+    jsonb_build_object('title', title, 'description', description, 'assigned_to_id', assigned_to_id)
+      || app_hidden.given('kind_id', kind_id) || app_hidden.given('data', data))
 $$;
-comment on function app_public.create_request(text, text, uuid) is
-  'Creates a request as a draft. VALIDATION_FAILED: the title is blank or too long, the description is too long, or the '
-  'assignee is not an active manager or admin, or is you.';
+comment on function app_public.create_request(text, text, uuid, text, jsonb) is
+  'Creates a request as a draft, of the kind GENERAL unless you name another. VALIDATION_FAILED: the title is blank or too long, '
+  'the description or the data is too long, the kind is not offered, or the assignee is not an active manager or admin, or is '
+  'you.';
 
 create or replace function app_public.update_request(
   request_id uuid,
   title text default app_hidden.left_out()::text,
   description text default app_hidden.left_out()::text,
   assigned_to_id uuid default app_hidden.left_out(),
-  version integer default null
+  version integer default null,
+  data jsonb default to_jsonb(app_hidden.left_out())
 )
   returns app_public.requests
   language sql
@@ -68,9 +94,9 @@ create or replace function app_public.update_request(
 as $$
   select app_hidden.transition(request_id, 'UPDATE', app_hidden.expected(version),
     app_hidden.given('title', title) || app_hidden.given('description', description)
-      || app_hidden.given('assigned_to_id', assigned_to_id))
+      || app_hidden.given('assigned_to_id', assigned_to_id) || app_hidden.given('data', data))
 $$;
-comment on function app_public.update_request(uuid, text, text, uuid, integer) is
+comment on function app_public.update_request(uuid, text, text, uuid, integer, jsonb) is
   'Edits one of your drafts. What is left out stays as it is; null clears description and assignedToId.';
 
 create or replace function app_public.delete_request(request_id uuid, version integer default null)
@@ -91,7 +117,8 @@ as $$
   select app_hidden.transition(request_id, 'SUBMIT', app_hidden.expected(version))
 $$;
 comment on function app_public.submit_request(uuid, integer) is
-  'Submits one of your drafts for decision. It can no longer be edited.';
+  'Submits one of your drafts for decision. It can no longer be edited. VALIDATION_FAILED: its data is not what its kind '
+  'demands.';
 
 create or replace function app_public.approve_request(request_id uuid, comment text default null, version integer default null)
   returns app_public.requests
@@ -130,8 +157,8 @@ comment on function app_public.assign_request(uuid, uuid, integer) is
   'Assigns a submitted request to one manager or admin, or with null to nobody in particular.';
 
 grant execute on function
-  app_public.create_request(text, text, uuid),
-  app_public.update_request(uuid, text, text, uuid, integer),
+  app_public.create_request(text, text, uuid, text, jsonb),
+  app_public.update_request(uuid, text, text, uuid, integer, jsonb),
   app_public.delete_request(uuid, integer),
   app_public.submit_request(uuid, integer),
   app_public.approve_request(uuid, text, integer),
@@ -176,6 +203,27 @@ comment on function app_public.reactivate_user(uuid) is 'Reactivates somebody, f
 
 grant execute on function
   app_public.update_user(uuid, text, text), app_public.deactivate_user(uuid), app_public.reactivate_user(uuid)
+  to assent_user, assent_manager, assent_admin;
+
+create or replace function app_public.save_request_kind(
+  id text,
+  name text default app_hidden.left_out()::text,
+  description text default app_hidden.left_out()::text,
+  schema jsonb default to_jsonb(app_hidden.left_out()),
+  is_active boolean default null
+)
+  returns app_public.request_kinds
+  language sql
+  volatile
+as $$
+  select app_hidden.save_request_kind(id, app_hidden.given('name', name) || app_hidden.given('description', description)
+    || app_hidden.given('schema', schema) || app_hidden.given('is_active', is_active))
+$$;
+comment on function app_public.save_request_kind(text, text, text, jsonb, boolean) is
+  'Makes a kind of request, or changes the one of this id, for admins. What is left out stays as it is. Requests that were '
+  'submitted before are not held to a new schema. VALIDATION_FAILED: the schema has a keyword that is not known, or a value is '
+  'not what it must be.';
+grant execute on function app_public.save_request_kind(text, text, text, jsonb, boolean)
   to assent_user, assent_manager, assent_admin;
 
 -- Queries ----------------------------------------------------------------------------------------------------------

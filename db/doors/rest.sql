@@ -17,7 +17,7 @@ begin
   select row_to_json(d) into v_document
   from app_private.caller_with_permissions() c
   cross join lateral (
-    select seen.id, seen.title, seen.description, seen.status, seen.version,
+    select seen.id, seen.title, seen.description, seen.kind_id as kind, seen.data, seen.status, seen.version,
       (select p from app_private.people p where p.id = seen.creator_id) as creator,
       (select p from app_private.people p where p.id = seen.assigned_to_id) as assigned_to,
       (select p from app_private.people p where p.id = seen.reviewed_by_id) as reviewed_by,
@@ -74,6 +74,17 @@ $$;
 comment on function app_hidden.attachment_document(app_public.attachments) is
   'An attachment as REST shows it, made of a row that the caller has read.';
 
+create or replace function app_hidden.kind_document(seen app_public.request_kinds)
+  returns json
+  language sql
+  immutable
+as $$
+  select row_to_json(d) from (select seen.id, seen.name, seen.description, seen.schema, seen.is_active) d
+$$;
+comment on function app_hidden.kind_document(app_public.request_kinds) is
+  'A kind of request as REST shows it, made of a row that the caller has read.';
+
+grant execute on function app_hidden.kind_document(app_public.request_kinds) to assent_user, assent_manager, assent_admin;
 grant execute on function
   app_hidden.request_document(app_public.requests), app_hidden.user_document(app_public.users),
   app_hidden.attachment_document(app_public.attachments)
@@ -94,8 +105,9 @@ as $$
 declare
   v_request app_public.requests;
 begin
-  v_request := app_hidden.transition(request_id, action, expected_versions,
-    body - 'comment' || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end);
+  v_request := app_hidden.transition(request_id, action, expected_versions, body - array['comment', 'kind']
+    || case when body ? 'comment' then jsonb_build_object('review_comment', body -> 'comment') else '{}' end
+    || case when body ? 'kind' then jsonb_build_object('kind_id', body -> 'kind') else '{}' end);
   version := v_request.version;
   -- This must be a separate statement to see what transition() has written.
   document := app_hidden.request_document(v_request);

@@ -94,11 +94,13 @@ as $$
 begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object('field', e.key, 'message', format('This must be %s.',
-      case a.atttypid when 'uuid'::regtype then 'a UUID' when 'boolean'::regtype then 'true or false' else 'a string' end))
+      case a.atttypid when 'uuid'::regtype then 'a UUID' when 'boolean'::regtype then 'true or false'
+        when 'jsonb'::regtype then 'an object' else 'a string' end))
       order by a.attnum), '[]')
     from jsonb_each(changes) e
     join pg_attribute a on a.attrelid = of_table and a.attname = e.key
-    where jsonb_typeof(e.value) not in ('null', case a.atttypid when 'boolean'::regtype then 'boolean' else 'string' end)
+    where jsonb_typeof(e.value) not in ('null', case a.atttypid
+        when 'boolean'::regtype then 'boolean' when 'jsonb'::regtype then 'object' else 'string' end)
       or (a.atttypid = 'uuid'::regtype and e.value #>> '{}' !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
   );
 end

@@ -70,8 +70,9 @@ create or replace function app_private.request_faults(r app_public.requests, cha
   stable
 as $$
   select app_private.violations('app_public.requests',
-    -- In a new row, a column with a default is null without being a fault.
-    case when r.id is null then jsonb_strip_nulls(to_jsonb(r)) || changes else to_jsonb(r) end)
+      -- In a new row, a column with a default is null without being a fault.
+      case when r.id is null then jsonb_strip_nulls(to_jsonb(r)) || changes else to_jsonb(r) end)
+    || case when r.submitted_at is not null then app_private.data_faults_of(r) else '[]' end
 $$;
 comment on function app_private.request_faults(app_public.requests, jsonb) is
   'What would be wrong with a request after these changes.';
@@ -90,14 +91,15 @@ begin
   -- The guard below permits a write only while this setting names the action.
   perform set_config('assent.action', action, true);
   if r.id is null then
-    insert into app_public.requests (title, description, status, creator_id, assigned_to_id)
-    values (r.title, r.description, r.status, r.creator_id, r.assigned_to_id)
+    insert into app_public.requests (title, description, status, creator_id, assigned_to_id, kind_id, data)
+    values (r.title, r.description, r.status, r.creator_id, r.assigned_to_id, r.kind_id, r.data)
     returning * into v_written;
   else
     update app_public.requests w
-    set (title, description, status, assigned_to_id, submitted_at, reviewed_at, reviewed_by_id, review_comment, is_deleted) =
-      (r.title, r.description, r.status, r.assigned_to_id, r.submitted_at, r.reviewed_at, r.reviewed_by_id, r.review_comment,
-       r.is_deleted)
+    set (title, description, data, status, assigned_to_id, submitted_at, reviewed_at, reviewed_by_id, review_comment,
+        is_deleted) =
+      (r.title, r.description, r.data, r.status, r.assigned_to_id, r.submitted_at, r.reviewed_at, r.reviewed_by_id,
+       r.review_comment, r.is_deleted)
     where w.id = r.id
     returning * into v_written;
   end if;
@@ -134,6 +136,9 @@ declare
 begin
   if exists (select from app_public.request_transitions t where t.action = transition.action and t.from_status is null) then
     v_old.creator_id := app_hidden.current_user_id();
+    -- The defaults of these columns. What is left out has them, and what is null has not.
+    v_old.kind_id := 'GENERAL';
+    v_old.data := '{}';
   elsif app_private.is_visible(request_id) then
     -- The lock comes before any check of the state, so that the second of two deciders sees what the first has done.
     select * into v_old from app_public.requests r where r.id = request_id for no key update;
@@ -192,9 +197,11 @@ begin
   end if;
 
   if tg_op = 'UPDATE' then
-    if (new.id, new.creator_id, new.created_at) is distinct from (old.id, old.creator_id, old.created_at) then
+    if (new.id, new.creator_id, new.created_at, new.kind_id)
+      is distinct from (old.id, old.creator_id, old.created_at, old.kind_id)
+    then
       raise exception using errcode = 'RQ403',
-        message = 'The id, the creator and the creation time of a request cannot be changed.';
+        message = 'The id, the creator, the creation time and the kind of a request cannot be changed.';
     end if;
     new.version := old.version + 1;
     new.updated_at := clock_timestamp();

@@ -29,6 +29,9 @@ drop function if exists app_hidden.change_password(uuid, text, text);
 drop function if exists app_private.issue_reset_token(uuid);
 drop function if exists app_hidden.create_user(text, text, text);
 drop function if exists app_hidden.viewers_of(uuid[], uuid[]);
+-- The server of migration 000031 calls theirs.
+drop function if exists app_public.create_request(text, text, uuid);
+drop function if exists app_public.update_request(uuid, text, text, uuid, integer);
 -- These took a row of the table that has become the first partition of the trail.
 drop function if exists app_private.recipients(app_private.audit_logs_earliest);
 drop function if exists app_private.announce_inboxes(app_private.audit_logs_earliest);

@@ -123,6 +123,23 @@ $$;
 comment on function app_hidden.is_listed(app_public.requests, boolean) is
   'Is the request shown in lists? A deleted one is shown only if the caller asks for deleted ones.';
 
+-- Kinds are seen by whoever is logged in --------------------------------------------------------------------------------
+
+do $$
+declare
+  v_role text;
+begin
+  foreach v_role in array array['user', 'manager', 'admin'] loop
+    execute format('drop policy if exists %I on app_public.request_kinds', v_role || '_select');
+    execute format('create policy %I on app_public.request_kinds for select to %I
+      using ((select app_hidden.current_user_id()) is not null)', v_role || '_select', 'assent_' || v_role);
+  end loop;
+end
+$$;
+drop policy if exists auditor_select on app_public.request_kinds;
+create policy auditor_select on app_public.request_kinds for select to assent_auditor using (true);
+grant select on app_public.request_kinds to assent_user, assent_manager, assent_admin, assent_auditor;
+
 -- Attachments are seen by whoever sees the request ------------------------------------------------------------------
 
 do $$

@@ -37,6 +37,8 @@ insert into app_public.audit_actions (action, is_told, description) values
   ('USER_DEACTIVATE', true,  'A person was deactivated.'),
   ('USER_REACTIVATE', true,  'A person was reactivated.'),
   ('USER_ERASE',      false, 'A person''s data were erased.'),
+  ('KIND_CREATE',     false, 'A kind of request was created.'),
+  ('KIND_UPDATE',     false, 'A kind of request was changed.'),
   ('WEBHOOK_CREATE',  false, 'A webhook was registered.'),
   ('WEBHOOK_UPDATE',  false, 'A webhook was changed, or switched off after a week of failures.'),
   ('WEBHOOK_DELETE',  false, 'A webhook was removed.'),

@@ -46,6 +46,7 @@ insert into app_public.role_permissions (role, permission, description) values
   ('ADMIN',   'request.assign_any',  'Assign any submitted request.'),
   ('ADMIN',   'audit.read_all',      'See every audit entry.'),
   ('ADMIN',   'user.manage',         'Create, change and deactivate people.'),
+  ('ADMIN',   'kind.manage',         'Create and change kinds of requests.'),
   ('ADMIN',   'mail.manage',         'See which mails could not be delivered, and send them again.'),
   ('ADMIN',   'webhook.manage',      'Register webhooks, see their deliveries, and send deliveries again.')
 on conflict (permission) do update

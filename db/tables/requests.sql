@@ -35,6 +35,8 @@ create table if not exists app_public.requests (
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
   is_deleted boolean not null default false,
+  kind_id text not null default 'GENERAL' references app_public.request_kinds on delete restrict,
+  data jsonb not null default '{}',
   constraint requests_title_blank check (not app_private.is_blank(title)),
   constraint requests_title_length check (char_length(title) <= 200),
   constraint requests_description_length check (char_length(description) <= 10000),
@@ -48,7 +50,9 @@ create table if not exists app_public.requests (
   constraint requests_reviewed_at_check check ((reviewed_at is not null) = (status in ('APPROVED', 'REJECTED'))),
   constraint requests_reviewed_by_check check ((reviewed_by_id is null) = (reviewed_at is null)),
   constraint requests_is_deleted_check check (not is_deleted or status = 'DRAFT'),
-  constraint requests_version_check check (version > 0)
+  constraint requests_version_check check (version > 0),
+  constraint requests_data_object check (jsonb_typeof(data) = 'object'),
+  constraint requests_data_size check (octet_length(data::text) <= 50000)
 );
 comment on table app_public.requests is
   E'@defaultOrderBy CREATED_AT_DESC\n@hideDeleted\nSomething that somebody asks approval for.';
@@ -73,6 +77,11 @@ comment on column app_public.requests.created_at is 'When it was created.';
 comment on column app_public.requests.updated_at is 'When it last changed.';
 comment on column app_public.requests.is_deleted is
   E'@behavior +filterBy\nWhether its creator deleted it, which only a draft allows. Only admins still see it.';
+comment on column app_public.requests.kind_id is E'@behavior -orderBy\nThe kind of request that it is.';
+comment on column app_public.requests.data is
+  E'@behavior -orderBy -filterBy -condition:attribute:filterBy -attribute:aggregate\n'
+  'What it holds beside the text, as the schema of its kind says: a JSON object of at most 50,000 bytes. A draft may hold '
+  'anything.';
 comment on constraint requests_title_blank on app_public.requests is 'The title must not be blank.';
 comment on constraint requests_title_length on app_public.requests is 'The title must have at most 200 characters.';
 comment on constraint requests_description_length on app_public.requests is
@@ -87,6 +96,9 @@ comment on constraint requests_reviewed_at_check on app_public.requests is 'A de
 comment on constraint requests_reviewed_by_check on app_public.requests is 'A decided request must name its reviewer.';
 comment on constraint requests_is_deleted_check on app_public.requests is 'Only a draft can be deleted.';
 comment on constraint requests_version_check on app_public.requests is 'Versions count from 1.';
+comment on constraint requests_kind_id_fkey on app_public.requests is E'@forwardDescription The kind of request that it is.';
+comment on constraint requests_data_object on app_public.requests is 'The data must be a JSON object.';
+comment on constraint requests_data_size on app_public.requests is 'The data must have at most 50,000 bytes.';
 
 -- Each index has a list's filter first and then its order, read backwards for newest first; the id makes the order total, for
 -- cursors. Row-level security lets a filter use an index only by a leakproof operator: = on text and uuid is leakproof, = on
@@ -100,6 +112,7 @@ create index if not exists requests_creator_id_status_idx on app_public.requests
 create index if not exists requests_assigned_to_id_idx on app_public.requests (assigned_to_id, created_at, id);
 create index if not exists requests_assigned_to_id_status_idx on app_public.requests (assigned_to_id, status, created_at, id);
 create index if not exists requests_reviewed_by_id_idx on app_public.requests (reviewed_by_id, created_at, id);
+create index if not exists requests_kind_id_idx on app_public.requests (kind_id, created_at, id);
 create index if not exists requests_deleted_idx on app_public.requests (created_at, id) where is_deleted;
 -- The backlog, oldest first, in the order of app_hidden.waiting_since(). It stays as small as the backlog is, however much has
 -- been decided.

@@ -44,8 +44,8 @@ create index if not exists request_transitions_to_status_idx on app_public.reque
 create index if not exists request_transitions_who_idx on app_public.request_transitions (who);
 
 insert into app_public.request_transitions (from_status, action, to_status, who, writes, stamps) values
-  (null,        'CREATE',  'DRAFT',     'CREATOR',  '{title,description,assigned_to_id}', '{}'),
-  ('DRAFT',     'UPDATE',  'DRAFT',     'CREATOR',  '{title,description,assigned_to_id}', '{}'),
+  (null,        'CREATE',  'DRAFT',     'CREATOR',  '{title,description,assigned_to_id,kind_id,data}', '{}'),
+  ('DRAFT',     'UPDATE',  'DRAFT',     'CREATOR',  '{title,description,assigned_to_id,data}', '{}'),
   ('DRAFT',     'DELETE',  'DRAFT',     'CREATOR',  '{}',                                 '{"is_deleted": true}'),
   ('DRAFT',     'SUBMIT',  'SUBMITTED', 'CREATOR',  '{}',                                 '{"submitted_at": "@now"}'),
   ('SUBMITTED', 'APPROVE', 'APPROVED',  'DECIDER',  '{review_comment}',

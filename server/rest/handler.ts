@@ -1,7 +1,16 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { pipeline } from 'node:stream/promises'
 import findMyWay from 'find-my-way'
-import { ClientError, invalid, noSuchPath, toClientError, unauthenticated, unsupportedMethod, type Fault } from '../errors.ts'
+import {
+  ClientError,
+  invalid,
+  memberOf,
+  noSuchPath,
+  toClientError,
+  unauthenticated,
+  unsupportedMethod,
+  type Fault,
+} from '../errors.ts'
 import { isObject, readBody } from '../http/body.ts'
 import { foreignOrigin } from '../http/csrf.ts'
 import type { IsSecure } from '../http/identity.ts'
@@ -127,7 +136,7 @@ export function makeRestHandler(services: RestServices) {
     await ask({ text: 'rollback to savepoint judged' })
     if (refusal && refusal.code !== 'VALIDATION_FAILED') throw refusal
     const found = refusal?.faults ?? []
-    throw invalid([...found, ...faults.filter(({ field }) => !found.some((fault) => fault.field === field))])
+    throw invalid([...found, ...faults.filter(({ field }) => !found.some((fault) => memberOf(fault) === field))])
   }
 
   async function receive(res: ServerResponse, route: Route, call: Call): Promise<Received> {

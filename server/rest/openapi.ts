@@ -5,11 +5,15 @@ import { MOST_COUNTED } from '../http/pages.ts'
 import { parametersOf, type List } from './lists.ts'
 import { BASE, isRepeatable, takesBody, type Reference, type Route } from './route.ts'
 import type { Resource } from './routes/index.ts'
-import { FLAG, INSTANT, oneOf, UUID, type Schema } from './schemas.ts'
+import { DATA, FLAG, INSTANT, oneOf, UUID, type Schema } from './schemas.ts'
 
 const ref = (name: string): Schema => ({ $ref: `#/components/schemas/${name}` })
 const orNull = (schema: Schema): Schema => ({ anyOf: [schema, { type: 'null' }] })
 const STRING = { type: 'string' }
+const KIND = { ...STRING, pattern: '^[A-Z][A-Z0-9_]{0,49}$' }
+/** What a path names, by the name of its parameter. */
+const NAMED: Record<string, Schema> = { id: UUID, kind: KIND }
+const namesIn = (path: string) => Array.from(path.matchAll(/:(\w+)/g), ([, name]) => name!)
 const FILE = { ...STRING, contentMediaType: 'application/octet-stream', description: 'The bytes.' }
 const UPLOAD = {
   type: 'object',
@@ -32,6 +36,8 @@ const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema
     id: UUID,
     title: { ...STRING, maxLength: 200 },
     description: orNull({ ...STRING, maxLength: 10_000 }),
+    kind: { ...STRING, description: 'The id of its kind.' },
+    data: { ...DATA, description: "What it holds beside the text, as its kind's schema says." },
     status: oneOf(statuses),
     version: { type: 'integer', minimum: 1, description: 'Goes up by one at every change. If-Match takes it as an entity tag.' },
     creator: ref('Person'),
@@ -48,6 +54,14 @@ const schemas = ({ statuses, actions, roles }: Reference): Record<string, Schema
       description: 'What the caller may do with it now.',
     },
   }),
+  Kind: exactly({
+    id: KIND,
+    name: { ...STRING, maxLength: 100 },
+    description: orNull({ ...STRING, maxLength: 10_000 }),
+    schema: { ...DATA, description: 'A JSON Schema: what the data of its requests has to be when they are submitted.' },
+    is_active: { ...FLAG, description: 'New requests can be of this kind.' },
+  }),
+  Kinds: exactly({ results: { type: 'array', items: ref('Kind') }, next: { type: 'null' }, previous: { type: 'null' } }),
   AuditLog: exactly({
     id: UUID,
     actor: orNull(ref('Person')),
@@ -156,7 +170,7 @@ function errorsOf(route: Route): Set<Code> {
   return new Set<Code>([
     ...(open ? [] : (['UNAUTHENTICATED'] as const)),
     ...(method !== 'GET' && !open ? (['FORBIDDEN'] as const) : []),
-    ...(path.includes(':id') ? (['NOT_FOUND'] as const) : []),
+    ...(namesIn(path).length ? (['NOT_FOUND'] as const) : []),
     ...(body || list ? (['VALIDATION_FAILED'] as const) : []),
     ...(takesBody(route) ? (['BAD_REQUEST', 'PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE'] as const) : []),
     ...((method === 'GET' && isTagged(route)) || versioned ? (['BAD_REQUEST', 'STALE_VERSION'] as const) : []),
@@ -200,7 +214,7 @@ const queryOf = (list: List): Schema[] =>
 function parameters(route: Route): Schema[] {
   const { method, path, list, versioned, sendsFile } = route
   return [
-    ...(path.includes(':id') ? [{ name: 'id', in: 'path', required: true, schema: UUID }] : []),
+    ...namesIn(path).map((name) => ({ name, in: 'path', required: true, schema: NAMED[name] })),
     // A request that the path names cannot be named by a parameter, too.
     ...(list ? queryOf(list).filter(({ name }) => !(path.includes(':id') && name === 'request_id')) : []),
     ...(versioned
@@ -264,9 +278,9 @@ function success(route: Route): Record<string, Schema> {
 
 function operation(route: Route, tag: string): Schema {
   const { method, path, summary, open, body, required = [], receive } = route
-  const words = path.split('/').filter((word) => word && word !== ':id')
+  const words = path.split('/').filter((word) => word && !word.startsWith(':'))
   return {
-    operationId: [method.toLowerCase(), ...words, ...(path.endsWith(':id/') ? ['one'] : [])].join('_').replaceAll('-', '_'),
+    operationId: [method.toLowerCase(), ...words, ...(/:\w+\/$/.test(path) ? ['one'] : [])].join('_').replaceAll('-', '_'),
     summary,
     tags: [tag],
     security: open ? [] : [{ bearer: [] }, method === 'GET' ? { cookie: [] } : { cookie: [], csrf: [] }],

@@ -14,6 +14,8 @@ export const PASSWORD = { ...TEXT, minLength: MIN_PASSWORD_LENGTH }
 export const UUID = { type: 'string', format: 'uuid' }
 export const UUID_OR_NULL = { type: ['string', 'null'], format: 'uuid' }
 export const INSTANT = { type: 'string', format: 'date-time' }
+/** Any object: what may be in it, its kind says. */
+export const DATA = { type: 'object' }
 export const FLAG = { type: 'boolean' }
 export const oneOf = (choices: readonly string[]) => ({ type: 'string', enum: choices })
 /** Larger values are capped, not rejected. */
@@ -31,6 +33,7 @@ const ajv = new Ajv2020({ allErrors: true, allowUnionTypes: true, formats: { uui
 const NAMES: Record<string, string> = {
   string: 'a string',
   boolean: 'true or false',
+  object: 'an object',
   integer: 'a whole number',
   uuid: 'a UUID',
   'date-time': 'a date and time, such as 2026-01-31T12:00:00Z',

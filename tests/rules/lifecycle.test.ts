@@ -405,8 +405,8 @@ describe('a request', () => {
     const submitted = await stage.request({ creator: 'user', assignee: null, status: 'SUBMITTED' })
     const content = ['title', 'description', 'assigned_to_id']
     const written: Record<Action | 'CREATE', string[]> = {
-      CREATE: content,
-      UPDATE: content,
+      CREATE: [...content, 'kind_id', 'data'],
+      UPDATE: [...content, 'data'],
       DELETE: [],
       SUBMIT: [],
       APPROVE: ['review_comment'],

@@ -60,6 +60,7 @@ const readers: Record<string, Role[]> = {
   'app_hidden.request_deciders': persons,
   'app_hidden.audit_log_documents': people3,
   'app_public.attachments': persons,
+  'app_public.request_kinds': persons,
   'app_private.applied_rules': [],
   'app_private.people': [],
   'app_private.credentials': [],
@@ -99,8 +100,13 @@ const partly: Record<string, { readonly role: Role; readonly columns: readonly s
 
 /** Who may execute each function. */
 const executors: Record<string, Role[]> = {
-  'app_public.create_request(text,text,uuid)': people3,
-  'app_public.update_request(uuid,text,text,uuid,integer)': people3,
+  'app_public.create_request(text,text,uuid,text,jsonb)': people3,
+  'app_public.update_request(uuid,text,text,uuid,integer,jsonb)': people3,
+  'app_public.save_request_kind(text,text,text,jsonb,boolean)': people3,
+  'app_hidden.save_request_kind(text,jsonb)': people3,
+  'app_hidden.kind_document(app_public.request_kinds)': people3,
+  'app_hidden.given(text,jsonb)': people3,
+  'app_hidden.given(text,boolean)': people3,
   'app_public.delete_request(uuid,integer)': people3,
   'app_public.submit_request(uuid,integer)': people3,
   'app_public.approve_request(uuid,text,integer)': people3,
@@ -297,7 +303,17 @@ const executors: Record<string, Role[]> = {
   'app_private.require_room(uuid,integer)': [],
   'app_private.upload_patience()': [],
   'app_private.failing_jobs()': ['assent_auditor'], // by the view of the same name: they do not enter the schema
+  'app_private.json_types(jsonb)': [],
+  'app_private.data_fault(jsonb,jsonb)': [],
+  'app_private.data_faults(jsonb,jsonb,text)': [],
+  'app_private.data_faults_of(app_public.requests)': [],
+  'app_private.is_pattern(text)': [],
+  'app_private.keyword_fault(text,jsonb)': [],
+  'app_private.schema_faults(jsonb,text,integer)': [],
   'app_private.tg__refuse()': [],
+  'app_private.tg_requests__hold_to_kind()': [],
+  'app_private.tg_request_kinds__check_schema()': [],
+  'app_private.tg_request_kinds__audit()': [],
   'app_private.tg_requests__guard()': [],
   'app_private.tg_requests__keep_text()': [],
   'app_private.tg_requests__audit()': [],
@@ -453,7 +469,7 @@ describe('relations', () => {
 
   test('the owner, whose functions do the work, reads every table; what is evidence it does not change', async () => {
     const tables = (await relations()).filter(({ kind }) => kind === 'r' || kind === 'p')
-    const evidence = ['app_public.audit_logs', 'app_public.requests', 'app_public.users']
+    const evidence = ['app_public.audit_logs', 'app_public.request_kinds', 'app_public.requests', 'app_public.users']
     for (const { name, column } of tables) {
       const [select, update, remove, truncate] = await stage.attempts(
         [
@@ -958,6 +974,7 @@ describe('rows', () => {
       'request.decide_any',
       'request.read_all',
       'user.manage',
+      'kind.manage',
       'mail.manage',
       'webhook.manage',
     ]
@@ -978,6 +995,7 @@ describe('rows', () => {
     ['audit.read_all', 'admin', 'select from app_public.audit_logs', 0],
     ['request.read', 'manager', `select from unnest(app_hidden.matching_requests('user2''s', null, null, null))`, 0],
     ['user.manage', 'admin', 'select from app_public.users u where u.is_deleted and app_hidden.is_listed(u, true)', 0],
+    ['kind.manage', 'admin', `select app_public.save_request_kind('NEW', 'New')`, 'RQ403'],
     ['mail.manage', 'admin', 'select from app_public.undelivered_mails', 0],
     ['mail.manage', 'admin', `select app_public.resend_mail('$failed')`, 'RQ404'],
     ['webhook.manage', 'admin', 'select from app_public.webhooks', 0],

@@ -210,8 +210,12 @@ test('no row is lost or changed, and the former server and worker go on', async 
   const after = await everything()
   for (const [table, rows] of Object.entries(before)) {
     // Of what is possible there may be more than before; of what has happened there is not.
-    const added = /[.](audit_actions|notification_kinds)$/.test(table) ? expect.arrayContaining(rows) : rows
-    expect({ table, rows: after[table] }).toEqual({ table, rows: added })
+    const added = /[.](audit_actions|notification_kinds|role_permissions)$/.test(table) ? expect.arrayContaining(rows) : rows
+    // Requests have a kind and data since.
+    const kept = table.endsWith('.request_transitions')
+      ? after[table]!.map((row) => row.replace(/,"(kind_id|data)"/g, ''))
+      : after[table]
+    expect({ table, rows: kept }).toEqual({ table, rows: added })
   }
   const { rows: colliding } = await owner.query('select email, collides from audit.colliding_addresses order by user_id')
   expect(colliding).toEqual([

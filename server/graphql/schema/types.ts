@@ -5,12 +5,12 @@ import { isInstant, toTimestamp } from '../../http/instants.ts'
 
 // PostgreSQL's catalog cannot say what is true of a function's result and arguments, or of what a caller sees.
 
-/** What is never null: everybody sees everybody, no null is in these arrays, and a rejection has a comment. */
+/** What is never null: everybody sees everybody and every kind, no null is in these arrays, and a rejection has a comment. */
 export const NonNullPlugin = changeNullability({
   CreateWebhookInput: { events: '[!]!' },
   RejectRequestInput: { comment: '!' },
   Query: { turnaround: '[!]' },
-  Request: { availableActions: '[!]!', creator: '!', waitsFor: '[!]!' },
+  Request: { availableActions: '[!]!', creator: '!', kind: '!', waitsFor: '[!]!' },
   UndeliveredMail: { recipient: '!' },
   UpdateWebhookInput: { events: '[!]' },
   User: { permissions: '[!]!' },

@@ -19,7 +19,7 @@ import {
 import { isAllowed, isKnown } from '../../http/preconditions.ts'
 import { prepared } from '../../sql/prepared.ts'
 import { SEARCHES } from '../../sql/search.ts'
-import { FLAG, oneOf, TEXT, TEXT_OR_NULL, UUID, UUID_OR_NULL } from '../schemas.ts'
+import { DATA, FLAG, oneOf, TEXT, TEXT_OR_NULL, UUID, UUID_OR_NULL } from '../schemas.ts'
 
 const REQUEST = `select app_hidden.request_document(r)::text as document, r.version from app_public.requests r where r.id = $1`
 const ACT = `select version, document::text from app_hidden.act_on_request($1, $2, $3, $4)`
@@ -103,7 +103,7 @@ function lists({ statuses }: Reference): { all: List; inbox: List } {
   return { all, inbox }
 }
 
-const DRAFT = { title: TEXT, description: TEXT_OR_NULL, assigned_to_id: UUID_OR_NULL }
+const DRAFT = { title: TEXT, description: TEXT_OR_NULL, assigned_to_id: UUID_OR_NULL, data: DATA }
 
 export function requests(reference: Reference): readonly Route[] {
   const { all, inbox } = lists(reference)
@@ -115,7 +115,7 @@ export function requests(reference: Reference): readonly Route[] {
       run: (call) => (call.query['awaiting_my_decision'] === 'true' ? pageOfInbox : pageOfAll)(call),
     }),
     post('/requests/', 'Create a draft', {
-      body: DRAFT,
+      body: { ...DRAFT, kind: TEXT },
       required: ['title'],
       status: 201,
       shows: 'Request',

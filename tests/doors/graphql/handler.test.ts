@@ -139,8 +139,9 @@ describe('the names of the contract', () => {
     const inputs: Record<string, string[]> = {
       login: ['email', 'password'],
       logout: [],
-      createRequest: ['title', 'description', 'assignedToId'],
-      updateRequest: ['requestId', 'title', 'description', 'assignedToId', 'version'],
+      createRequest: ['title', 'description', 'assignedToId', 'kindId', 'data'],
+      updateRequest: ['requestId', 'title', 'description', 'assignedToId', 'version', 'data'],
+      saveRequestKind: ['id', 'name', 'description', 'schema', 'isActive'],
       submitRequest: ['requestId', 'version'],
       approveRequest: ['requestId', 'comment', 'version'],
       rejectRequest: ['requestId', 'comment', 'version'],
@@ -168,6 +169,10 @@ describe('the names of the contract', () => {
     const types: Record<string, string> = {
       version: 'Int',
       isEnabled: 'Boolean',
+      isActive: 'Boolean',
+      kindId: 'String',
+      data: 'JSON',
+      schema: 'JSON',
       role: 'Role',
       kind: 'NotificationKind',
       delivery: 'MailDelivery',
@@ -177,7 +182,7 @@ describe('the names of the contract', () => {
       expect([name, ...names(input.inputFields).sort()]).toEqual([name, ...['clientMutationId', ...fields].sort()])
       for (const { name: field, type: t } of input.inputFields) {
         const isId = field.endsWith('Id') && field !== 'clientMutationId'
-        const expected = isId ? 'UUID' : (types[field as string] ?? 'String')
+        const expected = types[field as string] ?? (isId ? 'UUID' : 'String')
         expect([field, nameOf(t)]).toEqual([field, expected])
       }
     }
@@ -591,7 +596,7 @@ describe('errors', () => {
   test('BAD_REQUEST answers what the schema refuses, outside production with a guess at misspelt names', async () => {
     const { status, body } = await api.graphql('{ requestz { nodes { id } } }', {}, 'user')
     expect([status, body.errors[0].extensions]).toEqual([400, { code: 'BAD_REQUEST' }])
-    expect(body.errors[0].message).toMatch(/ Did you mean "request" or "requests"\?$/)
+    expect(body.errors[0].message).toMatch(/ Did you mean "request", "requests", or "requestKind"\?$/)
     for (const query of [
       '',
       '{',

@@ -119,6 +119,7 @@ test('is nullable only where something can be null', () => {
     'Request.reviewedBy',
     'Request.reviewedById',
     'Request.submittedAt',
+    'RequestKind.description',
     'RequestUpdatedPayload.request', // no longer visible
     'TurnaroundRow.averageHours', // of no decision
     'TurnaroundRow.day', // all days

@@ -79,6 +79,8 @@ describe('what is shown', () => {
       id: UUID,
       title: 'A laptop',
       description: 'The old one broke',
+      kind: 'GENERAL',
+      data: {},
       status: 'DRAFT',
       version: 1,
       creator: personOf('user'),
@@ -157,7 +159,7 @@ describe('what is shown', () => {
   })
 
   test('a user has exactly its members, and an address only for those who may see it', async () => {
-    const permissions = { USER: 1, MANAGER: 4, ADMIN: 11 } as Record<string, number>
+    const permissions = { USER: 1, MANAGER: 4, ADMIN: 12 } as Record<string, number>
     const show = async (who: Name, whom: Name) => (await rest(who, `GET /users/${idOf(whom)}/`)).body
     for (const name of Object.keys(NAMES) as Name[]) {
       const me = (await rest(name, 'GET /users/me/')).body

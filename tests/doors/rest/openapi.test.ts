@@ -164,7 +164,7 @@ describe('what is documented is what happens', () => {
     readonly security: object[]
   }
   let operations: Operation[]
-  let ids: Record<'requests' | 'users' | 'auth' | 'notifications' | 'attachments', string>
+  let ids: Record<'kinds' | 'requests' | 'users' | 'auth' | 'notifications' | 'attachments', string>
   let browser: { cookie: string }
   const admin = { token: '' }
   beforeAll(async () => {
@@ -183,15 +183,16 @@ describe('what is documented is what happens', () => {
       users: (await api.person()).id,
       auth: NOBODY,
       notifications: NOBODY,
+      kinds: 'GENERAL',
     }
     // Not Ada: who is asked to do everything also ends their sessions, and changes their password.
     admin.token = (await api.person('ADMIN')).token
   })
   const call = ({ method, template }: Operation, id?: string) => {
     const area = template.split('/')[1] as keyof typeof ids
-    return `${method} ${template.replace('{id}', id ?? ids[area])}/`
+    return `${method} ${template.replace(/\{\w+\}/, id ?? ids[area])}/`
   }
-  const hasId = ({ template }: Operation) => template.includes('{id}')
+  const hasId = ({ template }: Operation) => template.includes('{')
   const takesBody = ({ method }: Operation) => method === 'POST' || method === 'PATCH'
   const takesFile = ({ requestBody }: Operation) => requestBody?.content['multipart/form-data'] !== undefined
   /** A body of the right type, for a call that would be refused without. */
@@ -247,7 +248,7 @@ describe('what is documented is what happens', () => {
     await rest('admin', `GET /users/${created.id}/`)
     await rest('admin', `DELETE /users/${created.id}/`)
     await rest('admin', 'GET /users/me/')
-    for (const list of ['/requests/', '/audit-logs/', '/users/']) await rest('admin', `GET ${list}`)
+    for (const path of ['/requests/', '/audit-logs/', '/users/', '/kinds/', '/kinds/GENERAL/']) await rest('admin', `GET ${path}`)
 
     // What the worker does, of what it was left to do.
     const { rows: told } = await owner.query(
