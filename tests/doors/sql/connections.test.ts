@@ -195,7 +195,7 @@ describe('on a database with other formats', () => {
     await api.close()
 
     const worker = await startWorker(parseConfig({ WORKER_DATABASE_URL: db.urls.worker }, 'worker'), pino({ level: 'silent' }))
-    await until(async () => (await root.query('select from graphile_worker._private_known_crontabs')).rows.length === 4)
+    await until(async () => (await root.query('select from graphile_worker._private_known_crontabs')).rows.length === 5)
     await worker.close()
     // Had it misread when they last ran, which is never, it would have filled in what it thinks was missed.
     const { rows } = await root.query(`select kind from app_public.notifications where kind in ('DIGEST', 'REMINDER')`)
