@@ -3,6 +3,7 @@
  *
  *   npm run bench                 two seconds a round, three rounds
  *   npm run bench -- --seconds 5 --rounds 5
+ *   npm run bench -- --replica    with a standby that the server reads from
  *
  * Each operation runs by turns as plain SQL from a client (pgbench where the machine has it, else `pg`), over GraphQL and
  * over REST, on 10,000 requests, with durable commits. The SQL has the same identity set-up, transaction and columns. Read the
@@ -22,6 +23,7 @@ const { values: options } = parseArgs({
     seconds: { type: 'string', default: '2' },
     rounds: { type: 'string', default: '3' },
     clients: { type: 'string', default: '4' },
+    replica: { type: 'boolean', default: false },
   },
 })
 const SECONDS = Number(options.seconds)
@@ -210,34 +212,43 @@ const hasPgbench = await promisify(execFile)('pgbench', ['--version']).then(
   () => true,
   () => false,
 )
-const stage = await openStage(REQUESTS)
-const { sessions, tokens, ids, server, postmaster } = stage
+const stage = await openStage(REQUESTS, [], options.replica)
+const { sessions, tokens, ids, server, postmaster, follower } = stage
 const sql = hasPgbench ? await pgbenchDoor(stage.urls.auth, sessions, ids, stage.dataDir) : pgDoor(stage.urls.auth, sessions, ids)
 const doors = [sql, graphqlDoor(tokens, ids), restDoor(tokens, ids)]
 
 console.log(`${REQUESTS} requests, ${CLIENTS} clients, ${ROUNDS} rounds of ${SECONDS} s each; medians\n`)
-console.log('operation                | door          |  calls/s | ratio | CPU µs a call: server | database')
-console.log('-------------------------|---------------|---------:|------:|----------------------:|---------:')
+console.log('operation                | door          |  calls/s | ratio | CPU µs a call: server | database | standby')
+console.log('-------------------------|---------------|---------:|------:|----------------------:|---------:|--------:')
 for (const operation of operations) {
-  const results = new Map<Door, { rate: number; server: number; database: number }[]>(doors.map((door) => [door, []]))
+  const results = new Map<Door, { rate: number; server: number; database: number; standby: number }[]>(
+    doors.map((door) => [door, []]),
+  )
   for (let round = -1; round < ROUNDS; round++) {
     for (const [door, rounds] of results) {
-      const before = { server: cpuSeconds(server.pid!), database: databaseCpu(postmaster) }
+      const cpu = () => ({
+        server: cpuSeconds(server.pid!),
+        database: databaseCpu(postmaster),
+        standby: follower ? databaseCpu(follower) : 0,
+      })
+      const before = cpu()
       const calls = await door.run(operation)
       await sleep(50)
-      const used = (now: number, then: number) => ((now - then) * 1e6) / calls
+      const after = cpu()
+      const used = (of: keyof typeof after) => ((after[of] - before[of]) * 1e6) / calls
       // The first round of each is for warming up.
       if (round >= 0)
         rounds.push({
           rate: calls / SECONDS,
-          server: used(cpuSeconds(server.pid!), before.server),
-          database: used(databaseCpu(postmaster), before.database),
+          server: used('server'),
+          database: used('database'),
+          standby: used('standby'),
         })
     }
   }
   for (const [door, rounds] of results) {
     const ratio = median(rounds.map(({ rate }, i) => results.get(sql)![i]!.rate / rate))
-    const figure = (key: 'rate' | 'server' | 'database', width: number) =>
+    const figure = (key: 'rate' | 'server' | 'database' | 'standby', width: number) =>
       median(rounds.map((r) => r[key]))
         .toFixed(0)
         .padStart(width)
@@ -248,7 +259,8 @@ for (const operation of operations) {
         ` ${figure('rate', 8)} `,
         ` ${(door === sql ? '1' : ratio.toFixed(1)).padStart(5)} `,
         ` ${figure('server', 21)} `,
-        ` ${figure('database', 8)}`,
+        ` ${figure('database', 8)} `,
+        ` ${figure('standby', 7)}`,
       ].join('|'),
     )
   }

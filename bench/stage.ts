@@ -12,6 +12,7 @@ import { startEmbedded } from '../server/setup/embedded/postgres.ts'
 import { makeTokens } from '../server/http/tokens.ts'
 import { applyCurrent } from '../server/setup/migrate.ts'
 import { setup } from '../server/setup/roles.ts'
+import { startStandby } from '../tests/harness/standby.ts'
 
 export const PORT = 5699
 const SAMPLE = 50
@@ -118,6 +119,19 @@ async function seed(ownerUrl: string, authUrl: string, requests: number): Promis
   return { sessions, ids: rows.map(({ id }) => id) }
 }
 
+const postmasterOf = (folder: string) => Number(readFileSync(join(folder, 'postmaster.pid'), 'utf8').split('\n')[0])
+
+/** A standby that the server reads from. */
+async function follow(dataDir: string, rootUrl: string, authUrl: string) {
+  const root = new pg.Client(rootUrl)
+  await root.connect()
+  await root.query(`create role follower login replication password 'follows'`)
+  const folder = join(dataDir, 'standby/postgres')
+  const standby = await startStandby(root, join(dataDir, 'postgres'), folder, 'user=follower password=follows', {})
+  await root.end()
+  return { stop: () => standby.stop(), postmaster: postmasterOf(folder), env: { REPLICA_DATABASE_URL: standby.url(authUrl) } }
+}
+
 /** The product on a PostgreSQL of its own with durable commits and this many requests: the API in a process, and the people. */
 export interface Stage {
   readonly dataDir: string
@@ -128,10 +142,12 @@ export interface Stage {
   readonly ids: string[]
   readonly server: ChildProcess
   readonly postmaster: number
+  /** That of the standby, if there is one. */
+  readonly follower?: number
   close(): Promise<void>
 }
 
-export async function openStage(requests: number, nodeOptions: string[] = []): Promise<Stage> {
+export async function openStage(requests: number, nodeOptions: string[] = [], withReplica = false): Promise<Stage> {
   const dataDir = await mkdtemp(join(tmpdir(), 'assent-bench-'))
   const postgres = await startEmbedded({ dataDir })
   const { DATABASE_URL, AUTH_DATABASE_URL, WORKER_DATABASE_URL, ROOT_DATABASE_URL, JWT_SECRET } = postgres.secrets
@@ -143,10 +159,19 @@ export async function openStage(requests: number, nodeOptions: string[] = []): P
   })
   await applyCurrent({ databaseUrl: DATABASE_URL, authDatabaseUrl: AUTH_DATABASE_URL }, pino({ level: 'warn' }))
   const { sessions, ids } = await seed(DATABASE_URL, AUTH_DATABASE_URL, requests)
+  const standby = withReplica ? await follow(dataDir, ROOT_DATABASE_URL, AUTH_DATABASE_URL) : undefined
 
   const server = spawn(process.execPath, ['--max-semi-space-size=4', ...nodeOptions, 'server/main.js', 'server'], {
     stdio: 'inherit',
-    env: { ...process.env, PORT: String(PORT), AUTH_DATABASE_URL, JWT_SECRET, NODE_ENV: 'production', LOG_LEVEL: 'error' },
+    env: {
+      ...process.env,
+      PORT: String(PORT),
+      AUTH_DATABASE_URL,
+      JWT_SECRET,
+      NODE_ENV: 'production',
+      LOG_LEVEL: 'error',
+      ...standby?.env,
+    },
   })
   const isReady = () =>
     fetch(`http://127.0.0.1:${PORT}/readyz`).then(
@@ -164,10 +189,12 @@ export async function openStage(requests: number, nodeOptions: string[] = []): P
     tokens: { user: manyOf(sessions.user), manager: manyOf(sessions.manager) },
     ids,
     server,
-    postmaster: Number(readFileSync(join(dataDir, 'postgres/postmaster.pid'), 'utf8').split('\n')[0]),
+    postmaster: postmasterOf(join(dataDir, 'postgres')),
+    ...(standby && { follower: standby.postmaster }),
     async close() {
       server.kill('SIGTERM')
       await once(server, 'exit')
+      await standby?.stop()
       await postgres.stop()
       await rm(dataDir, { recursive: true, force: true })
     },
