@@ -88,7 +88,8 @@ create or replace function app_private.searched_requests(
   reads_all boolean,
   status text,
   creator_id uuid,
-  assigned_to_id uuid
+  assigned_to_id uuid,
+  is_deleted boolean
 )
   returns table (id uuid, creator_id uuid, created_at timestamptz, text text)
   language sql
@@ -97,16 +98,22 @@ as $$
   select r.id, r.creator_id, r.created_at, app_private.searched_text(r.title, r.description)
   from app_public.requests r
   where app_hidden.can_see(r.creator_id, r.status, r.is_deleted, me, reads_others, reads_all)
-    and app_hidden.is_listed(r, false)
+    and r.is_deleted = searched_requests.is_deleted
     and (searched_requests.status is null or r.status = searched_requests.status)
     and (searched_requests.creator_id is null or r.creator_id = searched_requests.creator_id)
     and (searched_requests.assigned_to_id is null or r.assigned_to_id = searched_requests.assigned_to_id)
 $$;
-comment on function app_private.searched_requests(uuid, boolean, boolean, text, uuid, uuid) is
+comment on function app_private.searched_requests(uuid, boolean, boolean, text, uuid, uuid, boolean) is
   'The requests among which a person searches, with the text that is searched. PostgreSQL inlines it, so that any index on '
   'requests can serve.';
 
-create or replace function app_hidden.matching_requests(search text, status text, creator_id uuid, assigned_to_id uuid)
+create or replace function app_hidden.matching_requests(
+  search text,
+  status text,
+  creator_id uuid,
+  assigned_to_id uuid,
+  is_deleted boolean default false
+)
   returns uuid[]
   language plpgsql
   stable
@@ -122,6 +129,9 @@ declare
   v_terms text[] := app_private.search_terms(search);
   v_found uuid[] := '{}';
   v_seen integer := 0;
+  v_deleted boolean := coalesce(is_deleted, false);
+  -- There are few deleted ones: the index, which does not know them, would lead to all others first.
+  v_least integer := case when v_deleted then 5000 else 300 end;
   v_hits integer[] := array_fill(0, array[cardinality(v_terms)]);
   v_matches boolean;
   v_is_rare boolean := false;
@@ -134,13 +144,16 @@ declare
   v_text text;
 begin
   perform app_private.take_turn();
+  if v_deleted and not v_all then
+    return v_found; -- Whoever does not see everything would look at all of them, and see none.
+  end if;
 
   -- What is common is soonest found among the newest, which are looked at for as long as one in fifty has the words. A cursor
   -- is planned for its first rows, where a loop would have all 25,000 sorted before the first.
   if v_creator is null then
     open v_newest for
       select s.id, s.text
-      from app_private.searched_requests(v_me, v_others, v_all, status, null, assigned_to_id) s
+      from app_private.searched_requests(v_me, v_others, v_all, status, null, assigned_to_id, v_deleted) s
       order by s.created_at desc, s.id desc
       limit 25000;
   else
@@ -148,7 +161,8 @@ begin
     -- alone, all requests of others might come first. Therefore it is a range, and one's own are seen by two rules.
     open v_newest for
       select s.id, s.text
-      from app_private.searched_requests(v_me, v_others or v_creator = v_me, v_all, status, null, assigned_to_id) s
+      from app_private.searched_requests(v_me, v_others or v_creator = v_me, v_all, status, null, assigned_to_id,
+        v_deleted) s
       where s.creator_id between v_creator and v_creator
       order by s.creator_id desc, s.created_at desc, s.id desc
       limit 25000;
@@ -168,7 +182,7 @@ begin
     if v_matches then
       v_found := v_found || v_id;
     end if;
-    v_is_rare := v_seen >= 300 and v_seen > 50 * cardinality(v_found);
+    v_is_rare := v_seen >= v_least and v_seen > 50 * cardinality(v_found);
     exit when v_is_rare or cardinality(v_found) = 500;
   end loop;
   if not v_is_rare then
@@ -199,7 +213,7 @@ begin
     ) rare
     -- OFFSET 0 makes it a look-up for each, newest first, until there are enough.
     cross join lateral (
-      select from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
+      select from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id, v_deleted) s
       where s.id = rare.request_id
       offset 0
     ) seen
@@ -208,9 +222,9 @@ begin
   );
 end
 $$;
-comment on function app_hidden.matching_requests(text, text, uuid, uuid) is
+comment on function app_hidden.matching_requests(text, text, uuid, uuid, boolean) is
   'The newest 500 requests that contain every word of the search in their title or description, in any letter case. Status, '
-  'creator and assignee are filters; null matches any. It skips what the caller cannot see, so that this does not fill the '
+  'creator and assignee are filters; null matches any. It searches among deleted ones or among the others. It skips what the caller cannot see, so that this does not fill the '
   '500; row-level security still decides what the caller sees. Raises RQ422, and lock_not_available (see take_turn).';
 
 -- People -----------------------------------------------------------------------------------------------------------
@@ -250,5 +264,5 @@ comment on function app_hidden.matching_users(text) is
   'The newest 500 people whose name contains every word of the search, in any letter case, or whose email address does, where '
   'the caller may see it. Raises RQ422, and lock_not_available (see take_turn).';
 
-grant execute on function app_hidden.matching_requests(text, text, uuid, uuid), app_hidden.matching_users(text)
+grant execute on function app_hidden.matching_requests(text, text, uuid, uuid, boolean), app_hidden.matching_users(text)
   to assent_user, assent_manager, assent_admin;

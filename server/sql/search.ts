@@ -6,8 +6,8 @@ import { prepared } from './prepared.ts'
 /** The lists that can be searched: the functions of db/rules/search.sql, and the filters that each takes beside the text. */
 const FUNCTIONS = {
   requests: {
-    filters: ['status', 'creator_id', 'assigned_to_id'],
-    ...prepared('select app_hidden.matching_requests($1, $2, $3, $4) as ids'),
+    filters: ['status', 'creator_id', 'assigned_to_id', 'is_deleted'],
+    ...prepared('select app_hidden.matching_requests($1, $2, $3, $4, $5) as ids'),
   },
   requests_awaiting_my_decision: {
     filters: ['creator_id', 'assigned_to_id'],

@@ -204,6 +204,28 @@ test.each(lists)('%s, by %s, reads few pages', async (name, person, statement) =
   expect(pagesOf(plan)).toBeLessThan(limit)
 })
 
+test('a search among deleted requests reads those, and for whoever sees none of them not even those', async () => {
+  const [deleted, to] = [600, (role: string) => `set session_replication_role = ${role}`]
+  await stage.root.query(to('replica'))
+  await stage.root.query(
+    `insert into app_public.requests (title, description, status, creator_id, is_deleted)
+     select 'Gone', repeat('so long that a page has four. ', 60), 'DRAFT', $1, true from generate_series(1, $2::integer)`,
+    [stage.id.user, deleted],
+  )
+  await stage.root.query(to('origin'))
+  try {
+    // All others have this word.
+    const search = `select app_hidden.matching_requests('quest', null, null, null, true)`
+    await planOf('admin', search)
+    expect(pagesOf(await planOf('admin', search))).toBeLessThan(3 * deleted)
+    expect(pagesOf(await planOf('manager', search))).toBeLessThan(most)
+  } finally {
+    await stage.root.query(to('replica'))
+    await stage.root.query('delete from app_public.requests where is_deleted')
+    await stage.root.query(to('origin'))
+  }
+})
+
 describe("REST's lists", () => {
   const reference = { statuses: ['SUBMITTED', 'APPROVED'], actions: ['APPROVE', 'USER_UPDATE'], roles: ['USER'] }
   const routes = makeResources(reference).flatMap(({ routes }) => routes)

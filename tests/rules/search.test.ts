@@ -254,6 +254,13 @@ test('each finds what they see, and of that what is not deleted', async () => {
   const mixed = [...(await found('manager', 'submitted')), ...(await found('manager', 'approved'))].sort()
   expect(mixed).toEqual(decided)
   expect(await found('admin', 'deleted')).toEqual([])
+
+  const deleted = theirs('manager', 'manager2', 'user', 'user2')('DELETED')
+  expect(await found('admin', 'is', 'null, null, null, true')).toEqual(deleted)
+  expect(await found('admin', 'r2 is', `null, '${stage.id.user2}', null, true`)).toEqual(theirs('user2')('DELETED'))
+  expect(await found('admin', 'is', `'APPROVED', null, null, true`)).toEqual([])
+  expect(await found('admin', 'is', 'null, null, null, null')).toEqual(await found('admin', 'is'))
+  for (const person of ['user', 'manager'] as const) expect(await found(person, 'is', 'null, null, null, true')).toEqual([])
 })
 
 test('whose permission it is not to see others, is told no id of theirs', async () => {

@@ -457,6 +457,12 @@ describe('filters', () => {
       expect([args, await has(args, 'user')]).toEqual([args, false])
       expect([args, await has(args, 'manager')]).toEqual([args, false])
     }
+    for (const args of asking.slice(0, 2)) {
+      expect([args, await has(`${args}, search: "delete"`, 'admin')]).toEqual([args, true])
+      expect([args, await has(`${args}, search: "deletex"`, 'admin')]).toEqual([args, false])
+      expect([args, await has(`${args}, search: "delete"`, 'user')]).toEqual([args, false])
+    }
+    expect(await has(', search: "delete"', 'admin')).toBe(false)
     const count = async (args: string) => (await list('requests', args, 'admin', 'totalCount')).totalCount
     const live = Number((await owner.query('select count(*) from app_public.requests where not is_deleted')).rows[0].count)
     const dead = Number((await owner.query('select count(*) from app_public.requests where is_deleted')).rows[0].count)
