@@ -2512,7 +2512,7 @@ $function$;
 comment on routine app_hidden.left_out() is 'The default of arguments that may be left out: a value that only this transaction has, and nobody can know before.';
 grant execute on routine app_hidden.left_out() to assent_admin, assent_manager, assent_user;
 
-CREATE OR REPLACE FUNCTION app_hidden.matching_requests(search text, status text, creator_id uuid, assigned_to_id uuid)
+CREATE OR REPLACE FUNCTION app_hidden.matching_requests(search text, status text, creator_id uuid, assigned_to_id uuid, is_deleted boolean DEFAULT false)
  RETURNS uuid[]
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
@@ -2526,6 +2526,9 @@ declare
   v_terms text[] := app_private.search_terms(search);
   v_found uuid[] := '{}';
   v_seen integer := 0;
+  v_deleted boolean := coalesce(is_deleted, false);
+  -- There are few deleted ones: the index, which does not know them, would lead to all others first.
+  v_least integer := case when v_deleted then 5000 else 300 end;
   v_hits integer[] := array_fill(0, array[cardinality(v_terms)]);
   v_matches boolean;
   v_is_rare boolean := false;
@@ -2538,13 +2541,16 @@ declare
   v_text text;
 begin
   perform app_private.take_turn();
+  if v_deleted and not v_all then
+    return v_found; -- Whoever does not see everything would look at all of them, and see none.
+  end if;
 
   -- What is common is soonest found among the newest, which are looked at for as long as one in fifty has the words. A cursor
   -- is planned for its first rows, where a loop would have all 25,000 sorted before the first.
   if v_creator is null then
     open v_newest for
       select s.id, s.text
-      from app_private.searched_requests(v_me, v_others, v_all, status, null, assigned_to_id) s
+      from app_private.searched_requests(v_me, v_others, v_all, status, null, assigned_to_id, v_deleted) s
       order by s.created_at desc, s.id desc
       limit 25000;
   else
@@ -2552,7 +2558,8 @@ begin
     -- alone, all requests of others might come first. Therefore it is a range, and one's own are seen by two rules.
     open v_newest for
       select s.id, s.text
-      from app_private.searched_requests(v_me, v_others or v_creator = v_me, v_all, status, null, assigned_to_id) s
+      from app_private.searched_requests(v_me, v_others or v_creator = v_me, v_all, status, null, assigned_to_id,
+        v_deleted) s
       where s.creator_id between v_creator and v_creator
       order by s.creator_id desc, s.created_at desc, s.id desc
       limit 25000;
@@ -2572,7 +2579,7 @@ begin
     if v_matches then
       v_found := v_found || v_id;
     end if;
-    v_is_rare := v_seen >= 300 and v_seen > 50 * cardinality(v_found);
+    v_is_rare := v_seen >= v_least and v_seen > 50 * cardinality(v_found);
     exit when v_is_rare or cardinality(v_found) = 500;
   end loop;
   if not v_is_rare then
@@ -2603,7 +2610,7 @@ begin
     ) rare
     -- OFFSET 0 makes it a look-up for each, newest first, until there are enough.
     cross join lateral (
-      select from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id) s
+      select from app_private.searched_requests(v_me, v_others, v_all, status, creator_id, assigned_to_id, v_deleted) s
       where s.id = rare.request_id
       offset 0
     ) seen
@@ -2612,8 +2619,8 @@ begin
   );
 end
 $function$;
-comment on routine app_hidden.matching_requests(text,text,uuid,uuid) is 'The newest 500 requests that contain every word of the search in their title or description, in any letter case. Status, creator and assignee are filters; null matches any. It skips what the caller cannot see, so that this does not fill the 500; row-level security still decides what the caller sees. Raises RQ422, and lock_not_available (see take_turn).';
-grant execute on routine app_hidden.matching_requests(text,text,uuid,uuid) to assent_admin, assent_manager, assent_user;
+comment on routine app_hidden.matching_requests(text,text,uuid,uuid,boolean) is 'The newest 500 requests that contain every word of the search in their title or description, in any letter case. Status, creator and assignee are filters; null matches any. It searches among deleted ones or among the others. It skips what the caller cannot see, so that this does not fill the 500; row-level security still decides what the caller sees. Raises RQ422, and lock_not_available (see take_turn).';
+grant execute on routine app_hidden.matching_requests(text,text,uuid,uuid,boolean) to assent_admin, assent_manager, assent_user;
 
 CREATE OR REPLACE FUNCTION app_hidden.matching_users(search text)
  RETURNS uuid[]
@@ -4961,7 +4968,7 @@ end
 $function$;
 comment on routine app_private.search_terms(text) is 'The different words of a search, folded. Raises RQ422 if there are none or too many, as each takes time.';
 
-CREATE OR REPLACE FUNCTION app_private.searched_requests(me uuid, reads_others boolean, reads_all boolean, status text, creator_id uuid, assigned_to_id uuid)
+CREATE OR REPLACE FUNCTION app_private.searched_requests(me uuid, reads_others boolean, reads_all boolean, status text, creator_id uuid, assigned_to_id uuid, is_deleted boolean)
  RETURNS TABLE(id uuid, creator_id uuid, created_at timestamp with time zone, text text)
  LANGUAGE sql
  STABLE
@@ -4969,12 +4976,12 @@ AS $function$
   select r.id, r.creator_id, r.created_at, app_private.searched_text(r.title, r.description)
   from app_public.requests r
   where app_hidden.can_see(r.creator_id, r.status, r.is_deleted, me, reads_others, reads_all)
-    and app_hidden.is_listed(r, false)
+    and r.is_deleted = searched_requests.is_deleted
     and (searched_requests.status is null or r.status = searched_requests.status)
     and (searched_requests.creator_id is null or r.creator_id = searched_requests.creator_id)
     and (searched_requests.assigned_to_id is null or r.assigned_to_id = searched_requests.assigned_to_id)
 $function$;
-comment on routine app_private.searched_requests(uuid,boolean,boolean,text,uuid,uuid) is 'The requests among which a person searches, with the text that is searched. PostgreSQL inlines it, so that any index on requests can serve.';
+comment on routine app_private.searched_requests(uuid,boolean,boolean,text,uuid,uuid,boolean) is 'The requests among which a person searches, with the text that is searched. PostgreSQL inlines it, so that any index on requests can serve.';
 
 CREATE OR REPLACE FUNCTION app_private.searched_text(title text, description text)
  RETURNS text
