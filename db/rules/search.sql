@@ -224,8 +224,9 @@ end
 $$;
 comment on function app_hidden.matching_requests(text, text, uuid, uuid, boolean) is
   'The newest 500 requests that contain every word of the search in their title or description, in any letter case. Status, '
-  'creator and assignee are filters; null matches any. It searches among deleted ones or among the others. It skips what the caller cannot see, so that this does not fill the '
-  '500; row-level security still decides what the caller sees. Raises RQ422, and lock_not_available (see take_turn).';
+  'creator and assignee are filters; null matches any. It searches among deleted ones or among the others. It skips what the '
+  'caller cannot see, so that this does not fill the 500; row-level security still decides what the caller sees. Raises RQ422, '
+  'and lock_not_available (see take_turn).';
 
 -- People -----------------------------------------------------------------------------------------------------------
 
