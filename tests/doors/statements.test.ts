@@ -39,7 +39,7 @@ let mailbox: Mailbox
 let schema: GraphQLSchema
 /** Something of each kind that can be asked for by its id. */
 const ids = {} as Record<
-  'request' | 'user' | 'notification' | 'auditLog' | 'webhook' | 'webhookDelivery' | 'undeliveredMail',
+  'request' | 'requestKind' | 'user' | 'notification' | 'auditLog' | 'webhook' | 'webhookDelivery' | 'undeliveredMail',
   string
 >
 let attachment: string
@@ -54,6 +54,7 @@ beforeAll(async () => {
   schema = buildClientSchema(await api.data(getIntrospectionQuery(), {}, 'admin'))
   const { createWebhook } = await api.data(mutation('createWebhook', 'webhook { id }'), { input: WEBHOOK }, 'admin')
   ids.webhook = createWebhook.webhook.id
+  ids.requestKind = 'GENERAL'
   ids.request = await newRequest(api)
   attachment = (await rest('user', `POST /requests/${ids.request}/attachments/`, FILE, FORM)).body.id
   await act(api, 'submitRequest', ids.request, 'user')
@@ -219,7 +220,9 @@ describe('GraphQL', () => {
       approveRequest: async () => [{ requestId: await submitted(), comment: 'Yes.', version: 2 }],
       assignRequest: async () => [{ requestId: await submitted(), assignedToId: api.db.people.manager.id, version: 2 }],
       changePassword: async () => [{ oldPassword: PASSWORD, newPassword: 'another long passphrase' }, await person()],
-      createRequest: async () => [{ title: 'T', description: 'D', assignedToId: api.db.people.manager.id }],
+      createRequest: async () => [
+        { title: 'T', description: 'D', assignedToId: api.db.people.manager.id, kindId: 'GENERAL', data: {} },
+      ],
       createUser: async () => [{ email: email(), name: 'Somebody', role: 'MANAGER' }],
       createWebhook: async () => [WEBHOOK],
       deactivateUser: async () => [{ userId: (await person()).id }],
@@ -251,10 +254,13 @@ describe('GraphQL', () => {
         return [{ deliveryId: ids.webhookDelivery }]
       },
       resetPassword: async () => [{ token: await resetOf(await person()), newPassword: 'another long passphrase' }],
+      saveRequestKind: async () => [
+        { id: 'STATEMENT', name: 'S', description: null, schema: { type: 'object' }, isActive: true },
+      ],
       setNotificationPreference: async () => [{ kind: 'SUBMITTED', delivery: 'DIGEST' }],
       submitRequest: async () => [{ requestId: await draft(), version: 1 }, 'user'],
       updateRequest: async () => [
-        { requestId: await draft(), title: 'T', description: null, assignedToId: null, version: 1 },
+        { requestId: await draft(), title: 'T', description: null, assignedToId: null, data: {}, version: 1 },
         'user',
       ],
       updateUser: async () => [{ userId: (await person()).id, name: 'Another name', role: 'MANAGER' }],
@@ -318,7 +324,7 @@ describe('REST', () => {
   test('answers each list and each page, by each parameter, to each role', async () => {
     for (const [template, { get }] of Object.entries<any>(rest.document.paths)) {
       if (!get || `GET ${template}` === BY_COOKIE) continue
-      const path = `GET ${template.replace('{id}', idFor(template))}`
+      const path = `GET ${template.replace('{kind}', 'GENERAL').replace('{id}', idFor(template))}`
       const queries = get.parameters
         .filter((parameter: any) => parameter.in === 'query' && parameter.name !== 'cursor')
         .flatMap(({ name, schema }: any) =>

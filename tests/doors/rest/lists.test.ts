@@ -810,7 +810,7 @@ describe('a bad parameter', () => {
 
 describe('what each role lists is what GraphQL lists', () => {
   const PERSON = '{ id name role }'
-  const REQUEST = `id title description status version creator ${PERSON} assigned_to: assignedTo ${PERSON} reviewed_by: reviewedBy ${PERSON}
+  const REQUEST = `id title description kind: kindId data status version creator ${PERSON} assigned_to: assignedTo ${PERSON} reviewed_by: reviewedBy ${PERSON}
     reviewed_at: reviewedAt review_comment: reviewComment submitted_at: submittedAt created_at: createdAt updated_at: updatedAt
     available_actions: availableActions`
   const LOG = `id actor ${PERSON} action request_id: requestId user_id: userId metadata ip_address: ipAddress timestamp`
