@@ -3,6 +3,7 @@ import { listeningUrl, loadConfig, startedByNpm, StartError, type Command, type 
 import { makeLogger, type Logger } from './logger.ts'
 import type { Report } from './reports.ts'
 import { runUntil } from './run-until.ts'
+import type { Restored } from './setup/restore.ts'
 
 /** The commands of package.json. Each imports only what it runs: a process keeps what it has once loaded. */
 const commands = {
@@ -117,8 +118,15 @@ const commands = {
       const { config, log } = prepare('restore')
       const file = onlyArgument('FILE')
       const { restore } = await import('./setup/restore.ts')
-      const { requests, entries, last } = await restore(config, file, log)
-      log.info(`${requests} requests and ${entries} entries of the trail are restored, and agree. The last entry is of ${last}.`)
+      tellOfRestored(await restore(config, file, log), log)
+    },
+  },
+  'after-restore': {
+    help: "Ends all sessions and checks the trail, when the database was restored by PostgreSQL's own tools.",
+    async run() {
+      const { config, log } = prepare('after-restore')
+      const { afterRestore } = await import('./setup/restore.ts')
+      tellOfRestored(await afterRestore(config.databaseUrl), log)
     },
   },
   'preview-mails': {
@@ -154,6 +162,15 @@ async function observed(config: Config, name: string, log: Logger, run: (report:
 /** Stopping takes a moment, in which whoever pressed Ctrl-C should see that it was heard. In dev, the child process says so. */
 function tellOfStop(log: Logger): void {
   void once(stop.signal, 'abort').then(() => log.info('Stopping …'))
+}
+
+/** What somebody should know before workers start. */
+function tellOfRestored({ requests, entries, last, jobs }: Restored, log: ReturnType<typeof makeLogger>): void {
+  log.info(`${requests} requests and ${entries} entries of the trail are restored, and agree. The last entry is of ${last}.`)
+  log.info(
+    { jobs },
+    'All sessions are ended. These jobs will be done as soon as a worker starts, though some may have been done.',
+  )
 }
 
 /** The one argument of this command. */

@@ -13,6 +13,7 @@ const needs = {
   healthcheck: [],
   backup: ['ROOT_DATABASE_URL', 'DATABASE_URL'],
   restore: ['ROOT_DATABASE_URL', 'DATABASE_URL', 'AUTH_DATABASE_URL', 'WORKER_DATABASE_URL'],
+  'after-restore': ['DATABASE_URL'],
   start: ['DATABASE_URL', 'AUTH_DATABASE_URL', 'JWT_SECRET', 'WORKER_DATABASE_URL'],
   'preview-mails': [],
 } as const

@@ -1,5 +1,4 @@
-import { createWriteStream } from 'node:fs'
-import { rename, rm } from 'node:fs/promises'
+import { open, rename, rm } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGzip } from 'node:zlib'
@@ -67,18 +66,25 @@ commit;
 /** Writes all rows of a database into a file, as they are at one moment. Nobody is kept waiting but a migration. */
 export async function backup(rootUrl: string, file: string): Promise<void> {
   await assertMigrated(rootUrl)
+  // What fails of the file is told apart here: a connection that is lost has such codes as well.
+  const written = <T>(step: Promise<T>) =>
+    step.catch(({ code }: NodeJS.ErrnoException) => {
+      throw new StartError(`${file} cannot be written (${code}).`)
+    })
   const draft = `${file}.${process.pid}`
+  const target = await written(open(draft, 'w', 0o600))
   try {
     await connected(rootUrl, async (client) => {
       await lock(client) // A migration in between would change tables whose turn has not come.
       await client.query('begin isolation level repeatable read read only')
-      await pipeline(Readable.from(script(client)), createGzip(), createWriteStream(draft, { mode: 0o600, flush: true }))
+      await pipeline(Readable.from(script(client)), createGzip(), async (pieces: AsyncIterable<Buffer>) => {
+        for await (const piece of pieces) await written(target.appendFile(piece))
+      })
     })
-    await rename(draft, file)
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    throw code?.startsWith('E') ? new StartError(`${file} cannot be written (${code}).`) : error
+    await written(target.sync())
+    await written(rename(draft, file))
   } finally {
+    await target.close()
     await rm(draft, { force: true })
   }
 }

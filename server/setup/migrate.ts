@@ -21,7 +21,7 @@ const project = join(import.meta.dirname, '../..')
 /** Brings the tables up to the last committed migration, and then the rules to what db/ says. */
 export async function migrate(target: Target, log: Logger): Promise<void> {
   await exclusively(target, log, async (settings, client) => {
-    await graphileMigrate.migrate(settings)
+    await runPending(settings, client, log)
     await applyRules(settings, client, log)
   })
 }
@@ -35,7 +35,7 @@ export async function migrateTo(last: string, target: Target, log: Logger): Prom
   try {
     await mkdir(join(migrationsFolder, 'committed'))
     for (const name of names) await symlink(join(committed, name), join(migrationsFolder, 'committed', name))
-    await exclusively(target, log, (settings) => graphileMigrate.migrate({ ...settings, migrationsFolder }))
+    await exclusively(target, log, (settings, client) => runPending({ ...settings, migrationsFolder }, client, log))
   } finally {
     await rm(migrationsFolder, { recursive: true })
   }
@@ -44,6 +44,7 @@ export async function migrateTo(last: string, target: Target, log: Logger): Prom
 /** Does what `migrate` does, with migrations/current.sql in between: that is the schema as it is being developed. */
 export async function applyCurrent(target: Target, log: Logger): Promise<void> {
   await exclusively(target, log, async (settings, client) => {
+    await dropUnfinishedIndexes(client)
     await graphileMigrate.current(settings)
     const text = await readFile(join(project, 'migrations/current.sql'), 'utf8')
     await applyRules(settings, client, log, text.replace(/^\s*--.*$/gm, '').trim())
@@ -64,7 +65,6 @@ async function exclusively(
   try {
     await assertWorker(client)
     await lock(client)
-    await dropUnfinishedIndexes(client)
     await runMigrations({ connectionString, logger: new WorkerLogger(graphileLogFactory(log)) })
     await work(await settingsFor(target, client, log), client)
   } finally {
@@ -90,6 +90,24 @@ export async function lock(client: pg.Client): Promise<void> {
     const { rows } = await client.query('select pg_try_advisory_lock(7277538) as locked')
     if (rows[0].locked) return
     await sleep(200)
+  }
+}
+
+/** Runs the migrations that are pending. Throws a StartError that names the one which fails: those before it stay. */
+async function runPending(settings: Settings, client: pg.Client, log: Logger): Promise<void> {
+  try {
+    await untilUnlocked('A migration', log, async () => {
+      await dropUnfinishedIndexes(client)
+      await graphileMigrate.migrate(settings)
+    })
+  } catch (error) {
+    if (!(error instanceof pg.DatabaseError)) throw error
+    const { rows } = await client.query('select max(filename) as last from graphile_migrate.migrations')
+    const names = (await readdir(join(settings.migrationsFolder!, 'committed'))).sort()
+    const failed = names.find((name) => name.slice(0, 6) > (rows[0].last ?? '').slice(0, 6))
+    throw new StartError(
+      `The migration ${failed} has failed and has changed nothing: ${error.message}. What runs goes on as before. Mend the cause, and run this again.`,
+    )
   }
 }
 
@@ -138,7 +156,7 @@ async function applyRules(settings: Settings, client: pg.Client, log: Logger, cu
 }
 
 /**
- * A policy, a trigger or a partition is replaced under a lock on its table, for which others then wait too: rather give up soon,
+ * A column, a policy or a partition is changed under a lock on its table, for which others then wait too: rather give up soon,
  * let them pass, and try again.
  */
 async function untilUnlocked(what: string, log: Logger, change: () => Promise<unknown>): Promise<void> {
@@ -191,8 +209,8 @@ async function settingsFor({ databaseUrl, authDatabaseUrl }: Target, client: pg.
   const authenticator = authDatabaseUrl ? loginOf(authDatabaseUrl).user : await authenticatorOf(client)
   return {
     ...shared,
-    // Whoever waits for a lock on a table holds up all that come after: a migration gives up instead, and can be run again.
-    connectionString: withSettings(databaseUrl, 'lock_timeout=5s'),
+    // Whoever waits for a lock on a table holds up all that come after: a migration gives up instead, and is tried again.
+    connectionString: withSettings(databaseUrl, 'lock_timeout=500ms'),
     databaseOwner: pg.escapeIdentifier(loginOf(databaseUrl).user),
     migrationsFolder: join(project, 'migrations'),
     placeholders: { ...shared.placeholders, ':DATABASE_AUTHENTICATOR': pg.escapeIdentifier(authenticator) },

@@ -13,8 +13,11 @@ import { openDatabase } from './database.ts'
 import { migrate, migrateTo } from './migrate.ts'
 import { asRootOf, setup, type Logins } from './roles.ts'
 
-/** What has been restored: numbers of rows, and when the last entry was written into the trail. */
-export type Restored = { requests: number; entries: number; last: string | null }
+/** What has been restored: numbers of rows, when the last entry was written into the trail, and how many jobs will be done. */
+export type Restored = { requests: number; entries: number; last: string | null; jobs: Record<string, number> }
+
+/** What `restore` does at its end, for a database that came back by other means; as its owner. */
+export const afterRestore = (databaseUrl: string): Promise<Restored> => connected(databaseUrl, conclude)
 
 /** Restores into the database that the environment names, or else into the embedded one. */
 export async function restore(config: Config, file: string, log: Logger): Promise<Restored> {
@@ -125,13 +128,20 @@ async function* rowsOf(lines: AsyncGenerator<string>): AsyncGenerator<string> {
   }
 }
 
-/** Holds the requests against their trail, and ends all sessions, of which some had ended since the backup. */
+/**
+ * Ends every restore: holds the requests against their trail, and ends all sessions, of which some had ended since. It takes no
+ * more than the owner.
+ */
 async function conclude(client: pg.Client): Promise<Restored> {
   const { rows: faults } = await client.query('select count(*)::integer as number from audit.disagreements')
-  if (faults[0].number) throw new StartError(`${faults[0].number} requests of the backup do not agree with their trail.`)
+  if (faults[0].number)
+    throw new StartError(`${faults[0].number} requests do not agree with their trail: see audit.disagreements.`)
   const { rows } = await client.query(`
     select (select count(*)::integer from app_public.requests) as requests, count(*)::integer as entries,
-      max("timestamp")::text as last
+      max("timestamp")::text as last, (
+        select coalesce(jsonb_object_agg(task, number), '{}') from (
+          select task, sum(count)::integer as number from app_hidden.count_jobs()
+          where state not in ('given up', 'refused') group by task) jobs) as jobs
     from app_public.audit_logs`)
   await client.query('update app_private.sessions set revoked_at = now() where revoked_at is null and expires_at > now()')
   return rows[0]

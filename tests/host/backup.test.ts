@@ -1,5 +1,7 @@
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { chmod, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gunzipSync, gzipSync } from 'node:zlib'
@@ -162,6 +164,11 @@ test('a restore replaces nobody, fills no database in part, and leaves what npm 
   expect(await run('backup', env, join(folder, 'none.gz'))).toContain(`There is no database in ${dataDir}.`)
   expect(existsSync(dataDir)).toBe(false)
 
+  // A folder of another major version says which way leads on.
+  expect(await run('start', { DATA_DIR: join(folder, 'old'), PORT: '0' })).toMatch(
+    /^1: .*belongs to PostgreSQL 15, and this is 18\. .*npm run backup; .*npm run restore into another DATA_DIR\.\n$/,
+  )
+
   const path = (name: string) => join(folder, name)
   const whole = path('another.gz')
   expect(await run('backup', environment(old), whole)).toMatch(/^0:/)
@@ -219,14 +226,38 @@ test('a restore replaces nobody, fills no database in part, and leaves what npm 
   expect(await linesOf(again)).toBeGreaterThan(await linesOf(whole))
 }, 120_000)
 
-test('a backup that is killed, or has nowhere to go, leaves no file that could be taken for one', async () => {
+test('a backup that is killed, cut off or has nowhere to go leaves no file that could be taken for one, and says why', async () => {
   const file = join(folder, 'killed.gz')
   const root = await asRoot(old)
-  await root.query('begin; lock table app_public.users in access exclusive mode')
+  const holdUp = () => root.query('begin; lock table app_public.users in access exclusive mode')
+  await holdUp()
+  const observer = await asRoot(old) // Within a transaction, it would see the same activity again and again.
+  const isWaiting = async () =>
+    (await observer.query(`select from pg_stat_activity where wait_event_type = 'Lock' and query like 'copy %'`)).rowCount
   const killed = command('backup', environment(old), [file])
-  await sleep(1_500)
+  while (!(await isWaiting())) await sleep(50)
   await killed.end('SIGKILL')
   await root.query('rollback')
-  expect(existsSync(file)).toBe(false)
+  await holdUp() // and with it, wait for the end of that backup's session
+
+  // The connection is lost, which is no fault of the file.
+  const ends: Socket[] = []
+  const between = createServer((socket) => {
+    const to = connect(root.port, root.host)
+    socket.pipe(to).pipe(socket)
+    for (const end of [socket, to]) end.on('error', () => {})
+    ends.push(socket)
+  }).listen(0, '127.0.0.1')
+  await once(between, 'listening')
+  const { port } = between.address() as AddressInfo
+  const moved = Object.entries(environment(old)).map(([name, url]) => [name, url.replace(`:${root.port}/`, `:${port}/`)])
+  const cut = command('backup', Object.fromEntries(moved), [file])
+  while (!(await isWaiting())) await sleep(50)
+  for (const end of ends) end.resetAndDestroy()
+  expect([await cut.exit, cut.output]).toEqual([1, 'read ECONNRESET\n'])
+  between.close()
+
+  await root.query('rollback')
+  expect((await readdir(folder)).filter((name) => name.startsWith('killed.gz'))).toEqual([`killed.gz.${killed.child.pid}`])
   expect(await run('backup', environment(old), join(folder, 'no/such/folder'))).toMatch(/^1: .*cannot be written \(ENOENT\)\.\n$/)
 }, 60_000)
