@@ -4,7 +4,7 @@ import { ClientError, unauthenticated } from '../errors.ts'
 import { traceparent, traceStatement } from '../tracing.ts'
 import type { Sessions } from './in-use.ts'
 import { withClient } from './pool.ts'
-import { connectionOf, makeKeepPrepared, type KeepPrepared } from './prepared.ts'
+import { connectionOf, makeKeepPrepared, prepareAnew, type KeepPrepared } from './prepared.ts'
 import { awaiting, type Position, type ReadAside } from './replicas.ts'
 
 /** Who a request claims to be: the database is told, and proves it. */
@@ -86,6 +86,14 @@ const explain = (error: unknown, role: string) =>
 const nameFor = ({ sessions }: Database, { session }: Identity, name: string | undefined) =>
   name && `${name.slice(0, 40)} ${sessions.roleOf(session) ?? ''}`
 
+/**
+ * Was the statement prepared for tables that a migration has changed since? PostgreSQL finds out before it runs any of it: it says
+ * that its columns have become others; or, of a function in FROM, that there are more than it knew, which is a fault of its own
+ * (XX000), and so is told by where it was found.
+ */
+const isOutdated = (error: unknown) =>
+  error instanceof pg.DatabaseError && ['RevalidateCachedQuery', 'expandRTE'].includes(error.routine ?? '')
+
 /** Bytes that an answer may have, and that PostgreSQL may send for it. */
 export const MAX_ANSWER = 8_000_000
 
@@ -111,8 +119,15 @@ export async function asCaller<Row>(
   statement: PgClientQuery,
   budget?: Budget,
 ): Promise<PgClientResult<Row>> {
-  const run = (client: PoolClient, position?: Position) =>
-    traced(client, statement, () => transact<Row>(db, client, caller, mode, statement, budget, position))
+  const run = (client: PoolClient, position?: Position) => {
+    const name = nameFor(db, caller, statement.name)
+    const once = () => traced(client, statement, () => transact<Row>(db, client, caller, mode, statement, budget, position))
+    return once().catch(async (error) => {
+      if (!name || !isOutdated(error)) throw error
+      await prepareAnew(client, name)
+      return once()
+    })
+  }
   return (mode === 'read' && (await db.readAside?.(run))) || withClient(db.pool, run)
 }
 

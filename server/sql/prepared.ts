@@ -40,3 +40,9 @@ export function makeKeepPrepared(): KeepPrepared {
     if (!names.get(name)) names.set(name, true)
   }
 }
+
+/** Has a statement prepared anew at its next use, because what PostgreSQL has kept of it is outdated. */
+export async function prepareAnew(client: PoolClient, name: string): Promise<void> {
+  delete connectionOf(client).parsedStatements[name]
+  await client.query(`deallocate ${client.escapeIdentifier(name)}`)
+}

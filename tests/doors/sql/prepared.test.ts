@@ -24,6 +24,28 @@ afterAll(async () => {
 const names = async () =>
   (await ask<{ name: string }>({ text: 'select name from pg_prepared_statements' })).map(({ name }) => name)
 
+describe('a statement that was prepared before a migration', () => {
+  const change = async (sql: string) => {
+    const owner = await clone.connect('owner')
+    await owner.query(sql)
+  }
+  test.each([
+    [
+      'of a function in FROM, whose table has more columns',
+      'select app_hidden.request_document(d)::text from app_public.requests_awaiting_my_decision() d',
+      'x',
+    ],
+    ['whose columns have become others', 'select * from app_public.request_kinds', 'y'],
+  ])('%s, is answered', async (_, text, column) => {
+    expect((await ask({ ...prepared(text), values: [] })).length).toBeGreaterThanOrEqual(0)
+    const rows = await ask({ ...prepared(text), values: [] })
+    await change(
+      `alter table app_public.requests add column ${column} text; alter table app_public.request_kinds add column ${column} text`,
+    )
+    expect(await ask({ ...prepared(text), values: [] })).toHaveLength(rows.length)
+  })
+})
+
 test('the private parts of pg are those that we rely on: its record of what is prepared, and a socket that can be corked', async () => {
   const client = await pool.connect()
   try {
