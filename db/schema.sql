@@ -5440,6 +5440,8 @@ CREATE OR REPLACE FUNCTION app_private.tg_requests__hold_to_kind()
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  v_faults jsonb;
 begin
   if tg_op = 'INSERT' and not exists (select from app_public.request_kinds k where k.id = new.kind_id and k.is_active) then
     raise exception using errcode = 'RQ422', column = 'kind_id',
@@ -5447,8 +5449,9 @@ begin
   end if;
   -- A draft may be incomplete.
   if new.submitted_at is not null and (tg_op = 'INSERT' or old.submitted_at is null) then
-    if app_private.data_faults_of(new) <> '[]' then
-      perform app_private.raise_faults(app_private.data_faults_of(new));
+    v_faults := app_private.data_faults_of(new);
+    if v_faults <> '[]' then
+      perform app_private.raise_faults(v_faults);
     end if;
   end if;
   return new;

@@ -165,7 +165,7 @@ function tellOfStop(log: Logger): void {
 }
 
 /** What somebody should know before workers start. */
-function tellOfRestored({ requests, entries, last, jobs }: Restored, log: ReturnType<typeof makeLogger>): void {
+function tellOfRestored({ requests, entries, last, jobs }: Restored, log: Logger): void {
   log.info(`${requests} requests and ${entries} entries of the trail are restored, and agree. The last entry is of ${last}.`)
   log.info(
     { jobs },
